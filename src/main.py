@@ -1,0 +1,173 @@
+"""The command line: python src/main.py --config=mmsa --env-config=sc2v2 with env_args.map_name=protoss_5_vs_5"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import re
+import secrets
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from utils.config import ConfigError, available, compose, describe
+
+# whose versions are recorded
+PACKAGES = ("torch", "numpy", "gymnasium", "lbforaging", "jaxmarl", "jax", "smacv2", "pysc2", "epymarl-mmsa")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; python src/main.py --help explains")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python src/main.py",
+        description="Train a multi-agent algorithm on an environment.",
+        epilog="example: python src/main.py --config=mmsa --env-config=sc2v2 with env_args.map_name=protoss_5_vs_5 "
+        "seed=1 t_max=200000   (every key and what it does: config/default.yaml)",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="ALGORITHM", help="algorithm: a file of config/algs, without .yaml")
+    parser.add_argument("--env-config", metavar="ENVIRONMENT", help="environment: a file of config/envs, without .yaml")
+    parser.add_argument("--list", action="store_true", help="list algorithms, environments, maps and keys, then stop")
+    parser.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML, then stop")
+    parser.add_argument("words", metavar="with key=value", nargs="*", help="values that replace the files' ones")
+    return parser
+
+
+def overrides(words: Sequence[str]) -> list[str]:
+    """What follows `with`; ConfigError for words before it."""
+    before = list(words[: words.index("with")] if "with" in words else words)
+    if before:
+        hint = f"write: with {' '.join(before)}" if all("=" in word for word in before) else "only options may be there"
+        raise ConfigError(f"{' '.join(before)!r} on the command line is not preceded by the word with; {hint}")
+    return [word for word in words if word != "with"]
+
+
+def listing() -> str:
+    """Algorithms and environments with their maps or keys, a line of explanation each."""
+    lines = ["algorithms (--config=)"]
+    lines += [f"  {name:<10} {describe(path)}" for name, path in available("algs").items()]
+    lines += ["", "environments (--env-config=)"]
+    entries = {entry.config: entry for entry in import_module("envs").describe()}
+    for name, path in available("envs").items():
+        entry = entries.get(name)
+        lines.append(f"  {name:<10} {entry.text if entry else describe(path)}")
+        if entry and entry.names:
+            width = max(len(choice) for choice, _ in entry.names)
+            lines.append(f"  {'':<10}   with env_args.{entry.argument}=")
+            lines += [f"  {'':<10}     {choice:<{width}}  {text}".rstrip() for choice, text in entry.names]
+    return "\n".join(lines)
+
+
+def results_folder(config: Mapping[str, Any], task: str) -> Path:
+    """Where the run is recorded; ConfigError where nothing can be written there. Nothing is written yet."""
+    folder = Path(config["local_results_path"]) / "sacred" / config["name"] / re.sub(r"[^\w.:+\-]|^\.+", "_", task)
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"local_results_path = {config['local_results_path']!r}: {there} is no writable folder")
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def under_git() -> bool:
+    """Whether Sacred can note the commit: it raises where git, a repository or its first commit is missing."""
+    try:
+        return bool(import_module("git").Repo(Path(__file__).parent, search_parent_directories=True).head.commit)
+    except Exception:
+        return False
+
+
+def train(config: dict[str, Any]) -> int:
+    """One recorded run; the exit status."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
+    from sacred import SETTINGS, Experiment
+
+    from envs import BackendNotFinishedError, MissingBackendError
+    from utils.figures import learning_curve
+    from utils.logging import RunFolder, backend_note, get_logger, task_name
+    from utils.progress import stop_display
+
+    try:
+        import_module("envs").require(config["env"], config["env_args"])
+    except (MissingBackendError, BackendNotFinishedError) as error:
+        raise ConfigError(str(error)) from None
+    task = task_name(config)
+    folder = results_folder(config, task)
+    console = get_logger()
+    if config["seed"] is None:
+        config["seed"] = secrets.randbelow(2**31)
+        console.info("seed=%d was drawn; give it to repeat this run", config["seed"])
+    warnings.showwarning = lambda message, *_: console.warning("%s", message)  # not above, but in the live display
+    SETTINGS["CAPTURE_MODE"] = "no"  # output stays on the terminal
+    experiment = Experiment("epymarl-mmsa", save_git_info=under_git())
+    experiment.logger = console  # type: ignore[assignment]
+    experiment.add_config(copy.deepcopy(config))
+    observer = RunFolder(folder)
+    experiment.observers.append(observer)
+
+    @experiment.main
+    def main(_run: Any) -> None:
+        _run.info["versions"] = versions()
+        import_module("run").run(_run, copy.deepcopy(config), console)
+
+    status = 0
+    try:
+        experiment.run()
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    finally:
+        stop_display()
+    info: dict[str, Any] = experiment.current_run.info if experiment.current_run is not None else {}
+    if observer.dir is not None:
+        title = f"{config['name']} on {task}, seed {config['seed']}"
+        backend = backend_note(info.get("backend", ""))
+        curve = learning_curve(info, Path(observer.dir) / "learning_curve.png", title, backend)
+        outcome = {0: "done", 130: "stopped"}.get(status, "failed")
+        print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve else ""), flush=True)
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; 0 done, 1 failed, 2 wrong arguments or configuration, 130 stopped by Ctrl-C."""
+    try:
+        options = parser().parse_intermixed_args(argv)
+        if options.list:
+            print(listing())
+            return 0
+        config = compose(options.config, options.env_config, overrides(options.words))
+        if options.print_config:
+            print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+            return 0
+        return train(config)
+    except ConfigError as error:
+        problems = error.problems
+        message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,377 @@
+"""The configuration: default <- environment <- algorithm <- command line, merged, and checked before a run begins."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from utils import hosts
+from utils.schema import HostConfig, cross_checks
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND_LINE = "the command line"
+MAX_BYTES = 2**20  # of one YAML file
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+T = TypeVar("T")
+Path_ = tuple[str, ...]  # of a key: env_args.map_name is ("env_args", "map_name")
+
+
+class ConfigError(Exception):
+    """What is wrong with a configuration, all of it: one line a problem."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+# --- YAML files ---
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads 1e-3 as a number (YAML 1.1 wants 1.0e-3)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str) or key in seen:
+                problem = f"the key {key!r} is {'there twice' if key in seen else 'no word'}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. ConfigError names the file, and the line where there is one."""
+    shown = _shown(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{shown}: larger than {MAX_BYTES} bytes, this is no configuration file")
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{shown}{line}: {error.problem or error.context}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{shown}: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{shown}: a mapping of keys to values is wanted, this is a {type(content).__name__}")
+    return content
+
+
+def available(kind: str) -> dict[str, Path]:
+    """The config files of a kind, "algs" or "envs": name -> path. Those of the plugins in this tree are among them."""
+    folders = [ROOT / "config" / kind]
+    if kind == "algs":
+        folders += sorted(ROOT.glob("plugins/*/config"))
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def describe(path: Path) -> str:
+    """The explanation of a config file: its first comment line."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            return line.lstrip("# ").rstrip()
+    return ""
+
+
+def find(kind: str, name: str | None) -> Path:
+    """The config file of that name; ConfigError lists what there is."""
+    option, thing = ("--config", "algorithm") if kind == "algs" else ("--env-config", "environment")
+    files = available(kind)
+    there = f"available: {', '.join(files) or 'none'}"
+    if not name:
+        raise ConfigError(f"{option} is missing: it names the {thing}; {there}")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{option}={name}: a name without path is wanted; {there}")
+    if name not in files:
+        raise ConfigError(f"{option}={name}: there is no such {thing}{_nearest(name, files)}; {there}")
+    return files[name]
+
+
+# --- Command line ---
+def parse_override(text: str) -> tuple[Path_, Any]:
+    """`a.b=value` as (("a", "b"), value). The first "=" separates; the value is a Python literal, YAML or a string."""
+    key, separator, value = text.partition("=")
+    path = tuple(key.strip().split("."))
+    if not separator or not all(path):
+        raise ConfigError(f"{text!r} ({COMMAND_LINE}): key=value is wanted, as in t_max=100000 or env_args.map_name=3m")
+    return path, parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A value of the command line: True or true, None or null, 1e-3, [1, 2], {"a": 1}; everything else is a string."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return _plain(ast.literal_eval(text.strip()))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        pass
+    try:
+        value = _plain(yaml.load(text, Loader=_Loader))
+    except (ValueError, TypeError, yaml.YAMLError, RecursionError):
+        return text
+    if value is None:  # also what YAML makes of a mere comment
+        return None if text.strip().lower() in ("null", "~") else text
+    return text if isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON types, tuples as lists; ValueError for others (sets, bytes, dates)."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    raise ValueError(f"{value!r} is no plain value")
+
+
+# --- Composition ---
+def compose(algorithm: str | None, environment: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The whole checked configuration of a run; its plugin, if any, is imported and registered.
+
+    :raises ConfigError: with all problems, each naming the key, its value and the nearest valid name or the range.
+    """
+    problems: list[str] = []
+    config: dict[str, Any] = {}
+    sources: dict[Path_, str] = {}
+    for kind, name in (("", "default"), ("envs", environment), ("algs", algorithm)):
+        layer = _attempt(problems, _layer, kind, name)
+        if layer is not None:
+            path, content = layer
+            _merge(config, content, _shown(path), sources)
+    complete = not problems
+    for text in overrides:
+        _attempt(problems, _override, config, text, sources)
+    if not complete:  # which keys there are is known only with all files
+        raise ConfigError(problems)
+    checked, wrong = check(config, sources)
+    if problems or wrong:
+        raise ConfigError(problems + wrong)
+    return checked
+
+
+def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) -> tuple[dict[str, Any], list[str]]:
+    """The configuration with its models' defaults filled in (incomplete where it is wrong), and all that is wrong."""
+    report = _Report(config, sources or {})
+    host = {key: value for key, value in config.items() if key in HostConfig.model_fields}
+    extra = {key: value for key, value in config.items() if key not in HostConfig.model_fields}
+    checked = report.validate(HostConfig, host)
+    valid = {".".join(path) for path in _model_paths(HostConfig)}
+
+    # the plugin's own keys
+    plugin = None
+    plugin_config: type[BaseModel] | None = None
+    plugin_works = True
+    if isinstance(config.get("plugin"), str):
+        try:
+            plugin = hosts.import_plugin(config["plugin"])
+            plugin_config = plugin.Config
+            hosts.register_plugin(config["plugin"])
+        except hosts.PluginError as error:
+            report.add(("plugin",), str(error))
+            plugin_works = False
+    env_args = _env_model(config.get("env"))
+    if plugin_config is not None:
+        valid |= {".".join(path) for path in _model_paths(plugin_config)}
+    if env_args is not None:
+        valid |= {".".join(("env_args", *path)) for path in _model_paths(env_args)}
+    report.valid = sorted(valid)
+    if plugin_config is not None:
+        checked |= report.validate(plugin_config, extra)
+    elif plugin_works:
+        for key in extra:
+            report.add_unknown((key,))
+
+    # the environment's arguments, names in registries, and what only several keys together show
+    if env_args is not None and isinstance(config.get("env_args"), dict):
+        checked["env_args"] = report.validate(env_args, config["env_args"], ("env_args",))
+    if not report.problems:
+        for key in hosts.REGISTRIES:
+            names = hosts.names(key)
+            if config[key] is not None and config[key] not in names:
+                nearest = _nearest(config[key], names)
+                report.add((key,), f"there is no such {key}{nearest}; available: {', '.join(names)}")
+        for key, problem in cross_checks(config).items():
+            report.add((key,), problem)
+        if plugin is not None and hasattr(plugin, "check"):
+            try:
+                plugin.check(checked)
+            except ValueError as error:
+                report.problems[("plugin", "check")] = str(error)
+        if config["use_cuda"] is True and not importlib.import_module("torch").cuda.is_available():
+            report.add(("use_cuda",), "torch finds no CUDA device; use_cuda=auto or use_cuda=false runs on the CPU")
+    return checked, list(report.problems.values())
+
+
+class _Report:
+    """Collects the problems of a configuration: one a key, each with the value and the place that set it."""
+
+    def __init__(self, config: Mapping[str, Any], sources: Mapping[Path_, str]) -> None:
+        self.config, self.sources = config, sources
+        self.problems: dict[Path_, str] = {}
+        self.valid: list[str] = []  # dotted names of all keys
+
+    def add(self, path: Path_, problem: str) -> None:
+        value: Any = self.config
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        source = next((self.sources[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.sources), "")
+        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+        self.problems[path] = f"{'.'.join(path)} = {shown}{f' ({source})' if source else ''}: {problem}"
+
+    def add_unknown(self, path: Path_) -> None:
+        name = ".".join(path)
+        same = [valid for valid in self.valid if valid.split(".")[-1] == path[-1]]
+        self.add(path, "unknown key" + (f"; did you mean {same[0]}?" if same else _nearest(name, self.valid)))
+
+    def validate(self, model: type[BaseModel], values: Mapping[str, Any], prefix: Path_ = ()) -> dict[str, Any]:
+        """The values by the model, with its defaults; what does not fit is added to the problems."""
+        try:
+            return model.model_validate(dict(values)).model_dump()
+        except ValidationError as errors:
+            schema = _schema(model)
+            for error in errors.errors(include_url=False):
+                path = _key_path(values, error["loc"])
+                if error["type"] == "extra_forbidden":
+                    self.add_unknown((*prefix, *path))
+                elif error["type"] == "missing":
+                    self.add((*prefix, *path), "missing; its value must be " + (_allowed(schema, path) or "given"))
+                else:
+                    own = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+                    allowed = "" if error["type"] in ("value_error", "assertion_error") else _allowed(schema, path)
+                    problem = f"must be {allowed}" if allowed else own.replace("Input should", "must")
+                    if path or prefix:
+                        self.add((*prefix, *path), problem)
+                    else:  # of several keys together; the message names them
+                        self.problems[(model.__name__,)] = problem
+            return {}
+
+
+# --- Helpers ---
+def _attempt(problems: list[str], action: Callable[..., T], *args: Any) -> T | None:
+    """The action's result; where it raises ConfigError its problems are collected instead."""
+    try:
+        return action(*args)
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _layer(kind: str, name: str | None) -> tuple[Path, dict[str, Any]]:
+    path = find(kind, name) if kind else ROOT / "config" / f"{name}.yaml"
+    return path, load_yaml(path)
+
+
+def _merge(
+    config: dict[str, Any], layer: Mapping[str, Any], source: str, sources: dict[Path_, str], prefix: Path_ = ()
+) -> None:
+    """Lay `layer` over `config` in place, mappings key by key, and note where each value came from."""
+    for key, value in layer.items():
+        path = (*prefix, key)
+        if isinstance(value, Mapping) and isinstance(config.get(key), dict):
+            _merge(config[key], value, source, sources, path)
+        else:
+            config[key] = value
+            sources[path] = source
+
+
+def _override(config: dict[str, Any], text: str, sources: dict[Path_, str]) -> None:
+    path, value = parse_override(text)
+    parent = config
+    for depth, key in enumerate(path[:-1], start=1):
+        inner = parent.setdefault(key, {})
+        if not isinstance(inner, dict):
+            name = ".".join(path[:depth])
+            raise ConfigError(f"{text} ({COMMAND_LINE}): {name} = {inner!r} holds no further keys")
+        parent = inner
+    _merge(parent, {path[-1]: value}, COMMAND_LINE, sources, path[:-1])
+
+
+def _env_model(env: Any) -> type[BaseModel] | None:
+    """The model of the environment's arguments, where it has one."""
+    models: Mapping[str, type[BaseModel]] = importlib.import_module("envs").ARGS
+    return models.get(env) if isinstance(env, str) else None
+
+
+def _model_paths(model: type[BaseModel]) -> Iterator[Path_]:
+    """The paths of all keys of a model, groups and what is in them."""
+    for key, field in model.model_fields.items():
+        yield (key,)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from ((key, *rest) for rest in _model_paths(field.annotation))
+
+
+def _key_path(values: Any, loc: tuple[int | str, ...]) -> Path_:
+    """The keys at the start of a pydantic location; what follows them names branches of a union."""
+    path: list[str] = []
+    for part in loc:
+        if not isinstance(values, Mapping) or not isinstance(part, str):
+            break
+        path.append(part)
+        values = values.get(part)
+    return tuple(path)
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        return model.model_json_schema()
+    except Exception:  # a model with types that JSON schema has no words for: messages do without the range
+        return {}
+
+
+def _allowed(schema: Mapping[str, Any], path: Path_) -> str:
+    """In words, which values the key at `path` takes: "a number from 0 to 1"."""
+    definitions = schema.get("$defs", {})
+    node: Mapping[str, Any] = schema
+    for key in path:
+        node = node.get("properties", {}).get(key, {})
+        while "$ref" in node:
+            node = definitions.get(node["$ref"].rsplit("/", 1)[-1], {})
+    return _words(node) if path else ""
+
+
+def _words(node: Mapping[str, Any]) -> str:
+    if "anyOf" in node:
+        return " or ".join(filter(None, map(_words, node["anyOf"])))
+    if "const" in node:
+        return repr(node["const"])
+    if "enum" in node:
+        return " or ".join(map(repr, node["enum"]))
+    kinds = {
+        "integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a word",
+        "array": "a list", "object": "a mapping of keys to values", "null": "null",
+    }  # fmt: skip
+    text = kinds.get(node.get("type", ""), "")
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None and high is not None:
+        return f"{text} from {low:g} to {high:g}" if node["type"] == "number" else f"{text} from {low} to {high}"
+    limits = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return " ".join([text, *(f"{sign} {node[limit]:g}" for limit, sign in limits.items() if limit in node)])
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,177 @@
+"""Log lines, metrics and the record of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from sacred.observers import FileStorageObserver
+
+from utils.progress import Progress
+
+KEPT = 1000  # values of each metric held in memory; the record has all of them
+_record_lock = threading.RLock()  # Sacred writes the record from a thread of its own
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever sys.stderr is at the moment, so that lines appear above a live display."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
+def get_logger() -> logging.Logger:
+    """The program's console logger: one line a message, on standard error."""
+    logger = logging.getLogger("epymarl")
+    if not logger.handlers:
+        logger.addHandler(_Stderr())
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    _name_backend(logger, "")
+    return logger
+
+
+def _name_backend(logger: logging.Logger, backend: str) -> None:
+    """Let every line of the logger name the simulator, where it could be taken for another one."""
+    name = f" [{backend}]" if backend else ""
+    formatter = logging.Formatter(f"[%(levelname)s %(asctime)s]{name.replace('%', '%%')} %(message)s", "%H:%M:%S")
+    for handler in logger.handlers:
+        handler.setFormatter(formatter)
+
+
+def backend_note(backend: str) -> str:
+    """The backend as lines, tables and titles name it: SMAX looks like StarCraft II and is not."""
+    said = "smax" not in backend.lower() or "not StarCraft II" in backend
+    return backend if said else f"{backend}, not StarCraft II"
+
+
+class RunFolder(FileStorageObserver):
+    """Sacred's files of a run, written while nobody changes what they record."""
+
+    def heartbeat_event(self, *args: Any, **kwargs: Any) -> None:
+        with _record_lock:
+            super().heartbeat_event(*args, **kwargs)
+
+    def save_json(self, obj: Any, filename: str) -> None:
+        """Replaces the file as a whole: a reader never sees half of it."""
+        assert self.dir is not None
+        super().save_json(obj, filename + ".part")
+        os.replace(os.path.join(self.dir, filename + ".part"), os.path.join(self.dir, filename))
+
+
+class Logger:
+    """Metrics of a run, for the console, the live display and Sacred's record.
+
+    `stats` maps each metric to its latest (step, value) pairs.
+    """
+
+    def __init__(self, console_logger: logging.Logger) -> None:
+        self.console_logger = console_logger
+        self.stats: dict[str, list[tuple[int, float]]] = {}
+        self.backend = ""
+        self.display: Progress | None = None
+        self._run: Any = None
+
+    def setup_sacred(self, _run: Any) -> None:
+        """Record metrics in this Sacred run from now on; its configuration describes the live display."""
+        self._run = _run
+        config = _run.config or {}
+        if "t_max" in config and not config.get("evaluate"):
+            title = f"{config.get('name', '')} on {task_name(config)}"
+            self.display = Progress(config["t_max"], title, config.get("log_interval", 1), self.console_logger.info)
+
+    def record(self, **entries: Any) -> None:
+        """Facts of the run for its record; backend="SMAX (jaxmarl 0.2.0)" is then named in every line, too."""
+        if "backend" in entries:
+            self.backend = backend_note(entries["backend"])
+            if "smax" in self.backend.lower():
+                _name_backend(self.console_logger, self.backend)
+            if self.display is not None:
+                self.display.backend = self.backend
+        if self._run is not None:
+            with _record_lock:
+                self._run.info.update(entries)
+
+    def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
+        """Note the value (a number, or a tensor or array of one element) of metric `key` at environment step t."""
+        number = float(value.item() if hasattr(value, "item") else value)
+        t = int(t)
+        history = self.stats.setdefault(key, [])
+        history.append((t, number))
+        if len(history) >= 2 * KEPT:
+            del history[:-KEPT]
+        if self._run is not None and to_sacred:
+            with _record_lock:
+                self._run.info.setdefault(f"{key}_T", []).append(t)
+                self._run.info.setdefault(key, []).append(number)
+            self._run.log_scalar(key, number, t)
+
+    def latest(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return {key: history[-1][1] for key, history in self.stats.items()}
+
+    def progress(self, t_env: int, episode: int) -> None:
+        """Show how far the run is. Cheap: call it as often as you like, the display refreshes four times a second."""
+        if self.display is not None:
+            self.display.update(t_env, episode, self.latest)
+
+    def print_recent_stats(self) -> None:
+        """The last value of every metric, as a table in the log."""
+        latest = self.latest()
+        episode = latest.pop("episode", 0.0)
+        t_env = max((history[-1][0] for history in self.stats.values()), default=0)
+        head = f"step {t_env:,} · episode {episode:,.0f}"
+        if self.display is not None:
+            self.display.update(t_env, int(episode), self.latest, quiet=True)
+            head = self.display.line(with_stats=False)
+        self.console_logger.info("%s\n%s", head, table(latest))
+
+    def finish(self) -> None:
+        """Take the live display down. Twice is fine."""
+        if self.display is not None:
+            self.display.stop()
+
+
+def task_name(config: Mapping[str, Any]) -> str:
+    """What the run is about, within its environment: the map or the key, else the environment's name."""
+    env_args = config.get("env_args") or {}
+    return str(env_args.get("map_name") or env_args.get("key") or config.get("env", ""))
+
+
+def table(values: Mapping[str, float], width: int | None = None) -> str:
+    """Names and values in up to three aligned columns, in alphabetical order down the columns.
+
+    :param width: of the lines, in letters; by default the terminal's.
+    """
+    cells = [(key, number(value)) for key, value in sorted(values.items())]
+    width = width or shutil.get_terminal_size((120, 24)).columns
+    for columns in (3, 2, 1):
+        rows = math.ceil(len(cells) / columns)
+        stacks = [cells[start : start + rows] for start in range(0, len(cells), rows or 1)]
+        blocks = []
+        for stack in stacks:
+            left, right = (max(len(cell[side]) for cell in stack) for side in (0, 1))
+            blocks.append([f"{key:<{left}} {shown:>{right}}" for key, shown in stack])
+        lines = ["  " + "   ".join(block[row] for block in blocks if row < len(block)) for row in range(rows)]
+        if max(map(len, lines), default=0) <= width:
+            break
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """Four digits or so, readable: 0.1234, 12.35, 123,456, 1.2e-05."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if 0.001 <= abs(value) < 10 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.1e}"

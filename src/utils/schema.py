@@ -1,0 +1,122 @@
+"""Types and ranges of the host's keys. Their values are in config/default.yaml (a test: both have the same keys)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]  # names a registry entry, a folder or a package
+MAX_SEED = 2**32 - 1
+
+
+class HostConfig(BaseModel):
+    """Every key of the host, checked strictly: no conversion between types, no unknown keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+    # what is run
+    name: Name
+    plugin: Name | None
+    label: str
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None
+    t_max: Positive
+
+    # environment
+    env: Name
+    env_args: dict[str, Any]
+    common_reward: bool
+    reward_scalarisation: Literal["sum", "mean"]
+
+    # acting
+    runner: Literal["episode", "parallel"]
+    batch_size_run: Positive
+    env_workers: Count
+    action_selector: Name
+    epsilon_start: Share
+    epsilon_finish: Share
+    epsilon_anneal_time: Positive
+    evaluation_epsilon: Share
+    mask_before_softmax: bool
+
+    # tests, logs, results
+    test_nepisode: Positive
+    test_interval: Positive
+    test_greedy: bool
+    log_interval: Positive
+    runner_log_interval: Positive
+    learner_log_interval: Positive
+    save_model: bool
+    save_model_interval: Positive
+    local_results_path: Annotated[str, Field(min_length=1)]
+    checkpoint_path: str
+    load_step: Count
+    evaluate: bool
+    render: bool
+
+    # hardware
+    use_cuda: Literal["auto"] | bool
+    buffer_cpu_only: bool
+    torch_threads: Positive
+
+    # learning
+    learner: Name
+    gamma: Share
+    lr: AboveZero
+    grad_norm_clip: AboveZero
+    batch_size: Positive
+    buffer_size: Positive
+    env_steps_per_update: Positive | Literal["episode"]
+    sequence_length: Positive | None
+    burn_in: Count
+    td_lambda: Share
+    double_q: bool
+    target_update_interval_or_tau: AboveZero
+    standardise_rewards: bool
+    standardise_returns: bool
+
+    # agents
+    mac: Name
+    agent: Name
+    agent_output_type: Literal["q", "pi_logits"]
+    use_rnn: bool
+    hidden_dim: Positive
+    obs_agent_id: bool
+    obs_last_action: bool
+
+    # mixing
+    mixer: Name | None
+    mixing_embed_dim: Positive
+    hypernet_layers: Literal[1, 2]
+    hypernet_embed: Positive
+
+
+def cross_checks(config: dict[str, Any]) -> dict[str, str]:
+    """What no single key shows: key -> what is wrong with it. `config` has passed `HostConfig`."""
+    wrong: dict[str, str] = {}
+    if config["runner"] == "episode" and config["batch_size_run"] != 1:
+        wrong["batch_size_run"] = "must be 1 with runner=episode; runner=parallel steps several environments"
+    if config["env_workers"] > config["batch_size_run"]:
+        wrong["env_workers"] = f"must be at most batch_size_run={config['batch_size_run']}: a worker steps environments"
+    if config["epsilon_finish"] > config["epsilon_start"]:
+        wrong["epsilon_finish"] = f"must be at most epsilon_start={config['epsilon_start']}"
+    if config["batch_size"] > config["buffer_size"]:
+        wrong["batch_size"] = f"must be at most buffer_size={config['buffer_size']}: else learning never begins"
+    if config["burn_in"] and config["sequence_length"] is None:
+        wrong["burn_in"] = "needs sequence_length: whole episodes rebuild the hidden state themselves"
+    tau = config["target_update_interval_or_tau"]
+    if tau > 1 and tau != int(tau):
+        wrong["target_update_interval_or_tau"] = "must be a whole number of updates above 1, or a rate up to 1"
+    if config["mixer"] is not None and not config["common_reward"]:
+        wrong["common_reward"] = f"must be true with mixer={config['mixer']}: a mixer learns from the team's one reward"
+    for key in ("evaluate", "render", "load_step"):
+        if config[key] and not config["checkpoint_path"]:
+            wrong[key] = "needs checkpoint_path: the folder of the networks to load"
+    if config["checkpoint_path"] and not Path(config["checkpoint_path"]).is_dir():
+        wrong["checkpoint_path"] = "there is no such folder"
+    return wrong

@@ -1,0 +1,219 @@
+"""The command line: what is said, the exit status, and that nothing is written when the configuration is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+import main
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "Foraging-5x5-2p-1f-v3"
+RUN = ["--config=vdn", "--env-config=lbf"]
+
+
+def shell(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "src" / "main.py"), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def fake_run(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
+    """Puts another function in the place of run.run."""
+    return lambda function: monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=function))  # type: ignore[arg-type]
+
+
+# --- options ---
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main.main(["--help"])
+    assert left.value.code == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("--config", "--env-config", "--list", "with", "default.yaml"))
+
+
+def test_list(capsys: pytest.CaptureFixture[str], tree: Path) -> None:
+    assert main.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    assert "vdn        sums of values" in out and "lbf        foraging" in out
+
+
+def test_list_names_maps_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for word in ("mmsa", "qmix", "vdn", "protoss_5_vs_5", "Foraging-2s-8x8-2p-2f-coop-v3", "smacv2_5_units"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*RUN, "with", "seed=3", "env_args.time_limit=9"],
+        ["--config", "vdn", "--env-config", "lbf", "with", "seed=3", "env_args.time_limit=9"],
+        ["with", "seed=3", "env_args.time_limit=9", *RUN],
+        [*RUN, "with", "seed=3", "with", "env_args.time_limit=9"],
+    ],
+)
+def test_print_config(capsys: pytest.CaptureFixture[str], tree: Path, words: list[str]) -> None:
+    assert main.main([*words, "--print-config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["seed"] == 3 and config["env_args"]["time_limit"] == 9 and config["mixer"] == "vdn"
+    assert {path.name for path in tree.iterdir()} == {"config"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--config is missing"),
+        (["--config=vdn"], "--env-config is missing"),
+        (["--env-config=lbf"], "--config is missing"),
+        ([*RUN, "seed=1"], "write: with seed=1"),
+        ([*RUN, "seed=1", "with", "t_max=5"], "write: with seed=1"),
+        ([*RUN, "train"], "'train' on the command line"),
+        ([*RUN, "--confg=x"], "--confg=x"),
+        (["--config"], "--config: expected one argument"),
+        ([*RUN, "with", "gama=1"], "did you mean gamma?"),
+        ([*RUN, "with", "gama=1", "lr=0"], "2 problems"),
+        ([*RUN, "with", "local_results_path=config/default.yaml"], "no writable folder"),
+    ],
+)
+def test_wrong_use(
+    capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None], words: list[str], message: str
+) -> None:
+    fake_run(lambda _run, config, log: pytest.fail("a run was begun"))
+    assert main.main(words) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: ") and message in output.err
+    assert "Traceback" not in output.err
+    assert {path.name for path in tree.iterdir()} == {"config"}
+
+
+# --- runs, with another function in the place of run.run ---
+def test_a_run_is_recorded(capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None]) -> None:
+    def run(_run: Any, config: dict[str, Any], log: Any) -> None:
+        from utils.logging import Logger
+
+        logger = Logger(log)
+        logger.setup_sacred(_run)
+        logger.record(backend="SMAX (jaxmarl 0.2.0)")
+        for t in (10, 20):
+            logger.log_stat("test_return_mean", t / 100, t)
+        logger.print_recent_stats()
+
+    fake_run(run)
+    assert main.main([*RUN, "with", "seed=5", "label=a=b"]) == 0
+    folder = tree / "results/sacred/vdn/Foraging-5x5-2p-1f-v3/1"
+    output = capsys.readouterr()
+    assert f"done: {folder.relative_to(tree)}" in output.out and "learning_curve.png" in output.out
+    assert "not StarCraft II" in output.err
+    assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    config, info, record, metrics = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "info", "run", "metrics")
+    )
+    assert config["seed"] == 5 and config["label"] == "a=b" and config["env_args"]["key"] == "Foraging-5x5-2p-1f-v3"
+    assert info["test_return_mean"] == [0.1, 0.2] and info["test_return_mean_T"] == [10, 20]
+    assert info["backend"] == "SMAX (jaxmarl 0.2.0)" and {"torch", "numpy", "lbforaging"} <= set(info["versions"])
+    assert metrics["test_return_mean"]["steps"] == [10, 20]
+    assert record["status"] == "COMPLETED" and record["experiment"]["sources"]
+
+
+def test_a_seed_is_drawn_and_recorded(
+    capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None]
+) -> None:
+    seeds: list[int] = []
+    fake_run(lambda _run, config, log: seeds.append(config["seed"]))
+    assert main.main(RUN) == main.main(RUN) == 0
+    recorded = [json.loads(path.read_text())["seed"] for path in sorted(tree.glob("results/sacred/*/*/*/config.json"))]
+    assert recorded == seeds and seeds[0] != seeds[1]
+    assert f"seed={seeds[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "recorded"),
+    [(RuntimeError("it broke"), 1, "FAILED"), (KeyboardInterrupt(), 130, "INTERRUPTED")],
+)
+def test_runs_that_end_early(
+    capsys: pytest.CaptureFixture[str],
+    tree: Path,
+    fake_run: Callable[..., None],
+    error: BaseException,
+    status: int,
+    recorded: str,
+) -> None:
+    def run(_run: Any, config: dict[str, Any], log: Any) -> None:
+        raise error
+
+    fake_run(run)
+    assert main.main(RUN) == status
+    (record,) = tree.glob("results/sacred/vdn/*/1/run.json")
+    assert json.loads(record.read_text())["status"] == recorded
+    assert ("it broke" in capsys.readouterr().err) == (recorded == "FAILED")
+
+
+def test_a_missing_simulator_is_named_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
+    assert main.main(["--config=vdn", "--env-config=sc2v2", "with", "env_args.backend=starcraft2"]) == 2
+    err = capsys.readouterr().err
+    assert "SC2PATH" in err and "backend=smax" in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_names_are_tame(tree: Path) -> None:
+    config = {"local_results_path": "results", "name": "vdn"}
+    assert main.results_folder(config, "../a b").name == "__a_b"
+    assert main.results_folder(config, "rware:tiny-v2").name == "rware:tiny-v2"
+    assert not (tree / "results").exists()
+
+
+def test_the_same_seed_gives_the_same_metrics(tree: Path) -> None:
+    words = [
+        *RUN,
+        "with",
+        "t_max=300",
+        "test_interval=200",
+        "test_nepisode=2",
+        "batch_size=2",
+        "env_steps_per_update=25",
+    ]
+    words += ["log_interval=100", "runner_log_interval=100", "learner_log_interval=50"]
+    for seed in (1, 1, 2):
+        assert main.main([*words, f"seed={seed}"]) == 0
+    records = [json.loads(path.read_text()) for path in sorted(tree.glob("results/sacred/vdn/*/*/info.json"))]
+    first, again, other = ({key: info[key] for key in info if not key.startswith("time_")} for info in records)
+    assert len(first["loss"]) > 1 and first == again and first["loss"] != other["loss"]
+
+
+# --- real processes ---
+def test_process_with_a_wrong_key(tmp_path: Path) -> None:
+    done = shell(tmp_path, "--config=qmix", "--env-config=gymma", "with", "lrr=1", f"env_args.key={KEY}")
+    assert done.returncode == 2 and done.stdout == "" and "did you mean lr?" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_process_without_arguments(tmp_path: Path) -> None:
+    done = shell(tmp_path)
+    assert done.returncode == 2 and "mmsa" in done.stderr and "sc2v2" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("algorithm", ["qmix", "mmsa"])
+def test_process_that_trains(tmp_path: Path, algorithm: str) -> None:
+    words = "with t_max=300 test_interval=200 test_nepisode=2 batch_size=2 log_interval=100 seed=1".split()
+    done = shell(tmp_path, f"--config={algorithm}", "--env-config=gymma", *words, f"env_args.key={KEY}")
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob(f"results/sacred/{algorithm}/{KEY}/1")
+    assert (folder / "learning_curve.png").exists()
+    info = json.loads((folder / "info.json").read_text())
+    assert info["test_return_mean"] and info["backend"].startswith("lbforaging")
+    assert "step 3" in done.stderr and "\x1b[" not in done.stderr  # plain lines, no display

@@ -1,0 +1,221 @@
+"""Composition and checks of the configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils import config, schema
+from utils.config import ConfigError, load_yaml, parse_override, parse_value
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")))
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | WORDS,
+    lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner),
+    max_leaves=8,
+)
+PAIRS = [(alg, env) for alg in config.available("algs") for env in config.available("envs")]
+
+
+# --- default.yaml ---
+def test_default_yaml_and_schema_have_the_same_keys_in_the_same_order() -> None:
+    assert list(load_yaml(ROOT / "config" / "default.yaml")) == list(schema.HostConfig.model_fields)
+
+
+def test_every_key_of_default_yaml_has_a_comment() -> None:
+    lines = [line for line in (ROOT / "config" / "default.yaml").read_text().splitlines() if line and line[0] != "#"]
+    assert [line for line in lines if "  # " not in line and " # " not in line] == []
+
+
+@pytest.mark.parametrize(("algorithm", "environment"), PAIRS)
+def test_every_pair_composes(algorithm: str, environment: str) -> None:
+    needed = {"gymma": ["env_args.key=Foraging-5x5-2p-1f-v3"]}
+    composed = config.compose(algorithm, environment, needed.get(environment, ()))
+    assert composed["name"]
+    assert yaml.safe_load(yaml.safe_dump(composed)) == composed
+
+
+def test_every_config_file_explains_itself() -> None:
+    files = {**config.available("algs"), **config.available("envs")}
+    assert [name for name, path in files.items() if not config.describe(path)] == []
+
+
+# --- values ---
+@given(PLAIN)
+def test_python_literals_come_back(value: object) -> None:
+    assert parse_override(f"a.b={value!r}") == (("a", "b"), value)
+
+
+@given(PLAIN)
+def test_json_comes_back(value: object) -> None:
+    assert parse_override(f"key={json.dumps(value, ensure_ascii=False)}") == (("key",), value)
+
+
+@given(st.text())
+def test_any_text_is_a_value(text: str) -> None:
+    json.dumps(parse_value(text))  # plain types, no exception
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("True", True),
+        ("true", True),
+        ("off", False),
+        ("None", None),
+        ("null", None),
+        ("1e-3", 1e-3),
+        ("5", 5),
+        ("-0.5", -0.5),
+        ("[1,2]", [1, 2]),
+        ("(1, 2)", [1, 2]),
+        ("[a, b]", ["a", "b"]),
+        ("{a: 1e-4}", {"a": 1e-4}),
+        ("'5'", "5"),
+        ("a=b=c", "a=b=c"),
+        ("", ""),
+        ("#5", "#5"),
+        ("rware:rware-tiny-2ag-v2", "rware:rware-tiny-2ag-v2"),
+        ("2026-01-01", "2026-01-01"),
+        ("*x", "*x"),
+        ("!!python/object/apply:os.system [ls]", "!!python/object/apply:os.system [ls]"),
+        ("__import__('os')", "__import__('os')"),
+    ],
+)
+def test_values(text: str, value: object) -> None:
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize("text", ["t_max", "=5", "env_args.=5", ".key=1", "a..b=1"])
+def test_overrides_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="key=value is wanted"):
+        parse_override(text)
+
+
+# --- layers ---
+def test_layers_override_each_other(tree: Path, compose: Callable[..., dict]) -> None:
+    (tree / "config/algs/vdn.yaml").write_text("name: vdn\nstandardise_rewards: false\nenv_args: {time_limit: 7}\n")
+    composed = compose("lr=1e-3", "env_args.time_limit=9")
+    assert composed["standardise_rewards"] is False  # default < environment < algorithm
+    assert composed["lr"] == 1e-3
+    assert composed["env_args"]["key"] == "Foraging-5x5-2p-1f-v3"  # groups are merged
+    assert composed["env_args"]["time_limit"] == 9
+
+
+def test_the_last_override_wins(compose: Callable[..., dict]) -> None:
+    assert compose("seed=1", "seed=2")["seed"] == 2
+
+
+def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
+    compose()["env_args"]["key"] = "changed"
+    assert compose()["env_args"]["key"] == "Foraging-5x5-2p-1f-v3"
+
+
+# --- problems ---
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("gama=0.9", ["gama = 0.9", "the command line", "did you mean gamma?"]),
+        ("gamma=1.5", ["gamma = 1.5", "a number from 0 to 1"]),
+        ("gamma=high", ["gamma = 'high'", "a number"]),
+        ("t_max=0", ["t_max = 0", ">= 1"]),
+        ("t_max=1.5", ["t_max = 1.5", "a whole number"]),
+        ("double_q=1", ["double_q = 1", "true or false"]),
+        ("batch_size=true", ["batch_size = True", "a whole number"]),
+        ("hypernet_layers=3", ["hypernet_layers = 3", "1 or 2"]),
+        ("runner=serial", ["runner = 'serial'", "'episode' or 'parallel'"]),
+        ("env_steps_per_update=episodes", ["env_steps_per_update = 'episodes'", "'episode'"]),
+        ("seed=-1", ["seed = -1", "from 0 to 4294967295 or null"]),
+        ("lr=1e400", ["lr = inf"]),
+        ("mixer=qmixx", ["mixer = 'qmixx'", "did you mean qmix?", "available: ", "vdn"]),
+        ("name=../../x", ["name = '../../x'"]),
+        ("env_arg.key=x", ["env_arg", "did you mean env_args?"]),
+        ("env_args.time_limt=5", ["env_args.time_limt = 5", "did you mean env_args.time_limit?"]),
+        ("env_args=5", ["env_args = 5", "a mapping"]),
+        ("t_max.inner=5", ["t_max.inner=5", "holds no further keys"]),
+        ("time_limit=5", ["time_limit = 5", "did you mean env_args.time_limit?"]),
+        ("plugin=no_such_package", ["plugin = 'no_such_package'", "pip install -e ."]),
+        ("plugin=json", ["'json' is no plugin"]),
+        # several keys together
+        ("batch_size_run=2", ["batch_size_run = 2", "runner=parallel"]),
+        ("env_workers=2", ["env_workers = 2", "batch_size_run=1"]),
+        ("evaluate=true", ["evaluate = True", "needs checkpoint_path"]),
+        ("checkpoint_path=nowhere", ["checkpoint_path = 'nowhere'", "no such folder"]),
+        ("burn_in=3", ["burn_in = 3", "needs sequence_length"]),
+        ("buffer_size=8", ["batch_size = 32", "buffer_size=8"]),
+        ("epsilon_start=0.01", ["epsilon_finish = 0.05", "epsilon_start=0.01"]),
+        ("common_reward=false", ["common_reward = False", "mixer=vdn"]),
+        ("target_update_interval_or_tau=1.5", ["target_update_interval_or_tau = 1.5"]),
+    ],
+)
+def test_a_problem_names_key_value_and_cure(
+    problems: Callable[..., list[str]], override: str, parts: list[str]
+) -> None:
+    (problem,) = problems(override)
+    assert all(part in problem for part in parts), problem
+
+
+def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:
+    assert len(problems("gama=1", "lr=0", "no_value", "t_max.x=1", "env_args.keyy=2")) == 5
+
+
+def test_a_problem_names_its_file(tree: Path, problems: Callable[..., list[str]]) -> None:
+    (tree / "config/algs/vdn.yaml").write_text("name: vdn\nmixr: vdn\n")
+    (problem,) = problems()
+    assert "config/algs/vdn.yaml" in problem and "did you mean mixer?" in problem
+
+
+def test_cuda_that_is_not_there(problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch as th
+
+    monkeypatch.setattr(th.cuda, "is_available", lambda: False)
+    (problem,) = problems("use_cuda=true")
+    assert "use_cuda = True" in problem and "use_cuda=auto" in problem
+
+
+# --- files ---
+@pytest.mark.parametrize("name", ["../default", "algs/vdn", "/etc/passwd", "..", ".hidden", "a\\b", "vdn.yaml/.."])
+def test_names_stay_within_the_config_folders(tree: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="name without path|no such algorithm"):
+        config.compose(name, "lbf")
+
+
+def test_a_missing_file_lists_what_there_is(tree: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.compose("vdm", None)
+    assert sorted(caught.value.problems) == [
+        "--config=vdm: there is no such algorithm; did you mean vdn?; available: vdn",
+        "--env-config is missing: it names the environment; available: lbf",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name: vdn\nlr: [1, 2\n", r"vdn\.yaml, line 3"),
+        ("name: vdn\nlr: 1\nlr: 2\n", r"line 3: the key 'lr' is there twice"),
+        ("env_args: {a: 1, a: 2}\n", r"line 1: the key 'a' is there twice"),
+        ("1: x\n", r"line 1: the key 1 is no word"),
+        ("- a\n- b\n", "a mapping of keys"),
+        ("name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
+        ("# " + "x" * 2**20, "larger than"),
+    ],
+)
+def test_broken_files(tree: Path, problems: Callable[..., list[str]], content: str, message: str) -> None:
+    (tree / "config/algs/vdn.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        config.compose("vdn", "lbf")
+
+
+def test_scientific_notation_in_files_is_a_number(tree: Path) -> None:
+    path = tree / "x.yaml"
+    path.write_text("a: 1e-3\nb: 5E4\nc: -1.5e+2\nd: e3\n")
+    assert load_yaml(path) == {"a": 1e-3, "b": 5e4, "c": -150.0, "d": "e3"}

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+from utils import logging as ours
+from utils.logging import Logger, backend_note, get_logger, number, table, task_name
+
+
+class Run:
+    """Sacred's run, as far as the logger knows it."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config, self.info, self.scalars = config, {}, []  # type: ignore[var-annotated]
+
+    def log_scalar(self, key: str, value: float, t: int) -> None:
+        self.scalars.append((key, value, t))
+
+
+def test_record_has_upstreams_format() -> None:
+    run = Run()
+    logger = Logger(logging.getLogger("test"))
+    logger.setup_sacred(run)
+    logger.log_stat("loss", 0.5, 10)
+    logger.log_stat("loss", 0.25, 20)
+    logger.log_stat("hidden", 1, 20, to_sacred=False)
+    assert run.info == {"loss": [0.5, 0.25], "loss_T": [10, 20]}
+    assert run.scalars == [("loss", 0.5, 10), ("loss", 0.25, 20)]
+    assert logger.stats["hidden"] == [(20, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "value", [0.5, np.float32(0.5), np.array(0.5), th.tensor(0.5), th.tensor([0.5], requires_grad=True)]
+)
+def test_values_become_floats(value: Any) -> None:
+    logger = Logger(logging.getLogger("test"))
+    logger.log_stat("x", value, np.int64(3))  # type: ignore[arg-type]
+    ((t, stored),) = logger.stats["x"]
+    assert (t, stored) == (3, 0.5) and type(stored) is float and type(t) is int
+
+
+def test_values_with_several_elements_are_refused() -> None:
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        Logger(logging.getLogger("test")).log_stat("x", th.zeros(2), 0)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ours, "KEPT", 5)
+    logger = Logger(logging.getLogger("test"))
+    for t in range(100):
+        logger.log_stat("x", t, t)
+    assert len(logger.stats["x"]) < 10 and logger.stats["x"][-5:] == [(t, float(t)) for t in range(95, 100)]
+
+
+def test_lines_name_a_simulator_that_could_be_mistaken(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = Logger(get_logger())
+    logger.record(backend="SMAX (jaxmarl 0.2.0)")
+    logger.log_stat("return_mean", 0.5, 10)
+    logger.print_recent_stats()
+    logger.console_logger.info("100 %")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[INFO")]
+    assert len(lines) == 2 and all("[SMAX (jaxmarl 0.2.0), not StarCraft II]" in line for line in lines)
+    assert get_logger() is logger.console_logger  # a new run begins without the name
+    logger.console_logger.info("again")
+    assert "SMAX" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("backend", "note"),
+    [
+        ("SMAX (jaxmarl 0.2.0)", "SMAX (jaxmarl 0.2.0), not StarCraft II"),
+        ("SMAX (jaxmarl 0.2.0), not StarCraft II", "SMAX (jaxmarl 0.2.0), not StarCraft II"),
+        ("lbforaging 2.0.0", "lbforaging 2.0.0"),
+        ("StarCraft II", "StarCraft II"),
+    ],
+)
+def test_backend_note(backend: str, note: str) -> None:
+    assert backend_note(backend) == note
+
+
+def test_table_is_aligned() -> None:
+    values = {"loss": 0.5, "return_mean": 0.1234567, "epsilon": 10.0, "steps": 123456.0}
+    assert table(values, 80).splitlines() == [
+        "  epsilon  10.00   return_mean  0.1235",
+        "  loss    0.5000   steps       123,456",
+    ]
+    assert len(table(values, 30).splitlines()) == 4
+    assert table({}, 80) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (0.12345, "0.1235"),
+        (12.345, "12.35"),
+        (123456.7, "123,457"),
+        (1.2e-5, "1.2e-05"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_numbers(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_task_name() -> None:
+    assert task_name({"env": "sc2v2", "env_args": {"map_name": "protoss_5_vs_5"}}) == "protoss_5_vs_5"
+    assert task_name({"env": "gymma", "env_args": {"key": "Foraging"}}) == "Foraging"
+    assert task_name(vars(SimpleNamespace(env="matrix", env_args={}))) == "matrix"
+
+
+def test_metrics_wait_while_the_record_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sacred saves the record from a thread of its own; a metric added meanwhile would break the saving."""
+    run, start = Run(), datetime.now()
+    logger = Logger(logging.getLogger("test"))
+    logger.setup_sacred(run)
+    observer = ours.RunFolder(tmp_path)
+    observer.started_event({"base_dir": str(tmp_path), "sources": []}, "main", {}, start, {}, {}, None)
+    metric = threading.Thread(target=logger.log_stat, args=("loss", 0.5, 1))
+    seen: list[bool] = []
+
+    def save_cout(self: Any) -> None:  # in the middle of the saving
+        metric.start()
+        metric.join(timeout=0.1)
+        seen.append("loss" in run.info)
+
+    monkeypatch.setattr(ours.RunFolder, "save_cout", save_cout)
+    observer.heartbeat_event(run.info, "", start, None)
+    metric.join()
+    assert seen == [False] and run.info["loss"] == [0.5]
