@@ -1,0 +1,105 @@
+"""Environments by name. Importing this module is cheap: each simulator is imported when it is first used.
+
+REGISTRY: name -> callable(**env_args, seed=, common_reward=, reward_scalarisation=) -> MultiAgentEnv.
+ARGS: name -> pydantic model of env_args. make_vector_env(args) builds what the runner steps. describe() lists it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from . import gymma, matrix_game, sc2v2, smax
+from .multiagentenv import BackendNotFinishedError, EnvContractError, MissingBackendError, MultiAgentEnv, nearest
+from .vector import EnvWorkerError, SerialVectorEnv, VectorEnv, WorkerVectorEnv, env_seeds
+
+__all__ = [
+    "ARGS",
+    "REGISTRY",
+    "BackendNotFinishedError",
+    "EnvContractError",
+    "EnvListing",
+    "EnvWorkerError",
+    "MissingBackendError",
+    "MultiAgentEnv",
+    "VectorEnv",
+    "describe",
+    "make_vector_env",
+    "require",
+]
+
+REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
+    "gymma": gymma.GymmaEnv,
+    "sc2v2": sc2v2.make_env,
+    "smax": smax.SmaxEnv,
+    "matrix": matrix_game.MatrixGame,
+}
+
+ARGS: dict[str, Any] = {
+    "gymma": gymma.GymmaArgs,
+    "sc2v2": sc2v2.Sc2v2Args,
+    "smax": smax.SmaxArgs,
+    "matrix": matrix_game.MatrixArgs,
+}
+
+# Natively batched environments: callable(env_args, seeds, common_reward) -> VectorEnv, or None where it is not one.
+BATCHED: dict[str, Callable[[dict[str, Any], list[int], bool], VectorEnv | None]] = {
+    "sc2v2": sc2v2.make_batched,
+    "smax": smax.make_batched,
+}
+
+
+def require(env: str, env_args: Mapping[str, Any]) -> None:
+    """Raises MissingBackendError or BackendNotFinishedError where a simulator asked for by name cannot run here."""
+    if env == "sc2v2":
+        sc2v2.require(**env_args)
+
+
+def make_vector_env(args: Any) -> VectorEnv:
+    """The E = args.batch_size_run environments of a run as one.
+
+    Reads args.env, env_args, batch_size_run, env_workers, seed, common_reward and reward_scalarisation. Natively
+    batched environments are stepped in this process whatever env_workers says. The caller closes it.
+    """
+    if args.env not in REGISTRY:
+        raise ValueError(f"unknown environment {args.env!r}.{nearest(args.env, list(REGISTRY))}")
+    env_args = dict(args.env_args)
+    seeds = env_seeds(args.seed, args.batch_size_run)
+    if args.env in BATCHED:
+        batched = BATCHED[args.env](env_args, seeds, args.common_reward)
+        if batched is not None:
+            return batched
+    rewards = {"common_reward": args.common_reward, "reward_scalarisation": args.reward_scalarisation}
+    factories = [partial(REGISTRY[args.env], **env_args, seed=seed, **rewards) for seed in seeds]
+    if args.env_workers > 0:
+        return WorkerVectorEnv(factories, args.env_workers, args.common_reward)
+    return SerialVectorEnv(factories, args.common_reward)
+
+
+class EnvListing(NamedTuple):
+    """One line group of `--list`."""
+
+    config: str  # name for --env-config
+    text: str  # what it is, in a line
+    argument: str  # the env_args key that chooses the task
+    names: tuple[tuple[str, str], ...]  # (value of that key, explanation)
+
+
+def describe() -> list[EnvListing]:
+    """All environments with the tasks they offer; imports no simulator."""
+    lbf = "Foraging[-2s]-SxS-Np-Ff[-coop]-v3"
+    return [
+        EnvListing(
+            "gymma",
+            "gymnasium environments of several agents, above all Level-Based Foraging (lbforaging)",
+            "key",
+            (
+                *((task, "Level-Based Foraging, a task of the MMSA paper") for task in gymma.PAPER_TASKS),
+                (lbf, "pattern: field size S 5-19, N 2-9 players, F 1-5 foods; 2s: sight of 2; coop: all must load"),
+            ),
+        ),
+        EnvListing("sc2v2", "SMACv2 battles, in StarCraft II or in SMAX (backend)", "map_name", sc2v2.LISTING),
+        EnvListing("smax", "SMAX, a StarCraft-like simulator in JAX (jaxmarl)", "map_name", smax.LISTING),
+        EnvListing("matrix", "small games with known answers", "key", tuple(matrix_game.GAMES.items())),
+    ]

@@ -1,0 +1,223 @@
+"""Gymnasium environments of several agents: Level-Based Foraging and others of the same form.
+
+The environment's spaces are tuples with one entry an agent (Discrete actions), it takes a list of actions and gives a
+list of observations and of rewards. Shorter observations are padded with zeros, smaller action sets are masked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from .multiagentenv import EnvContractError, MissingBackendError, MultiAgentEnv, nearest
+
+EXAMPLE = "Foraging-2s-8x8-2p-2f-coop-v3"
+PAPER_TASKS = (  # the LBF tasks of the MMSA paper, under their -v3 names
+    "Foraging-10x10-3p-5f-v3",
+    "Foraging-10x10-4p-3f-v3",
+    "Foraging-2s-8x8-2p-2f-coop-v3",
+    "Foraging-2s-10x10-3p-3f-v3",
+)
+_PACKAGES = {"Foraging": "lbforaging", "rware": "rware"}  # begin of a key -> package that registers it
+_FIVE_FOODS = re.compile(r"(Foraging(?:-2s)?-\d+x\d+-\d+p)-5f((?:-coop)?-v3)")
+
+
+class GymmaArgs(BaseModel):
+    """env_args of gymma."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    key: str
+    time_limit: int | None = Field(None, ge=1)
+    max_player_level: int | None = Field(None, ge=1)
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _given(cls, key: Any) -> Any:
+        if key is None:
+            raise ValueError(f"an environment must be named, for example env_args.key={EXAMPLE}")
+        return key
+
+    @field_validator("key")
+    @classmethod
+    def _known(cls, key: str) -> str:
+        try:
+            find_spec(key)
+        except MissingBackendError as error:
+            raise ValueError(str(error)) from error
+        return key
+
+    @field_validator("max_player_level")
+    @classmethod
+    def _has_levels(cls, level: int | None, info: ValidationInfo) -> int | None:
+        key = info.data.get("key", "Foraging")
+        if level is not None and not key.startswith("Foraging"):
+            raise ValueError(f"only Foraging-... environments have player levels, {key} has none")
+        return level
+
+
+def find_spec(key: str) -> Any:
+    """The gymnasium spec of `key`; registers the Foraging ids with 5 foods, which the package leaves out.
+
+    Raises ValueError with the nearest names for an unknown key, MissingBackendError where its package is missing.
+    """
+    import gymnasium
+
+    for begin, package in _PACKAGES.items():
+        if key.lower().startswith(begin.lower()):
+            try:
+                importlib.import_module(package)
+            except ModuleNotFoundError as error:
+                raise MissingBackendError(f"{key} needs the package {package}: pip install {package}") from error
+    if (match := _FIVE_FOODS.fullmatch(key)) and key not in gymnasium.registry:
+        four = gymnasium.registry.get(f"{match[1]}-4f{match[2]}")
+        if four is not None:
+            gymnasium.register(id=key, entry_point=four.entry_point, kwargs={**four.kwargs, "max_num_food": 5})
+    try:
+        return gymnasium.spec(key)
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        with contextlib.suppress(ModuleNotFoundError):  # a misspelt key may be meant for it
+            importlib.import_module("lbforaging")
+        names = [*PAPER_TASKS, *(name for name in gymnasium.registry if name not in PAPER_TASKS)]
+        raise ValueError(f"{key} is no known environment.{nearest(key, names)}") from error
+
+
+class GymmaEnv(MultiAgentEnv):
+    """A gymnasium environment behind the contract.
+
+    key: gymnasium id. time_limit: steps after which the episode is truncated, None for the environment's own limit.
+    max_player_level: highest level of an LBF player (None: that of the id, 2 for -v3; 3 gives the older -v2 levels).
+    With common_reward the reward is the sum or mean of the agents' rewards.
+
+    LBF ends its own 50 steps with `terminated`: that limit is part of the task and stays so. A limit set here, or by
+    gymnasium's registry, is `truncated`.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        time_limit: int | None = None,
+        max_player_level: int | None = None,
+        seed: int | None = None,
+        common_reward: bool = True,
+        reward_scalarisation: str = "sum",
+    ) -> None:
+        import gymnasium
+
+        spec = find_spec(key)
+        GymmaArgs(key=key, time_limit=time_limit, max_player_level=max_player_level)
+        changes = {} if max_player_level is None else {"max_player_level": max_player_level}
+        env = gymnasium.make(key, disable_env_checker=True, **changes)
+        # gymnasium's call-order and time-limit wrappers cost a third of the step: this class does both jobs itself.
+        plain = (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)
+        while isinstance(env, plain):
+            env = env.env
+        self._env, self.name = env, key
+        raw = env.unwrapped
+        own_limit = spec.max_episode_steps or getattr(raw, "_max_episode_steps", None)
+        limits = [int(limit) for limit in (time_limit, own_limit) if limit]
+        if not limits:
+            raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
+        self.episode_limit = min(limits)
+
+        seen, taken = env.observation_space, env.action_space
+        if not (isinstance(seen, gymnasium.spaces.Tuple) and isinstance(taken, gymnasium.spaces.Tuple)):
+            raise EnvContractError(f"{key}: observation and action space must be tuples with one entry for each agent")
+        boxes = [space for space in seen if isinstance(space, gymnasium.spaces.Box)]
+        choices = [space for space in taken if isinstance(space, gymnasium.spaces.Discrete)]
+        if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
+            raise EnvContractError(f"{key}: a Box observation and Discrete actions are needed for each agent")
+        self.n_agents = len(choices)
+        sizes = [int(np.prod(box.shape)) for box in boxes]
+        counts = [int(choice.n) for choice in choices]
+        self._obs_size, self._n_actions = max(sizes), max(counts)
+        self._even = all(box.shape == (self._obs_size,) for box in boxes)
+        self._avail = [[int(a < count) for a in range(self._n_actions)] for count in counts]
+        self._first_action = [int(choice.start) for choice in choices]
+
+        self._next_seed = seed
+        self._common, self._mean = common_reward, reward_scalarisation == "mean"
+        self._t = 0
+        self._raw: Sequence[np.ndarray] = [np.zeros(n, np.float32) for n in sizes]
+        package = type(raw).__module__.split(".")[0]
+        try:
+            self.backend = f"{package} {version(package)}"
+        except PackageNotFoundError:
+            self.backend = package
+        self.info = {"key": key, "episode_limit": self.episode_limit}
+        if max_player_level is not None:
+            self.info["max_player_level"] = max_player_level
+
+    def seed(self, seed: int | None = None) -> int | None:
+        self._next_seed = seed
+        return seed
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[np.ndarray], dict]:
+        seed = self._next_seed if seed is None else seed
+        self._next_seed = None
+        if seed is not None:
+            # LBF keeps its players off the cells where they stood last, so a used environment would not repeat a seed.
+            for player in getattr(self._env.unwrapped, "players", ()):
+                player.position = None
+        self._raw, info = self._env.reset(seed=seed, options=options)
+        self._t = 0
+        return self.get_obs(), info
+
+    def step(self, actions: Sequence[int]) -> tuple[list[np.ndarray], Any, bool, bool, dict]:
+        if any(self._first_action):
+            actions = [a + first for a, first in zip(actions, self._first_action, strict=True)]
+        self._raw, rewards, terminated, truncated, info = self._env.step(actions)
+        self._t += 1
+        if not isinstance(terminated, bool):
+            terminated = bool(np.all(terminated))
+        truncated = not terminated and (self._t >= self.episode_limit or bool(np.all(truncated)))
+        return self.get_obs(), self._reward(rewards), terminated, truncated, info
+
+    def _reward(self, rewards: Any) -> float | list[float]:
+        if isinstance(rewards, list | tuple | np.ndarray):
+            if not self._common:
+                return [float(r) for r in rewards]
+            total = float(sum(rewards))
+            return total / self.n_agents if self._mean else total
+        return float(rewards) if self._common else [float(rewards)] * self.n_agents
+
+    def get_obs(self) -> list[np.ndarray]:
+        return list(self._raw) if self._even else [self._padded(o) for o in self._raw]
+
+    def _padded(self, obs: np.ndarray) -> np.ndarray:
+        row = np.zeros(self._obs_size, np.float32)
+        flat = np.reshape(obs, -1)
+        row[: flat.size] = flat
+        return row
+
+    def fill(self, obs: np.ndarray, state: np.ndarray, avail: np.ndarray) -> None:
+        if self._even:
+            np.concatenate(self._raw, out=state)
+            obs.reshape(-1)[:] = state
+        else:
+            obs[:] = self.get_obs()
+            state[:] = obs.reshape(-1)
+        if self._t == 0:  # the masks never change
+            avail[:] = self._avail
+
+    def get_obs_size(self) -> int:
+        return self._obs_size
+
+    def get_total_actions(self) -> int:
+        return self._n_actions
+
+    def get_avail_agent_actions(self, agent_id: int) -> list[int]:
+        return list(self._avail[agent_id])
+
+    def render(self) -> Any:
+        return self._env.render()
+
+    def close(self) -> None:
+        self._env.close()

@@ -1,0 +1,428 @@
+"""Many environments as one: in this process, in worker processes, or (envs.smax) natively batched.
+
+E environments, N agents, A actions, observations of size O, a state of size S. All arrays are numpy and belong to the
+vector environment: they hold until its next call, and the rows of environments that are not active stay as they are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import numpy as np
+
+from .multiagentenv import EnvContractError, MultiAgentEnv
+
+EnvFactory = Callable[[], MultiAgentEnv]
+Ended = list[tuple[int, dict[str, float]]]
+
+_INFO_KEYS = ("state_shape", "obs_shape", "n_actions", "n_agents", "episode_limit")
+
+
+class EnvWorkerError(RuntimeError):
+    """An environment in a worker process raised (its traceback is in the message), or the process died."""
+
+
+def env_seeds(seed: int | None, n_envs: int) -> list[int]:
+    """One seed for each environment. Environment i gets the same one whatever the number of environments."""
+    return [int(s.generate_state(1)[0]) for s in np.random.SeedSequence(seed).spawn(n_envs)]
+
+
+def _layout(dims: dict[str, int], n_envs: int, common_reward: bool) -> dict[str, tuple[tuple[int, ...], type]]:
+    e, n, a = n_envs, dims["n_agents"], dims["n_actions"]
+    return {
+        "actions": ((e, n), np.int64),
+        "obs": ((e, n, dims["obs_shape"]), np.float32),
+        "state": ((e, dims["state_shape"]), np.float32),
+        "reward": ((e,) if common_reward else (e, n), np.float32),
+        "avail_actions": ((e, n, a), np.uint8),
+        "active": ((e,), np.bool_),
+        "terminated": ((e,), np.bool_),
+        "truncated": ((e,), np.bool_),
+    }
+
+
+def _arrays_in(buffer: Any, layout: dict[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:
+    """Views of the layout's arrays in one buffer, the widest types first so that each one is aligned."""
+    arrays: dict[str, np.ndarray] = {}
+    offset = 0
+    for name, (shape, dtype) in layout.items():
+        count = int(np.prod(shape))
+        arrays[name] = np.frombuffer(buffer, dtype, count, offset).reshape(shape)
+        offset += count * np.dtype(dtype).itemsize
+    return arrays
+
+
+def _n_bytes(layout: dict[str, tuple[tuple[int, ...], type]]) -> int:
+    return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in layout.values())
+
+
+class VectorEnv:
+    """E environments as one.
+
+    Attributes: n_envs, n_agents, n_actions, obs_size, state_size, episode_limit, common_reward; backend (what
+    simulates, as named in the run's record), banner (a warning to print, or ""), info (more for the run's record).
+    Arrays: obs (E,N,O) f32 · state (E,S) f32 · avail_actions (E,N,A) u8 · reward (E,) f32, or (E,N) without common
+    reward · terminated, truncated (E,) bool.
+    """
+
+    backend: str = ""
+    banner: str = ""
+
+    def __init__(self, dims: dict[str, int], n_envs: int, common_reward: bool, buffer: Any = None) -> None:
+        self.n_envs, self.common_reward = n_envs, common_reward
+        self.n_agents, self.n_actions = dims["n_agents"], dims["n_actions"]
+        self.obs_size, self.state_size = dims["obs_shape"], dims["state_shape"]
+        self.episode_limit = dims["episode_limit"]
+        self.info: dict[str, Any] = {}
+        self._closed = False
+        layout = _layout(dims, n_envs, common_reward)
+        self._arrays = _arrays_in(bytearray(_n_bytes(layout)) if buffer is None else buffer, layout)
+        self.obs, self.state = self._arrays["obs"], self._arrays["state"]
+        self.avail_actions, self.reward = self._arrays["avail_actions"], self._arrays["reward"]
+        self.terminated, self.truncated = self._arrays["terminated"], self._arrays["truncated"]
+
+    def _take_identity(self, env: MultiAgentEnv) -> None:
+        self.backend, self.banner = env.backend, env.banner
+        self.info = {"backend": env.backend, **getattr(env, "info", {})}
+
+    def get_env_info(self) -> dict[str, int]:
+        """Sizes under the contract's names: state_shape, obs_shape, n_actions, n_agents, episode_limit."""
+        sizes = (self.state_size, self.obs_size, self.n_actions, self.n_agents, self.episode_limit)
+        return dict(zip(_INFO_KEYS, sizes, strict=True))
+
+    def reset(self) -> None:
+        """Starts a new episode in every environment and fills obs, state and avail_actions."""
+        raise NotImplementedError
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Ended:
+        """Steps the active environments.
+
+        actions: (E,N) int64, rows of inactive environments are ignored · active: (E,) bool.
+        Returns (environment, the numbers of its final info) for each episode that ended at this step; obs, state and
+        avail_actions then hold the last observation of that episode, from which to bootstrap.
+        """
+        raise NotImplementedError
+
+    def render(self) -> Any:
+        """Shows the first environment."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be rendered")
+
+    def save_replay(self) -> None:
+        """Saves a replay where the simulator has such a thing."""
+
+    def close(self) -> None:
+        """Ends everything; twice is fine."""
+        self._closed = True
+
+    def __enter__(self) -> VectorEnv:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _EnvGroup:
+    """Environments stepped one after another, each with its rows of the arrays; used in process and in each worker."""
+
+    def __init__(self, envs: list[MultiAgentEnv], arrays: dict[str, np.ndarray], first: int, common: bool) -> None:
+        self.envs, self.first, self.common = envs, first, common
+        last = first + len(envs)
+        self.reward, self.terminated, self.truncated = (
+            arrays[k][first:last] for k in ("reward", "terminated", "truncated")
+        )
+        self.rows = [tuple(arrays[k][i] for k in ("obs", "state", "avail_actions")) for i in range(first, last)]
+        self.t = [0] * len(envs)
+        self.checked = False
+        self.at = 0  # environment at work, for error messages
+
+    def where(self) -> str:
+        """Names the environment at work and its step."""
+        env = self.envs[self.at]
+        name = getattr(env, "name", type(env).__name__)
+        return f"environment {self.first + self.at} ({name}), step {self.t[self.at]}"
+
+    def reset(self) -> None:
+        for i, (env, (obs, state, avail)) in enumerate(zip(self.envs, self.rows, strict=True)):
+            self.at, self.t[i] = i, 0
+            observations, _ = env.reset()
+            if not self.checked:
+                self._check_shapes(env, observations)
+            env.fill(obs, state, avail)
+            self._check_mask(avail)
+        self.checked = True
+        self.reward[:], self.terminated[:], self.truncated[:] = 0.0, False, False
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Ended:
+        """actions (envs here, N), active (envs here,)."""
+        ended: Ended = []
+        rows, t, reward_rows = self.rows, self.t, self.reward
+        for i, (on, chosen) in enumerate(zip(active.tolist(), actions.tolist(), strict=True)):
+            if not on:
+                continue
+            env, (obs, state, avail) = self.envs[i], rows[i]
+            self.at = i
+            t[i] += 1
+            _, reward, terminated, truncated, info = env.step(chosen)
+            env.fill(obs, state, avail)
+            reward_rows[i] = reward
+            if self.common:
+                nan = reward != reward
+            else:
+                nan = any(r != r for r in reward)
+            if nan:
+                raise EnvContractError(f"{self.where()}: the reward is not a number ({reward})")
+            self.terminated[i] = terminated
+            self.truncated[i] = truncated and not terminated
+            if terminated or truncated:
+                self._check_mask(avail)
+                ended.append((self.first + i, _numbers(info)))
+        return ended
+
+    def _check_shapes(self, env: MultiAgentEnv, observations: Any) -> None:
+        dims = env.get_env_info()
+        want = (dims["n_agents"], dims["obs_shape"])
+        got = np.shape(observations)
+        if got != want:
+            raise EnvContractError(f"{self.where()}: reset() gave observations of shape {got}, expected {want}")
+        if (got := np.shape(env.get_state())) != (dims["state_shape"],):
+            raise EnvContractError(f"{self.where()}: state of shape {got}, expected ({dims['state_shape']},)")
+        want = (dims["n_agents"], dims["n_actions"])
+        if (got := np.shape(env.get_avail_actions())) != want:
+            raise EnvContractError(f"{self.where()}: masks of shape {got}, expected {want}")
+
+    def _check_mask(self, avail: np.ndarray) -> None:
+        if not avail.any(axis=-1).all():
+            agents = np.flatnonzero(~avail.any(axis=-1)).tolist()
+            raise EnvContractError(f"{self.where()}: no action is available to agent(s) {agents}")
+
+
+def _numbers(info: dict[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in info.items() if isinstance(v, int | float | np.bool_ | np.number)}
+
+
+def _check_dims(dims: dict[str, Any], name: str) -> dict[str, int]:
+    for key in _INFO_KEYS:
+        value = dims.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise EnvContractError(f"{name}.get_env_info()[{key!r}] is {value!r}, expected a whole number from 1")
+    return {k: int(dims[k]) for k in _INFO_KEYS}
+
+
+class SerialVectorEnv(VectorEnv):
+    """Environments stepped one after another in this process."""
+
+    def __init__(self, factories: Sequence[EnvFactory], common_reward: bool = True) -> None:
+        envs = [make() for make in factories]
+        dims = _check_dims(envs[0].get_env_info(), type(envs[0]).__name__)
+        super().__init__(dims, len(envs), common_reward)
+        self._take_identity(envs[0])
+        self._group = _EnvGroup(envs, self._arrays, 0, common_reward)
+
+    @property
+    def envs(self) -> list[MultiAgentEnv]:
+        return self._group.envs
+
+    def reset(self) -> None:
+        try:
+            self._group.reset()
+        except Exception as error:
+            self._annotate(error)
+            raise
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Ended:
+        try:
+            return self._group.step(actions, active)
+        except Exception as error:
+            self._annotate(error)
+            raise
+
+    def _annotate(self, error: Exception) -> None:
+        if not isinstance(error, EnvContractError):
+            error.add_note(f"in {self._group.where()}")
+
+    def render(self) -> Any:
+        return self.envs[0].render()
+
+    def save_replay(self) -> None:
+        for env in self.envs:
+            env.save_replay()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for env in self.envs:
+                env.close()
+
+
+class WorkerVectorEnv(VectorEnv):
+    """Environments shared out over worker processes.
+
+    The arrays lie in memory shared with the workers, so only a command and the infos of ended episodes cross the pipes.
+    Factories are pickled (a class or `functools.partial` of one is fine). The values are those of SerialVectorEnv with
+    the same factories. Workers are started with `spawn` and end when this process does, however it ends.
+    """
+
+    def __init__(self, factories: Sequence[EnvFactory], n_workers: int, common_reward: bool = True) -> None:
+        probe = factories[0]()  # sizes and configuration errors, before any process is started
+        try:
+            dims = _check_dims(probe.get_env_info(), type(probe).__name__)
+        finally:
+            probe.close()
+        context = multiprocessing.get_context("spawn")
+        # An anonymous mapping handed over by its descriptor: nothing is left behind whichever process is killed.
+        n_envs = len(factories)
+        shared = context.RawArray("b", _n_bytes(_layout(dims, n_envs, common_reward)))
+        super().__init__(dims, n_envs, common_reward, buffer=shared)
+        self._take_identity(probe)
+        bounds = np.linspace(0, n_envs, min(n_workers, n_envs) + 1).astype(int).tolist()
+        self._spans = list(zip(bounds[:-1], bounds[1:], strict=True))
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        self._actions, self._active = self._arrays["actions"], self._arrays["active"]
+        try:
+            for first, last in self._spans:
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_work,
+                    args=(theirs, list(factories[first:last]), first, dims, n_envs, common_reward, shared),
+                    name=f"env-worker-{first}-{last - 1}",
+                    daemon=True,
+                )
+                self._pipes.append(ours)
+                self._processes.append(process)
+                process.start()
+                theirs.close()  # else the end of the worker would not be seen here
+            for worker in range(len(self._spans)):
+                self._receive(worker)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def worker_pids(self) -> list[int]:
+        return [p.pid for p in self._processes]
+
+    def reset(self) -> None:
+        self._call(range(len(self._spans)), "reset")
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Ended:
+        self._actions[:] = actions
+        self._active[:] = active
+        busy = [w for w, (first, last) in enumerate(self._spans) if active[first:last].any()]
+        return [one for ended in self._call(busy, "step") for one in ended]
+
+    def render(self) -> Any:
+        return self._call([0], "render")[0]
+
+    def save_replay(self) -> None:
+        self._call(range(len(self._spans)), "save_replay")
+
+    def _call(self, workers: Sequence[int], command: str) -> list[Any]:
+        if self._closed:
+            raise EnvWorkerError("this vector environment is closed")
+        for worker in workers:
+            try:
+                self._pipes[worker].send(command)
+            except OSError:
+                self._dead(worker)
+        return [self._receive(worker) for worker in workers]
+
+    def _receive(self, worker: int) -> Any:
+        try:
+            fine, answer = self._pipes[worker].recv()
+        except (EOFError, OSError):  # the pipe closes at the moment the process ends
+            self._dead(worker)
+        if not fine:
+            self.close()
+            raise EnvWorkerError(answer)
+        return answer
+
+    def _dead(self, worker: int) -> None:
+        process, (first, last) = self._processes[worker], self._spans[worker]
+        process.join(timeout=5)
+        code = process.exitcode
+        how = f"ended, exit code {code}"
+        if code is not None and code < 0:
+            how += f" (killed by {signal.Signals(-code).name})"
+        envs = f"environment {first}" if last == first + 1 else f"environments {first} to {last - 1}"
+        pid = process.pid
+        self.close()
+        raise EnvWorkerError(f"the worker process {pid} of {envs} {how}")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for pipe in self._pipes:
+            try:
+                pipe.send("close")
+            except OSError:
+                pass  # already gone
+            pipe.close()
+        for process in self._processes:
+            if process.pid is None:
+                continue
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _work(
+    pipe: Connection,
+    factories: list[EnvFactory],
+    first: int,
+    dims: dict[str, int],
+    n_envs: int,
+    common_reward: bool,
+    shared: Any,
+) -> None:
+    """Main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then closes us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    arrays = _arrays_in(shared, _layout(dims, n_envs, common_reward))
+    last = first + len(factories)
+    actions, active = arrays["actions"][first:last], arrays["active"][first:last]
+    envs: list[MultiAgentEnv] = []
+    group = None
+    try:
+        for make in factories:
+            envs.append(make())
+            if (got := _check_dims(envs[-1].get_env_info(), type(envs[-1]).__name__)) != dims:
+                raise EnvContractError(f"environment {first + len(envs) - 1} has sizes {got}, the first has {dims}")
+        group = _EnvGroup(envs, arrays, first, common_reward)
+        pipe.send((True, None))
+        while (command := pipe.recv()) != "close":
+            answer: Any = None
+            if command == "step":
+                answer = group.step(actions, active)
+            elif command == "reset":
+                group.reset()
+            elif command == "render":
+                answer = envs[0].render()
+            elif command == "save_replay":
+                for env in envs:
+                    env.save_replay()
+            pipe.send((True, answer))
+    except (EOFError, BrokenPipeError):
+        pass  # the main process is gone
+    except Exception:
+        place = group.where() if group is not None else f"environment {first + len(envs)}, construction"
+        pipe.send((False, f"in {place}, worker process {os.getpid()}:\n{traceback.format_exc()}"))
+    finally:
+        for env in envs:
+            env.close()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,127 @@
+"""Level-Based Foraging and other gymnasium environments through gymma."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from toy_envs import RaggedEnv
+
+from envs.gymma import PAPER_TASKS, GymmaArgs, GymmaEnv
+
+
+@pytest.fixture(scope="module")
+def ragged() -> Iterator[str]:
+    name = "ToyRagged-v0"
+    gymnasium.register(id=name, entry_point=RaggedEnv, max_episode_steps=4)
+    yield name
+    del gymnasium.registry[name]
+
+
+@pytest.mark.parametrize(("key", "players", "foods"), list(zip(PAPER_TASKS, (3, 4, 2, 3), (5, 3, 2, 3), strict=True)))
+def test_paper_tasks(key: str, players: int, foods: int) -> None:
+    env = GymmaEnv(key, seed=1)
+    info = env.get_env_info()
+    assert (info["n_agents"], info["n_actions"], info["episode_limit"]) == (players, 6, 50)
+    assert info["obs_shape"] == 3 * (players + foods) and info["state_shape"] == players * info["obs_shape"]
+    observations, _ = env.reset()
+    assert np.array_equal(np.concatenate(observations), env.get_state())
+    assert env.backend.startswith("lbforaging 2")
+
+
+@pytest.mark.parametrize("key", ["Foraging-10x10-3p-5f-v3", "Foraging-2s-8x8-2p-5f-coop-v3"])
+def test_five_foods_are_like_the_package_s_ids_but_for_the_number(key: str) -> None:
+    env = GymmaEnv(key, seed=1)._env
+    four = gymnasium.make(key.replace("-5f", "-4f")).unwrapped
+    assert (env.max_num_food, four.max_num_food) == (5, 4)
+    assert (env.sight, env.force_coop, env.field_size) == (four.sight, four.force_coop, four.field_size)
+    env.reset()
+    assert (env.field > 0).sum() == 5
+
+
+@pytest.mark.parametrize(("level", "highest"), [(None, 2), (1, 1), (3, 3)])
+def test_player_levels(level: int | None, highest: int) -> None:
+    env = GymmaEnv("Foraging-8x8-3p-1f-v3", max_player_level=level, seed=1)
+    seen = set()
+    for _ in range(30):
+        env.reset()
+        seen |= {int(p.level) for p in env._env.players}
+    assert seen == set(range(1, highest + 1))
+
+
+def test_own_limit_is_termination_ours_is_truncation(make: Any) -> None:
+    key = "Foraging-8x8-2p-3f-v3"
+    noop, on = np.zeros((1, 2), np.int64), np.ones(1, bool)
+    for limit, steps, terminated in ((None, 50, True), (100, 50, True), (50, 50, True), (7, 7, False)):
+        vector = make("gymma", key=key, time_limit=limit)
+        assert vector.episode_limit == steps
+        vector.reset()
+        ends = [vector.step(noop, on) for _ in range(steps)]
+        assert not any(ends[:-1]) and ends[-1]
+        assert (vector.terminated[0], vector.truncated[0]) == (terminated, not terminated)
+
+
+def test_rewards_are_the_sum_or_mean_of_the_agents() -> None:
+    def first_reward(**changes: Any) -> Any:
+        env = GymmaEnv("Foraging-5x5-2p-1f-v3", max_player_level=1, seed=1, **changes)
+        env.reset()
+        raw = env._env
+        (row, column), food = np.argwhere(raw.field > 0)[0], raw.field.max()
+        assert food >= 1
+        raw.field[row, column] = 1  # each can load it alone
+        raw._food_spawned = 1.0
+        raw.players[0].position, raw.players[1].position = (row - 1, column), (row + 1, column)
+        raw._gen_valid_moves()
+        return env.step([5, 5])[1]
+
+    assert first_reward() == pytest.approx(1.0)
+    assert first_reward(reward_scalarisation="mean") == pytest.approx(0.5)
+    assert first_reward(common_reward=False) == pytest.approx([0.5, 0.5])
+
+
+def test_ragged_spaces_are_padded_and_masked(ragged: str) -> None:
+    env = GymmaEnv(ragged, seed=1)
+    assert env.get_env_info() == {
+        "state_shape": 6,
+        "obs_shape": 3,
+        "n_actions": 4,
+        "n_agents": 2,
+        "episode_limit": 4,
+    }
+    env.reset()
+    assert np.array_equal(env.get_obs(), [[1, 1, 1], [-1, -1, 0]])
+    assert env.get_avail_actions() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    obs, state, avail = np.full((2, 3), 9, np.float32), np.full(6, 9, np.float32), np.full((2, 4), 9, np.uint8)
+    env.fill(obs, state, avail)
+    assert np.array_equal(obs, env.get_obs()) and np.array_equal(state, env.get_state())
+    assert np.array_equal(avail, env.get_avail_actions())
+    _, reward, terminated, truncated, _ = env.step([1, 0])
+    assert env._env.unwrapped.taken == [[1, 1]], "the second agent's actions start at 1"
+    assert (reward, terminated, truncated) == (1.5, False, False)
+    assert [env.step([0, 0])[2:4] for _ in range(3)][-1] == (False, True), "the registry's limit is a truncation"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"key": None}, "env_args.key=Foraging"),
+        ({"key": "Foraging-8x8-2p-3f-v2"}, "Foraging-8x8-2p-3f-v3"),
+        ({"key": "Foragin-8x8-2p-3f-v3"}, "Foraging-8x8-2p-3f-v3"),
+        ({"key": "CartPole-v1", "max_player_level": 3}, "only Foraging"),
+        ({"key": "Foraging-8x8-2p-3f-v3", "time_limit": 0}, "time_limit"),
+        ({"key": "Foraging-8x8-2p-3f-v3", "time_limit": "50"}, "time_limit"),
+        ({"key": "Foraging-8x8-2p-3f-v3", "pretrained_wrapper": None}, "pretrained_wrapper"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        GymmaArgs(**arguments)
+
+
+def test_single_agent_environments_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="tuples"):
+        GymmaEnv("CartPole-v1")

@@ -1,0 +1,178 @@
+"""Environments in this process against worker processes, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_envs import ToyEnv
+
+from envs import EnvContractError, EnvWorkerError
+from envs.vector import SerialVectorEnv, WorkerVectorEnv
+
+HERE = Path(__file__).parent
+ON = np.ones(4, bool)
+ACTIONS = np.zeros((4, 2), np.int64)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until_gone(pids: list[int], seconds: float = 10) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def toys(fault: str, n: int = 4) -> list[Any]:
+    """n factories; the third environment has the fault."""
+    return [partial(ToyEnv, fault if i == 2 else "") for i in range(n)]
+
+
+@pytest.mark.parametrize("common_reward", [True, False])
+def test_workers_give_the_same_values(common_reward: bool, make: Any, play: Any) -> None:
+    settings = {"common_reward": common_reward, "key": "Foraging-5x5-2p-1f-v3", "n_envs": 3}
+    serial, workers = make("gymma", **settings), make("gymma", workers=2, **settings)
+    assert isinstance(serial, SerialVectorEnv) and isinstance(workers, WorkerVectorEnv)
+    assert len(workers.worker_pids) == 2
+    a, b = play(serial, episodes=2), play(workers, episodes=2)
+    assert len(a) == len(b)
+    for x, y in zip(a, b, strict=True):
+        assert all(np.array_equal(p, q) for p, q in zip(x, y, strict=True))
+    assert serial.backend == workers.backend and serial.info == workers.info
+    pids = workers.worker_pids
+    workers.close()
+    workers.close()
+    assert wait_until_gone(pids)
+    with pytest.raises(EnvWorkerError, match="closed"):
+        workers.reset()
+
+
+def test_ended_episodes_and_their_info() -> None:
+    vector = SerialVectorEnv([partial(ToyEnv, length=2 + i) for i in range(3)])
+    vector.reset()
+    active = np.ones(3, bool)
+    assert vector.step(ACTIONS[:3], active) == []
+    assert vector.step(ACTIONS[:3], active) == [(0, {"score": 2.0})]  # numbers only
+    assert vector.terminated.tolist() == [True, False, False] and not vector.truncated.any()
+    active[0] = False
+    assert vector.step(ACTIONS[:3], active) == [(1, {"score": 3.0})]
+    assert vector.obs[:, 0, 0].tolist() == [2.0, 3.0, 3.0]  # the last observation of the ended one stays
+    vector.reset()
+    assert not vector.terminated.any() and not vector.obs.any() and not vector.reward.any()
+    toys_within = vector.envs
+    vector.close()
+    vector.close()
+    assert [toy.closed for toy in toys_within] == [1, 1, 1]
+
+
+def test_time_limit_is_truncation_and_a_real_end_wins() -> None:
+    vector = SerialVectorEnv([partial(ToyEnv, length=9, limit=3), partial(ToyEnv, length=3, limit=3)])
+    vector.reset()
+    for _ in range(3):
+        vector.step(ACTIONS[:2], ON[:2])
+    assert vector.terminated.tolist() == [False, True] and vector.truncated.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("nan", "step 3.*not a number"), ("mask", r"agent\(s\) \[1\]"), ("shape", r"\(2, 5\)")]
+)
+def test_broken_contract(fault: str, words: str) -> None:
+    vector = SerialVectorEnv(toys(fault))
+    with pytest.raises(EnvContractError, match=f"environment 2 .ToyEnv.*{words}"):
+        vector.reset()
+        for _ in range(3):
+            vector.step(ACTIONS, ON)
+
+
+def test_nan_in_individual_rewards(make: Any) -> None:
+    vector = make("matrix", common_reward=False)
+    vector.envs[0]._tables[0][:] = np.nan
+    vector.reset()
+    with pytest.raises(EnvContractError, match="environment 0 .two_step., step 1"):
+        vector.step(ACTIONS[:1], ON[:1])
+
+
+def test_error_in_process_names_the_environment() -> None:
+    vector = SerialVectorEnv(toys("raise"))
+    vector.reset()
+    with pytest.raises(KeyError) as error:
+        for _ in range(3):
+            vector.step(ACTIONS, ON)
+    assert "environment 2 (ToyEnv), step 3" in error.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("raise", "environment 2 (.|\n)*step 3(.|\n)*toy fault"), ("exit", "environments 2 to 3 ended, exit code 7")],
+)
+def test_worker_failure(fault: str, words: str) -> None:
+    vector = WorkerVectorEnv(toys(fault), 2)
+    pids = vector.worker_pids
+    vector.reset()
+    with pytest.raises(EnvWorkerError, match=words):
+        for _ in range(3):
+            vector.step(ACTIONS, ON)
+    assert wait_until_gone(pids), "a failure left workers behind"
+
+
+def test_killed_worker_is_seen_at_once() -> None:
+    vector = WorkerVectorEnv(toys(""), 2)
+    vector.reset()
+    os.kill(vector.worker_pids[1], signal.SIGKILL)
+    start = time.monotonic()
+    with pytest.raises(EnvWorkerError, match="environments 2 to 3 .*SIGKILL"):
+        vector.step(ACTIONS, ON)
+    assert time.monotonic() - start < 5
+    vector.close()
+
+
+def test_worker_that_cannot_start() -> None:
+    with pytest.raises(EnvWorkerError, match="environment 1, construction(.|\n)*unexpected keyword"):
+        WorkerVectorEnv([ToyEnv, partial(ToyEnv, nonsense=1)], 2)
+    with pytest.raises(EnvWorkerError, match="environment 1 ended, exit code 7"):
+        WorkerVectorEnv([ToyEnv, partial(ToyEnv, "stillborn")], 2)
+
+
+@pytest.mark.parametrize("fault", ["", "hang"])
+def test_workers_end_with_a_killed_parent(fault: str) -> None:
+    code = (
+        "import sys, numpy as np; from functools import partial; from toy_envs import ToyEnv\n"
+        "from envs.vector import WorkerVectorEnv\n"
+        "if __name__ == '__main__':\n"
+        f"    v = WorkerVectorEnv([partial(ToyEnv, {fault!r})] * 2, 2); v.reset(); on = np.ones(2, bool)\n"
+        "    for _ in range(2): v.step(np.zeros((2, 2), int), on)\n"
+        "    print(*v.worker_pids, flush=True); v.step(np.zeros((2, 2), int), on); sys.stdin.read()"
+    )
+    path = os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2 and all(alive(pid) for pid in pids)
+    time.sleep(0.3)  # into the step that hangs
+    parent.kill()
+    parent.wait()
+    assert wait_until_gone(pids), "workers outlived their parent"
+    parent.stdout.close()
