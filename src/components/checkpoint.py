@@ -1,0 +1,19 @@
+"""Where saved networks lie: one folder for each step at which they were saved, <checkpoint_path>/<step>."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def find_checkpoint(folder: str, load_step: int) -> Path:
+    """The subfolder, named by its step, that is nearest to load_step, or the last one where load_step is 0.
+
+    :raises FileNotFoundError: where there is no such folder, or none in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"checkpoint_path: there is no folder {root}")
+    steps = {int(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and path.name.isdecimal()}
+    if not steps:
+        raise FileNotFoundError(f"checkpoint_path: {root} has no subfolder named by a step number, such as 50000")
+    return steps[max(steps) if load_step == 0 else min(steps, key=lambda step: abs(step - load_step))]

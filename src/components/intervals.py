@@ -1,0 +1,46 @@
+"""When something is due: at multiples of an interval, and updates in proportion to the experience collected."""
+
+from __future__ import annotations
+
+
+class Every:
+    """True at the first call (or only from `start` on), then once t has reached another multiple of `interval`."""
+
+    def __init__(self, interval: int, start: int = 0) -> None:
+        self.interval, self.next = interval, start
+
+    def __call__(self, t: int) -> bool:
+        if t < self.next:
+            return False
+        self.next = (t // self.interval + 1) * self.interval
+        return True
+
+
+class UpdateSchedule:
+    """How many updates the experience collected so far pays for, whatever the size of the rollouts it came in.
+
+    env_steps_per_update: an int k for floor(steps / k) updates in all, where steps are those collected since the buffer
+    could first be sampled; or "episode" for one update for each episode.
+    """
+
+    def __init__(self, env_steps_per_update: int | str) -> None:
+        self.every = env_steps_per_update
+        self.ready = False
+        self.steps = 0  # not yet paid for
+
+    def due(self, steps: int, episodes: int, can_sample: bool) -> int:
+        """Updates due after a rollout of so many steps and episodes; call it once for each rollout."""
+        if not can_sample:
+            return 0
+        if isinstance(self.every, str):
+            return episodes
+        if self.ready:
+            self.steps += steps
+        self.ready = True
+        updates, self.steps = divmod(self.steps, self.every)
+        return updates
+
+    def __str__(self) -> str:
+        if isinstance(self.every, str):
+            return "one update for each episode"
+        return f"one update for every {self.every} environment steps"

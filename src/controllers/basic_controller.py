@@ -1,0 +1,132 @@
+"""The multi-agent controller: builds each agent's own inputs, runs the agents and picks their actions.
+
+Shapes: B episodes (b of them active), T steps, N agents, A actions, H hidden width, I input size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch as th
+from torch.nn import functional as F
+
+from components.action_selectors import REGISTRY as action_REGISTRY
+from components.episode_buffer import EpisodeBatch, Scheme
+from modules.agents import REGISTRY as agent_REGISTRY
+
+_ALL = slice(None)
+
+
+class BasicMAC:
+    """An agent's input is its observation, its last action (obs_last_action) and its number (obs_agent_id).
+
+    The batch may be on another device than the agents: what a step needs is moved.
+    """
+
+    def __init__(self, scheme: Scheme, groups: Mapping[str, int], args: SimpleNamespace) -> None:
+        self.args = args
+        self.n_agents = args.n_agents
+        self.n_actions = args.n_actions
+        self.agent_output_type = args.agent_output_type
+        input_shape = self._input_shape(scheme)
+        self.agent = agent_REGISTRY[args.agent](input_shape, args)
+        self.action_selector = action_REGISTRY[args.action_selector](args)
+        self.hidden_states: Any = None  # (B, N, H), of the episodes being acted in
+        self.device = "cpu"
+        self._ids = th.eye(self.n_agents)
+
+    @th.inference_mode()
+    def select_actions(
+        self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = _ALL, test_mode: bool = False
+    ) -> th.Tensor:
+        """Actions (b, N), int64, of the episodes `bs` (all, or an index tensor); the others are not computed."""
+        outputs = self._step(ep_batch, t_ep, bs)
+        avail = self._at(ep_batch["avail_actions"], t_ep, bs)
+        return self.action_selector.select_action(outputs, avail, t_env, test_mode=test_mode)
+
+    def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False) -> th.Tensor:
+        """One step of all episodes: outputs (B, N, A); `hidden_states` moves on."""
+        return self._step(ep_batch, t, _ALL)
+
+    def unroll(self, batch: EpisodeBatch) -> th.Tensor:
+        """All steps of all episodes, from a hidden state of zeros, in one call: outputs (B, T, N, A)."""
+        outputs, _ = self.agent.unroll(self.inputs(batch))
+        return self._policy(outputs, batch["avail_actions"])
+
+    def inputs(self, batch: EpisodeBatch) -> th.Tensor:
+        """The agents' inputs at all steps, (B, T, N, I)."""
+        obs = batch["obs"]
+        parts = [obs]
+        if self.args.obs_last_action:
+            parts.append(F.pad(batch["actions_onehot"][:, :-1], (0, 0, 0, 0, 1, 0)))
+        if self.args.obs_agent_id:
+            parts.append(self._ids.expand(*obs.shape[:2], -1, -1))
+        return th.cat(parts, -1) if len(parts) > 1 else obs
+
+    def init_hidden(self, batch_size: int) -> None:
+        self.hidden_states = self.agent.init_hidden().expand(batch_size, self.n_agents, -1).contiguous()
+
+    def _step(self, batch: EpisodeBatch, t: int, bs: Any) -> th.Tensor:
+        obs = self._at(batch["obs"], t, bs)
+        parts = [obs]
+        if self.args.obs_last_action:
+            parts.append(self._last_actions(batch, t, bs, obs))
+        if self.args.obs_agent_id:
+            parts.append(self._ids.expand(len(obs), -1, -1))
+        inputs = th.cat(parts, -1) if len(parts) > 1 else obs
+        everyone = isinstance(bs, slice) and bs == _ALL
+        hidden = self.hidden_states if everyone else self.hidden_states[bs]
+        outputs, hidden = self.agent(inputs.flatten(0, 1), hidden.flatten(0, 1))
+        hidden = hidden.view(len(obs), self.n_agents, -1)
+        if everyone:
+            self.hidden_states = hidden
+        else:
+            self.hidden_states[bs] = hidden
+        outputs = outputs.view(len(obs), self.n_agents, -1)
+        if self.agent_output_type == "q":
+            return outputs
+        return self._policy(outputs, self._at(batch["avail_actions"], t, bs))
+
+    def _policy(self, outputs: th.Tensor, avail: th.Tensor) -> th.Tensor:
+        if self.agent_output_type == "q":
+            return outputs
+        if self.args.mask_before_softmax:
+            outputs = outputs.masked_fill(avail == 0, -1e10)
+        return outputs.softmax(-1)
+
+    def _last_actions(self, batch: EpisodeBatch, t: int, bs: Any, obs: th.Tensor) -> th.Tensor:
+        one_hot = obs.new_zeros(len(obs), self.n_agents, self.n_actions)
+        return one_hot if t == 0 else one_hot.scatter_(-1, self._at(batch["actions"], t - 1, bs), 1.0)
+
+    def _at(self, field: th.Tensor, t: int, bs: Any) -> th.Tensor:
+        step = field.select(1, t)
+        if not (isinstance(bs, slice) and bs == _ALL):
+            step = step[bs]
+        return step if self.device == "cpu" else step.to(self.device, non_blocking=True)
+
+    def _input_shape(self, scheme: Scheme) -> int:
+        size = scheme["obs"]["vshape"]
+        size = size if isinstance(size, int) else size[0]
+        if self.args.obs_last_action:
+            size += self.n_actions
+        return size + self.n_agents if self.args.obs_agent_id else size
+
+    def parameters(self) -> Iterator[th.nn.Parameter]:
+        return self.agent.parameters()
+
+    def load_state(self, other_mac: BasicMAC) -> None:
+        self.agent.load_state_dict(other_mac.agent.state_dict())
+
+    def cuda(self) -> None:
+        self.agent.cuda()
+        self.device = "cuda"
+        self._ids = self._ids.cuda()
+
+    def save_models(self, path: str | Path) -> None:
+        th.save(self.agent.state_dict(), Path(path) / "agent.th")
+
+    def load_models(self, path: str | Path) -> None:
+        self.agent.load_state_dict(th.load(Path(path) / "agent.th", map_location=self.device, weights_only=True))

@@ -1,0 +1,99 @@
+"""A GRU over whole sequences, with its gradient written out: on a CPU about twice as fast as torch's nn.GRU.
+
+Shapes: T steps, M sequences, I input width, H width. Gates in torch's order r, z, n:
+    r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+    z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)        h' = (1 - z) * n + z * h
+torch's own loop makes some fifteen small tensors a step, and their gradients cost more than the arithmetic. Here a
+step's gates are computed in place, and what the gradient needs besides the recurrence is computed for a block of steps
+at once: as many as the processor's cache holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch as th
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from modules.linear import linear, weight_gradient
+
+BLOCK = 2**17  # values of one gate in a block of steps
+
+
+class _Unroll(th.autograd.Function):
+    """x (T, M, I) and the weights -> h (T, M, H), from h = 0."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: th.Tensor, w_ih: th.Tensor, w_hh: th.Tensor, b_ih: th.Tensor, b_hh: th.Tensor
+    ) -> th.Tensor:
+        n_steps, n_rows, width = x.shape[0], x.shape[1], w_hh.shape[1]
+        bias = b_ih.clone()
+        bias[: 2 * width] += b_hh[: 2 * width]
+        gates = linear(x, w_ih, bias)  # (T, M, 3H), in the end r, z and n themselves
+        new_h = x.new_empty(n_steps, n_rows, width)  # W_hn h + b_hn
+        hs = x.new_empty(n_steps + 1, n_rows, width)
+        hs[0] = 0
+        b_hn = b_hh[2 * width :]
+        per_step = zip(
+            gates[..., : 2 * width].unbind(),
+            gates[..., :width].unbind(),
+            gates[..., width : 2 * width].unbind(),
+            gates[..., 2 * width :].unbind(),
+            new_h.unbind(),
+            hs[:-1].unbind(),
+            hs[1:].unbind(),
+            strict=True,
+        )
+        for rz, r, z, n, new, h, h_next in per_step:
+            from_h = linear(h, w_hh)
+            rz.add_(from_h[:, : 2 * width]).sigmoid_()
+            th.add(from_h[:, 2 * width :], b_hn, out=new)
+            n.addcmul_(r, new).tanh_()
+            th.lerp(n, h, z, out=h_next)
+        ctx.save_for_backward(x, w_ih, w_hh, gates, new_h, hs)
+        return hs[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_h: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        x, w_ih, w_hh, gates, new_h, hs = ctx.saved_tensors
+        n_steps, n_rows, width = new_h.shape
+        at_hidden = th.empty_like(gates)  # gradient at W_h h + b_h, of all gates
+        at_input = th.empty_like(new_h)  # gradient at W_in x + b_in; of the other gates it is the one above
+        block = max(1, BLOCK // (n_rows * width))
+        back = w_hh.t().contiguous()
+        dh = grad_h[-1]
+        for stop in range(n_steps, 0, -block):
+            steps = slice(max(0, stop - block), stop)
+            # Each gradient is that at h' times a factor which is known beforehand.
+            r, z, n = gates[steps].chunk(3, -1)
+            factor_r, factor_z, factor_n = at_hidden[steps].chunk(3, -1)
+            through_n = th.mul(n, n, out=at_input[steps]).neg_().add_(1).mul_(1 - z)
+            th.mul(through_n, r, out=factor_n)
+            th.mul(factor_n, 1 - r, out=factor_r).mul_(new_h[steps])
+            th.sub(hs[steps], n, out=factor_z).mul_(z).mul_(1 - z)
+            for t in range(steps.stop - 1, steps.start - 1, -1):
+                at_hidden[t].view(n_rows, 3, width).mul_(dh.unsqueeze(1))
+                at_input[t].mul_(dh)
+                if t > 0:
+                    dh = th.addcmul(grad_h[t - 1], dh, z[t - steps.start]).add_(linear(at_hidden[t], back))
+        flat = at_hidden.flatten(0, 1)
+        grad_w_hh, grad_b_hh = weight_gradient(flat, hs[:-1].flatten(0, 1)), flat.sum(0)
+        at_hidden[..., 2 * width :] = at_input
+        grad_w_ih, grad_b_ih = weight_gradient(flat, x.flatten(0, 1)), flat.sum(0)
+        grad_x = linear(at_hidden, w_ih.t()) if ctx.needs_input_grad[0] else None
+        return grad_x, grad_w_ih, grad_w_hh, grad_b_ih, grad_b_hh
+
+
+def unroll_gru(gru: nn.GRU, x: th.Tensor) -> th.Tensor:
+    """The hidden states (T, M, H) of a one-layer nn.GRU over x (T, M, I), from h = 0: gru(x)[0], on a CPU faster."""
+    if x.device.type != "cpu":
+        return gru(x)[0]
+    return _Unroll.apply(x, *gru.all_weights[0])
+
+
+def step_gru(gru: nn.GRU, x: th.Tensor, h: th.Tensor) -> th.Tensor:
+    """One step of a one-layer nn.GRU: x (M, I), h (M, H) -> h (M, H)."""
+    return th.gru_cell(x, h, *gru.all_weights[0])

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from typing import Any
+
+REGISTRY: dict[str, Any] = {}  # name -> class(scheme, args)

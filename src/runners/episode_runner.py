@@ -1,0 +1,149 @@
+"""Runs whole episodes in E environments at once and keeps their statistics.
+
+Shapes: E environments, T = episode_limit + 1 steps, N agents.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from numbers import Real
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch as th
+
+import envs
+from components.episode_buffer import EpisodeBatch, Preprocess, Scheme
+
+
+class EpisodeStats:
+    """Returns and final infos of finished episodes until they are logged."""
+
+    def __init__(self) -> None:
+        self.returns: list[np.ndarray] = []  # each () or, with individual rewards, (N,)
+        self.values: dict[str, list[float]] = defaultdict(list)
+
+    def add(self, episode_return: np.ndarray, length: int, info: Mapping[str, Any]) -> None:
+        self.returns.append(episode_return)
+        self.values["ep_length"].append(length)
+        for key, value in info.items():
+            if isinstance(value, (Real, np.bool_)):
+                self.values[key].append(float(value))
+
+    def log(self, logger: Any, prefix: str, t_env: int) -> None:
+        """Logs the means (and the deviation of the returns) under upstream's names, then starts anew."""
+        returns = np.stack(self.returns)
+        named = {"return": returns}
+        if returns.ndim == 2:
+            named = {f"agent_{i}_return": returns[:, i] for i in range(returns.shape[1])}
+            named["total_return"] = returns.sum(1)
+        for key, column in named.items():
+            logger.log_stat(f"{prefix}{key}_mean", float(column.mean()), t_env)
+            logger.log_stat(f"{prefix}{key}_std", float(column.std()), t_env)
+        for key, values in self.values.items():
+            logger.log_stat(f"{prefix}{key}_mean", float(np.mean(values)), t_env)
+        self.returns.clear()
+        self.values.clear()
+
+
+class EpisodeRunner:
+    """`run` plays one episode in each environment and returns them as a batch, valid until the next `run`.
+
+    `t_env` counts the training steps of the environments that were still running. The batch stays on the CPU.
+    """
+
+    def __init__(self, args: SimpleNamespace, logger: Any) -> None:
+        self.args = args
+        self.logger = logger
+        self.env = envs.make_vector_env(args)
+        self.batch_size: int = self.env.n_envs
+        self.episode_limit: int = self.env.episode_limit
+        self.t_env = 0
+        self.train_stats = EpisodeStats()
+        self.test_stats = EpisodeStats()
+        self._last_log_t: int | None = None
+        self._used = 0  # steps of the batch that the last run wrote
+
+    def setup(self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess, mac: Any) -> None:
+        self.mac = mac
+        self.batch = EpisodeBatch(scheme, groups, self.batch_size, self.episode_limit + 1, preprocess=preprocess)
+        self._fields = [self.batch.numpy(key) for key in (*scheme, "filled")]
+
+    def get_env_info(self) -> dict[str, int]:
+        env = self.env
+        return {
+            "state_shape": env.state_size,
+            "obs_shape": env.obs_size,
+            "n_actions": env.n_actions,
+            "n_agents": env.n_agents,
+            "episode_limit": env.episode_limit,
+        }
+
+    def run(self, test_mode: bool = False) -> EpisodeBatch:
+        """One episode in each environment; of the last test rollout only as many as test_nepisode still needs."""
+        env, batch = self.env, self.batch
+        active = np.ones(self.batch_size, dtype=bool)
+        if test_mode:
+            active[self.args.test_nepisode - len(self.test_stats.returns) :] = False
+        actions = np.zeros((self.batch_size, env.n_agents), dtype=np.int64)
+        lengths = np.zeros(self.batch_size, dtype=np.int64)
+        infos: dict[int, dict[str, Any]] = {}
+        obs, state, avail = batch.numpy("obs"), batch.numpy("state"), batch.numpy("avail_actions")
+        taken, reward = batch.numpy("actions"), batch.numpy("reward")
+        terminated, filled = batch.numpy("terminated"), batch.numpy("filled")
+        env_reward = env.reward.reshape(self.batch_size, -1)
+        for field in self._fields:
+            field[:, : self._used] = 0
+
+        env.reset()
+        self.mac.init_hidden(batch_size=self.batch_size)
+        live: Any = slice(None) if active.all() else np.flatnonzero(active)  # the environments still running
+        t = 0
+        while True:
+            obs[live, t], state[live, t], avail[live, t] = env.obs[live], env.state[live], env.avail_actions[live]
+            filled[live, t] = 1
+            bs = live if isinstance(live, slice) else th.from_numpy(live)
+            chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
+            actions[live] = chosen.cpu().numpy()
+            taken[live, t, :, 0] = actions[live]
+            ended = env.step(actions, active)
+            reward[live, t] = env_reward[live]
+            terminated[live, t, 0] = env.terminated[live]
+            t += 1
+            if test_mode and self.args.render:
+                env.render()
+            if ended:
+                for i, info in ended:
+                    # The observation to bootstrap from, of an episode that is over
+                    obs[i, t], state[i, t], avail[i, t] = env.obs[i], env.state[i], env.avail_actions[i]
+                    filled[i, t] = 1
+                    active[i], lengths[i], infos[i] = False, t, info
+                live = np.flatnonzero(active)
+                if not len(live):
+                    break
+        self._used = t + 1
+        self._record(lengths, infos, reward[:, :t].sum(1, dtype=np.float64), test_mode)
+        return batch
+
+    def _record(self, lengths: np.ndarray, infos: Mapping[int, Mapping], returns: np.ndarray, test_mode: bool) -> None:
+        stats = self.test_stats if test_mode else self.train_stats
+        for i in sorted(infos):
+            stats.add(returns[i, 0] if self.args.common_reward else returns[i], int(lengths[i]), infos[i])
+        if test_mode:
+            if len(stats.returns) >= self.args.test_nepisode:
+                stats.log(self.logger, "test_", self.t_env)
+            return
+        self.t_env += int(lengths.sum())
+        if self._last_log_t is None or self.t_env - self._last_log_t >= self.args.runner_log_interval:
+            stats.log(self.logger, "", self.t_env)
+            if hasattr(self.mac.action_selector, "epsilon"):
+                self.logger.log_stat("epsilon", self.mac.action_selector.epsilon, self.t_env)
+            self._last_log_t = self.t_env
+
+    def save_replay(self) -> None:
+        self.env.save_replay()
+
+    def close_env(self) -> None:
+        self.env.close()

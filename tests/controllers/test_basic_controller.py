@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch as th
+from support.batches import random_batch
+from support.settings import args, scheme_of
+
+from components.episode_buffer import complete_scheme
+from controllers import REGISTRY
+
+LENGTHS, ENDS = [6, 4, 5, 6], [True] * 4
+
+
+def build(seed: int = 0, name: str = "basic_mac", **changes: Any) -> tuple[Any, Any]:
+    a = args(hidden_dim=16, **changes)
+    scheme, groups, preprocess = scheme_of(a)
+    th.manual_seed(seed)
+    return REGISTRY[name](complete_scheme(scheme, preprocess), groups, a), a
+
+
+@pytest.mark.parametrize("obs_last_action", [False, True])
+@pytest.mark.parametrize("obs_agent_id", [False, True])
+@pytest.mark.parametrize("name", ["basic_mac", "non_shared_mac"])
+def test_unroll_equals_step_by_step(name: str, obs_agent_id: bool, obs_last_action: bool) -> None:
+    agent = "rnn" if name == "basic_mac" else "rnn_ns"
+    mac, a = build(name=name, agent=agent, obs_agent_id=obs_agent_id, obs_last_action=obs_last_action)
+    batch = random_batch(a, LENGTHS, ENDS)
+    q = mac.unroll(batch)
+    mac.init_hidden(4)
+    for t in range(batch.max_seq_length):
+        step = mac.forward(batch, t)
+        assert step.shape == (4, 3, 5)
+        th.testing.assert_close(step, q[:, t], rtol=1e-5, atol=1e-6)
+    assert mac.hidden_states.shape == (4, 3, 16)
+
+
+def test_inputs_are_observation_last_action_and_number() -> None:
+    mac, a = build(obs_last_action=True)
+    batch = random_batch(a, LENGTHS, ENDS)
+    x = mac.inputs(batch)
+    assert x.shape == (4, 7, 3, 6 + 5 + 3)
+    assert th.equal(x[..., :6], batch["obs"])
+    assert not x[:, 0, :, 6:11].any() and th.equal(x[:, 1:, :, 6:11], batch["actions_onehot"][:, :-1])
+    assert th.equal(x[2, 3, :, 11:], th.eye(3))
+
+
+def test_actions_are_greedy_in_the_values_of_the_unroll() -> None:
+    mac, a = build(obs_last_action=True)
+    batch = random_batch(a, LENGTHS, ENDS)
+    best = mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
+    mac.init_hidden(4)
+    for t in range(4):
+        actions = mac.select_actions(batch, t, 0, test_mode=True)
+        assert actions.dtype == th.int64 and th.equal(actions, best[:, t])
+
+
+def test_only_active_environments_are_computed() -> None:
+    mac, a = build(obs_last_action=True)
+    batch = random_batch(a, LENGTHS, ENDS)
+    best = mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
+    rows = []
+    forward = mac.agent.forward
+    mac.agent.forward = lambda x, h: (rows.append(len(x)), forward(x, h))[1]
+    mac.init_hidden(4)
+    for t, active in enumerate(([0, 1, 2, 3], [0, 1, 3], [1, 3], [3])):
+        bs: Any = slice(None) if len(active) == 4 else th.tensor(active)
+        before = mac.hidden_states.clone()
+        actions = mac.select_actions(batch, t, 0, bs=bs, test_mode=True)
+        assert th.equal(actions, best[active, t])
+        idle = [i for i in range(4) if i not in active]
+        assert th.equal(mac.hidden_states[idle], before[idle])
+    assert rows == [12, 9, 6, 3]
+
+
+def test_policies_are_probabilities_over_available_actions() -> None:
+    mac, a = build(agent_output_type="pi_logits", action_selector="multinomial")
+    batch = random_batch(a, LENGTHS, ENDS)
+    mac.init_hidden(4)
+    p = mac.forward(batch, 0)
+    th.testing.assert_close(p.sum(-1), th.ones(4, 3))
+    assert not p[batch["avail_actions"][:, 0] == 0].any()
+    th.testing.assert_close(mac.unroll(batch)[:, 0], p)
+    mac, _ = build(agent_output_type="pi_logits", mask_before_softmax=False)
+    mac.init_hidden(4)
+    assert (mac.forward(batch, 0) > 0).all()
+
+
+def test_acting_leaves_no_graph_and_training_has_one() -> None:
+    mac, a = build()
+    batch = random_batch(a, LENGTHS, ENDS)
+    mac.init_hidden(4)
+    assert not mac.select_actions(batch, 0, 0).requires_grad
+    assert mac.unroll(batch).requires_grad
+    mac.init_hidden(4)  # a learner may go on step by step after acting
+    mac.forward(batch, 0).sum().backward()
+
+
+def test_a_deep_copy_is_independent() -> None:
+    mac, a = build()
+    batch = random_batch(a, LENGTHS, ENDS)
+    mac.init_hidden(4)
+    mac.select_actions(batch, 0, 0)
+    other = copy.deepcopy(mac)
+    th.testing.assert_close(other.unroll(batch), mac.unroll(batch))
+    for p in mac.parameters():
+        p.data += 1
+    assert not th.allclose(other.unroll(batch), mac.unroll(batch))
+    other.load_state(mac)
+    th.testing.assert_close(other.unroll(batch), mac.unroll(batch))
+
+
+def test_saving_and_loading(tmp_path: Path) -> None:
+    mac, a = build()
+    mac.save_models(tmp_path)
+    other, _ = build(seed=5)
+    other.load_models(str(tmp_path))
+    batch = random_batch(a, LENGTHS, ENDS)
+    assert th.equal(mac.unroll(batch), other.unroll(batch))
+
+
+@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+def test_acting_on_cuda_from_a_batch_on_the_cpu() -> None:
+    mac, a = build(obs_last_action=True)
+    batch = random_batch(a, LENGTHS, ENDS)
+    best = mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
+    mac.cuda()
+    mac.init_hidden(4)
+    assert th.equal(mac.select_actions(batch, 0, 0, test_mode=True).cpu(), best[:, 0])
+    bs = th.tensor([1, 3])
+    assert th.equal(mac.select_actions(batch, 1, 0, bs=bs, test_mode=True).cpu(), best[bs, 1])

@@ -1,0 +1,54 @@
+"""Our Q-learner on the weights and the batch that upstream's was given: the same loss, metrics and gradients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as th
+from support import reference_case
+from support.settings import RecordingLogger, scheme_of
+
+from components.episode_buffer import EpisodeBatch
+from controllers import REGISTRY as MACS
+from learners.q_learner import QLearner
+
+# Written by tests/tools/upstream_reference.py from the commit that is named in the file.
+REFERENCE = json.loads((Path(__file__).parent / "data" / "upstream_q_learner.json").read_text())["cases"]
+
+
+@pytest.mark.parametrize("case", reference_case.CASES)
+def test_loss_and_gradients_are_upstreams(case: str) -> None:
+    args = reference_case.args_of(case)
+    scheme, groups, preprocess = scheme_of(args)
+    batch = EpisodeBatch(scheme, groups, reference_case.N_EPISODES, reference_case.N_STEPS, preprocess=preprocess)
+    fields = reference_case.fields(args)
+    batch.update({key: value for key, value in fields.items() if key != "filled"}, mark_filled=False)
+    batch["filled"][:] = th.tensor(fields["filled"])
+    logger = RecordingLogger()
+    mac = MACS["basic_mac"](batch.scheme, groups, args)
+    learner = QLearner(mac, batch.scheme, logger, args)
+    for salt, agent, mixer in (
+        ("online ", mac.agent, learner.mixer),
+        ("target ", learner.target_mac.agent, learner.target_mixer),
+    ):
+        agent.load_state_dict(reference_case.fill_weights(agent.state_dict(), salt + "agent "))
+        if mixer is not None:
+            mixer.load_state_dict(reference_case.fill_weights(mixer.state_dict(), salt + "mixer "))
+
+    learner.train(batch, t_env=10, episode_num=1)
+
+    expected = REFERENCE[case]
+    metrics = {key: values[-1][1] for key, values in logger.stats.items()}
+    assert metrics == pytest.approx(expected["metrics"], rel=1e-5, abs=1e-6)
+    gradients = {f"agent {name}": p.grad for name, p in mac.agent.named_parameters()}
+    if learner.mixer is not None:
+        gradients |= {f"mixer {name}": p.grad for name, p in learner.mixer.named_parameters()}
+    assert gradients.keys() == expected["gradients"].keys()
+    for name, gradient in gradients.items():
+        known = expected["gradients"][name]
+        flat = gradient.double().flatten().numpy()
+        assert np.linalg.norm(flat) == pytest.approx(known["norm"], rel=1e-5, abs=1e-7), name
+        np.testing.assert_allclose(flat[:8], known["first"], atol=1e-5 * max(1.0, known["norm"]), err_msg=name)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from support.dummy_env import DummyVectorEnv, make_dummy
+from support.settings import RecordingLogger, config, scheme_of
+
+import envs
+from components.episode_buffer import complete_scheme
+from controllers.basic_controller import BasicMAC
+from runners import REGISTRY
+
+LIMIT = 6
+
+
+@pytest.fixture(autouse=True)
+def dummy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envs, "make_vector_env", make_dummy)
+
+
+def build(n_envs: int, mac: Any = None, **changes: Any) -> tuple[Any, RecordingLogger, DummyVectorEnv]:
+    kind = "episode" if n_envs == 1 else "parallel"
+    a = SimpleNamespace(**config(runner=kind, batch_size_run=n_envs, **changes), device="cpu")
+    logger = RecordingLogger()
+    runner = REGISTRY[kind](args=a, logger=logger)
+    vars(a).update(runner.get_env_info())
+    scheme, groups, preprocess = scheme_of(a)
+    th.manual_seed(0)
+    runner.setup(scheme, groups, preprocess, mac or BasicMAC(complete_scheme(scheme, preprocess), groups, a))
+    return runner, logger, runner.env
+
+
+@pytest.mark.parametrize("n_envs", [1, 4])
+def test_the_batch_holds_what_the_environments_showed(n_envs: int) -> None:
+    runner, _, env = build(n_envs, obs_last_action=True)
+    for j in range(7):
+        batch = runner.run()
+        assert (batch.batch_size, batch.max_seq_length) == (n_envs, LIMIT + 1)
+        for i in range(n_envs):
+            n = env.length(i, j)
+            assert batch["filled"][i, :, 0].tolist() == [1] * (n + 1) + [0] * (LIMIT - n)
+            for t in range(n + 1):
+                obs = env.observation(i, j, t)
+                np.testing.assert_array_equal(batch["obs"][i, t], obs)
+                np.testing.assert_array_equal(batch["state"][i, t], obs.ravel()[:8])
+                assert batch["avail_actions"][i, t, :, (i + t + 1) % 5].eq(0).all()
+                assert batch["avail_actions"][i, t].sum() == 3 * 4
+            for t in range(n):
+                hits = batch["actions"][i, t].eq((i + t) % 5).sum()
+                assert batch["reward"][i, t, 0] == hits
+            terminated = batch["terminated"][i, :, 0].tolist()
+            assert terminated == [int(t == n - 1 and env.ends(i, j)) for t in range(LIMIT + 1)]
+            for key in batch.scheme:
+                if key != "actions_onehot":
+                    assert not batch[key][i, n + 1 :].any(), "padding is not empty"
+            assert not batch["actions"][i, n].any() and not batch["reward"][i, n].any()
+    assert runner.t_env == env.stepped == sum(env.length(i, j) for i in range(n_envs) for j in range(7))
+
+
+def test_only_running_environments_are_asked_for_actions() -> None:
+    class Mac:
+        action_selector = None
+
+        def __init__(self) -> None:
+            self.asked: list[Any] = []
+
+        def init_hidden(self, batch_size: int) -> None:
+            assert batch_size == 4
+
+        def select_actions(self, batch: Any, t_ep: int, t_env: int, bs: Any, test_mode: bool) -> th.Tensor:
+            ids = list(range(4))[bs] if isinstance(bs, slice) else bs.tolist()
+            assert isinstance(bs, slice) or bs.dtype == th.int64
+            assert batch["filled"][ids, t_ep].all()
+            self.asked.append(ids)
+            blocked = [(i + t_ep + 1) % 5 for i in ids]
+            return th.tensor([[(b + 1) % 5] * 3 for b in blocked])
+
+    mac = Mac()
+    runner, _, env = build(4, mac)
+    runner.run()
+    lengths = [env.length(i, 0) for i in range(4)]
+    assert mac.asked == [[i for i in range(4) if lengths[i] > t] for t in range(max(lengths))]
+
+
+def test_train_statistics() -> None:
+    runner, logger, env = build(4, runner_log_interval=30)
+    batch = runner.run()
+    returns = batch["reward"].sum((1, 2)).double().numpy()
+    lengths = [env.length(i, 0) for i in range(4)]
+    first = {key: values[0] for key, values in logger.stats.items()}
+    t = sum(lengths)
+    assert first == {  # the first rollout is logged at once
+        "return_mean": (t, pytest.approx(returns.mean())),
+        "return_std": (t, pytest.approx(returns.std())),
+        "ep_length_mean": (t, np.mean(lengths)),
+        "battle_won_mean": (t, 0.5),
+        "score_mean": (t, 15.0),
+        "epsilon": (t, 1.0),
+    }
+    collected, logged_at = [], [t]
+    while len(logged_at) < 3:
+        batch = runner.run()
+        collected += batch["reward"].sum((1, 2)).tolist()
+        if len(logger.stats["return_mean"]) > len(logged_at):
+            logged_at.append(runner.t_env)
+            assert logger.stats["return_mean"][-1] == (runner.t_env, pytest.approx(np.mean(collected)))
+            collected = []
+    assert np.diff(logged_at).min() >= 30
+    assert logger.stats["epsilon"][-1][1] < 1
+
+
+@pytest.mark.parametrize(("n_envs", "n_tests"), [(1, 3), (4, 10), (4, 8), (4, 1), (4, 4)])
+def test_exactly_so_many_test_episodes_count(n_envs: int, n_tests: int) -> None:
+    runner, logger, env = build(n_envs, test_nepisode=n_tests, evaluation_epsilon=0.0)
+    runner.run()
+    t_env = runner.t_env
+    for round_ in range(2):
+        before = env.stepped
+        scores, lengths = [], []
+        while len(logger.stats.get("test_return_mean", [])) == round_:
+            j = int(env.episode[0]) + 1
+            wanted = min(n_envs, n_tests - len(scores))  # the first environments, not the first that finish
+            scores += [10 * i + j for i in range(wanted)]
+            lengths += [env.length(i, j) for i in range(wanted)]
+            runner.run(test_mode=True)
+        assert len(scores) == n_tests
+        assert logger.stats["test_score_mean"][-1] == (t_env, pytest.approx(np.mean(scores)))
+        assert logger.stats["test_ep_length_mean"][-1] == (t_env, pytest.approx(np.mean(lengths)))
+        assert env.stepped - before == sum(lengths), "steps beyond the episodes that count"
+    assert runner.t_env == t_env and "test_epsilon" not in logger.stats
+
+
+def test_individual_rewards() -> None:
+    runner, logger, _ = build(2, common_reward=False)
+    batch = runner.run()
+    assert batch["reward"].shape == (2, LIMIT + 1, 3)
+    returns = batch["reward"].sum(1).double().numpy()
+    for i in range(3):
+        assert logger.stats[f"agent_{i}_return_mean"][0][1] == pytest.approx(returns[:, i].mean())
+        assert logger.stats[f"agent_{i}_return_std"][0][1] == pytest.approx(returns[:, i].std())
+    assert logger.stats["total_return_mean"][0][1] == pytest.approx(returns.sum(1).mean())
+    assert logger.stats["total_return_std"][0][1] == pytest.approx(returns.sum(1).std())
+    assert "return_mean" not in logger.stats
+
+
+def test_rendering_in_tests_only() -> None:
+    runner, _, env = build(1, render=True, test_nepisode=1)
+    runner.run()
+    assert env.rendered == 0
+    before = env.stepped
+    runner.run(test_mode=True)
+    assert env.rendered == env.stepped - before
+
+
+def test_closing() -> None:
+    runner, _, env = build(1)
+    runner.close_env()
+    assert env.closed == 1
