@@ -1,0 +1,152 @@
+"""Speed: one update of each algorithm, and training end to end, against an EPyMARL checkout where one is named.
+
+    python benchmarks/run.py                               our own figures
+    python benchmarks/run.py --epymarl PATH --pairs 5      besides, ratios to upstream: the two run in turn
+
+A figure from one machine says little about another; the ratio of two programs that ran in turn says more. README.md beside this file has ours.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
+TASK = "Foraging-8x8-2p-3f-v3"
+# Upstream imports smaclite, which is on no package registry, whatever the task.
+LAUNCH = "import runpy, sys, types; sys.modules['smaclite'] = types.ModuleType('smaclite'); sys.argv = sys.argv[1:]; "
+LAUNCH += "import os; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def steps_per_second(main: Path, results: Path, arguments: list[str], launch: bool) -> float:
+    """Trains through a host's own main.py and reads the rate, start-up left out, off the time stamps of the run's metrics."""
+    command = [sys.executable, *(["-c", LAUNCH] if launch else []), str(main), *arguments]
+    done = subprocess.run(command, cwd=main.parents[1], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    newest = max(results.rglob("metrics.json"), key=lambda p: p.stat().st_mtime)
+    series = json.loads(newest.read_text())["ep_length_mean"]
+    points = [(s, datetime.fromisoformat(t)) for s, t in zip(series["steps"], series["timestamps"], strict=True) if s >= 3000]
+    (s0, t0), (s1, t1) = points[0], points[-1]
+    return (s1 - s0) / (t1 - t0).total_seconds()
+
+
+def end_to_end(label: str, ours: list[str], theirs: list[str] | None, pairs: int, t_max: int, epymarl: Path | None) -> None:
+    common = [f"t_max={t_max}", "test_interval=100000000", "runner_log_interval=1000", "seed=1"]
+    ours = [a for a in ours if a.startswith("--")] + ["--env-config=gymma", "with", *[a for a in ours if not a.startswith("--")]]
+    rates, other = [], []
+    with tempfile.TemporaryDirectory() as tmp:
+        for _ in range(pairs):
+            path = Path(tmp)
+            rates.append(steps_per_second(ROOT / "src/main.py", path, [*ours, *common, f"env_args.key={TASK}", f"local_results_path={tmp}"], False))
+            if epymarl and theirs:
+                copy = path / "upstream"  # it writes its results beside its source
+                if not copy.exists():
+                    shutil.copytree(epymarl / "src", copy / "src")
+                head, tail = [a for a in theirs if a.startswith("--")], [a for a in theirs if not a.startswith("--")]
+                arguments = [*head, "--env-config=gymma", "with", *tail, *common, f"env_args.key=lbforaging:{TASK}"]
+                other.append(steps_per_second(copy / "src/main.py", copy / "results", arguments, True))
+    line = f"{label:<44} {statistics.median(rates):7.0f} steps/s"
+    if other:
+        ratio = statistics.median(a / b for a, b in zip(rates, other, strict=True))
+        line += f"   upstream {statistics.median(other):6.0f}   ratio {ratio:.2f} (median of {pairs} pairs)"
+    print(line, flush=True)
+
+
+def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> None:
+    """Time and floating-point operations of one update on 32 episodes without padding, one thread."""
+    import torch as th
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from components.episode_buffer import EpisodeBatch
+    from components.transforms import OneHot
+    from controllers import REGISTRY as MACS
+    from learners import REGISTRY as LEARNERS
+    from utils.config import compose
+
+    th.set_num_threads(1)
+    th.manual_seed(0)
+    config = compose(name, "gymma", [f"env_args.key={TASK}", *(f"{k}={v}" for k, v in overrides.items())])
+    obs = 15 if n_agents == 2 else 92
+    sizes = {"n_agents": n_agents, "n_actions": n_actions, "obs_shape": obs, "state_shape": obs * n_agents}
+    args = SimpleNamespace(**{**config, **sizes, "device": "cpu", "use_cuda": False, "learner_log_interval": 10**12})
+    scheme = {
+        "state": {"vshape": args.state_shape}, "obs": {"vshape": obs, "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": th.long},
+        "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": th.uint8},
+        "reward": {"vshape": (1,)}, "terminated": {"vshape": (1,), "dtype": th.uint8},
+    }  # fmt: skip
+    batch = EpisodeBatch(scheme, {"agents": n_agents}, 32, steps + 1, preprocess={"actions": ("actions_onehot", [OneHot(n_actions)])})
+    for key in ("state", "obs", "reward"):
+        batch[key].uniform_()
+    batch["actions"].random_(n_actions)
+    batch["avail_actions"].fill_(1)
+    batch["filled"].fill_(1)
+    batch["terminated"][:, -2] = 1
+    logger = SimpleNamespace(log_stat=lambda *a, **k: None)
+    learner = LEARNERS[args.learner](MACS[args.mac](batch.scheme, {"agents": n_agents}, args), batch.scheme, logger, args)
+    for _ in range(3):
+        learner.train(batch, 0, 0)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        learner.train(batch, 0, 0)
+        times.append(time.perf_counter() - start)
+    onednn = {}
+    if hasattr(th.ops.mkldnn, "_linear_pointwise"):
+        onednn[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * x[0] * x[1] * w[0]
+    with FlopCounterMode(display=False, custom_mapping=onednn) as flops:
+        learner.train(batch, 0, 0)
+    a = th.randn(2048, 2048)
+    start = time.perf_counter()
+    for _ in range(5):
+        a @ a
+    peak = 5 * 2 * 2048**3 / (time.perf_counter() - start) / 1e9
+    label = name + "".join(f" {k}={v}" for k, v in overrides.items())
+    print(
+        f"{label:<44} {1e3 * statistics.median(times):7.1f} ms an update (best {1e3 * min(times):.1f}), "
+        f"{flops.get_total_flops() / 1e9:.2f} GFLOP in matrix products (torch's 2048^3 product runs at {peak:.0f} GFLOP/s), "
+        f"32 x {steps} steps, {n_agents} agents, {n_actions} actions",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epymarl", type=Path, default=os.environ.get("EPYMARL_PATH"), help="an EPyMARL checkout to compare with")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each program, in turn")
+    parser.add_argument("--t-max", type=int, default=20000, help="environment steps of a run")
+    parser.add_argument("--repeats", type=int, default=30, help="updates timed")
+    parser.add_argument("--only", choices=["updates", "training"], help="one half of it")
+    options = parser.parse_args()
+    import torch as th
+
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {th.__version__}")
+    if options.only != "training":
+        import mmsa
+
+        mmsa.register()
+        update("qmix", {}, 2, 6, 50, options.repeats)
+        update("mmsa", {}, 2, 6, 50, options.repeats)
+        update("mmsa", {"world_model.enabled": False}, 2, 6, 50, options.repeats)
+        update("mmsa", {}, 5, 11, 80, max(5, options.repeats // 4))
+    if options.only != "updates":
+        run = (options.pairs, options.t_max, options.epymarl)
+        theirs = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
+        end_to_end("QMIX, GRU, one-step targets", ["--config=qmix", "td_lambda=0.0"], theirs, *run)
+        end_to_end("MMSA, against upstream's QMIX", ["--config=mmsa"], theirs, *run)
+
+
+if __name__ == "__main__":
+    main()

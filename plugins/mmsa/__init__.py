@@ -1,0 +1,34 @@
+"""MMSA (Wang & Meger, AAMAS 2026) as a plugin for EPyMARL: its own learner, controller, agent, mixer and world model."""
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from .config import MMSAConfig as Config
+from .config import check
+
+__all__ = ["Config", "check", "register"]
+
+
+def register() -> None:
+    """Fills the registries of the host whose modules are on sys.path. Raises ValueError where a name is taken by something else."""
+    from .agent import MMSAAgent
+    from .controller import MMSAController
+    from .learner import MMSALearner
+    from .mixer import MMSAMixer
+    from .world_model import WorldModel
+
+    entries: list[tuple[str, str, Any]] = [
+        ("learners", "mmsa_learner", MMSALearner),
+        ("controllers", "mmsa_mac", MMSAController),
+        ("modules.agents", "mmsa_agent", MMSAAgent),
+        ("modules.mixers", "mmsa_mixer", MMSAMixer),
+        ("modules.world_models", "mmsa", WorldModel),
+    ]
+    for module, name, entry in entries:
+        try:
+            registry = import_module(module).REGISTRY
+        except (ImportError, AttributeError):  # upstream has no registry of mixers and no world models
+            continue
+        if registry.setdefault(name, entry) is not entry:
+            raise ValueError(f"{module}.REGISTRY already has another {name!r}; two plugins can't share a name")

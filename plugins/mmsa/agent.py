@@ -1,0 +1,169 @@
+"""The agent network: QMIX's recurrent trunk, and a head that reads SALE's embeddings (TD7's critic).
+
+    h_t     = GRU(ReLU(Linear(x_t)))
+    Q(., a) = q2(ELU(q1[AvgL1Norm(phi(h)); zs] + W zsa(a) + w_a)) + direct(h)_a
+
+Shapes: M rows of single agents, R rows of whole teams, N agents, A actions, I inputs, H hidden, Z embedding, B episodes, T steps.
+"""
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch as th
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import MMSAConfig
+from .kernels import Linear, linear, unroll_gru
+from .returns import Rows
+from .sale import SALE, ActionEncoder, avg_l1_norm
+
+UNAVAILABLE = -1e7  # finite: -inf times a weight of 0 would be NaN in the mixer
+CHUNK = 16384  # (row, action) pairs evaluated at once, so that intermediates stay in the processor's cache
+
+
+class Trunk(nn.Module):
+    """x -> h. Training unrolls whole sequences in one call, acting takes single steps; both use the same weights."""
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc = Linear(input_dim, hidden_dim)
+        self.rnn = nn.GRU(hidden_dim, hidden_dim)
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        """x (M, I), h (M, H) -> next h (M, H)."""
+        return th.gru_cell(F.relu(self.fc(x)), h, *self.rnn.all_weights[0])
+
+    def unroll(self, x: Tensor, rows: Rows) -> Tensor:
+        """x (R, N, I), packed -> h (R, N, H), from h = 0 at the start of each sequence."""
+        (n_episodes, n_steps), n_agents = rows.shape, x.shape[1]
+        features = F.relu(self.fc(x)).flatten(1)  # (R, N H)
+        sequence = features.new_zeros(n_steps * n_episodes, features.shape[1]).index_copy(0, rows.time_major, features)
+        h = unroll_gru(self.rnn, sequence.view(n_steps, n_episodes * n_agents, -1))  # (T, B N, H)
+        return h.reshape(n_steps * n_episodes, -1).index_select(0, rows.time_major).view(len(rows), n_agents, -1)
+
+
+class Head(nn.Module):
+    """h, zs and zsa(a) -> Q(., a). Without SALE only the linear part `direct` is left, which makes the agent QMIX's."""
+
+    def __init__(self, hidden_dim: int, n_actions: int, cfg: MMSAConfig) -> None:
+        super().__init__()
+        self.direct = Linear(hidden_dim, n_actions)
+        self.embedded = cfg.sale.enabled
+        if self.embedded:
+            width, dim = cfg.head.hidden_dim, cfg.sale.dim
+            self.phi = Linear(hidden_dim, width)
+            self.q1 = Linear(width + dim, width)
+            self.zsa = Linear(dim, width, bias=False)  # W
+            self.action = Linear(n_actions, width, bias=False)  # column a is w_a
+            self.q2 = Linear(width, 1)
+            self.normalise = avg_l1_norm if cfg.sale.normalise else nn.Identity()
+
+    def _state_part(self, h: Tensor, zs: Tensor) -> Tensor:
+        return self.q1(th.cat([self.normalise(self.phi(h)), zs], dim=-1))
+
+    def chosen(self, h: Tensor, actions: Tensor, zs: Tensor | None, zsa: Tensor | None) -> Tensor:
+        """Q of one action in each row: h (M, H), actions (M,), zs and zsa (M, Z) -> (M,)."""
+        q = self.direct(h).gather(1, actions.unsqueeze(1)).squeeze(1)
+        if not self.embedded:
+            return q
+        assert zs is not None and zsa is not None
+        x = self._state_part(h, zs) + self.zsa(zsa) + F.embedding(actions, self.action.weight.t())
+        return q + self.q2(F.elu(x)).squeeze(1)
+
+    @th.no_grad()
+    def all_actions(self, h: Tensor, zs: Tensor | None, g: ActionEncoder | None) -> tuple[Tensor, Tensor | None]:
+        """Q of every action, and g's features, whose `g.out` gives any action's zsa: (M, A), (M, A, F).
+
+        g's last layer and W are both linear, so they are applied as one matrix product.
+        """
+        q = self.direct(h)
+        if not self.embedded:
+            return q, None
+        assert zs is not None and g is not None
+        features = g.features(zs)
+        fold = self.zsa.weight @ g.out.weight
+        x = linear(features, fold)
+        x += self._state_part(h, zs).unsqueeze(1)
+        x += self.action.weight.t() + self.zsa.weight @ g.out.bias
+        return q + self.q2(F.elu_(x)).squeeze(2), features
+
+
+class Choice(NamedTuple):
+    """Greedy actions (M,) and their zsa (M, Z); `taken_zsa` (M, Z) belongs to the actions that were asked about."""
+
+    actions: Tensor
+    zsa: Tensor | None
+    taken_zsa: Tensor | None
+
+
+class MMSAAgent(nn.Module):
+    """Trunk, head, and the copy of SALE that feeds the head.
+
+    On the acting network that copy is `fixed`, on its target network `fixed_target`; no loss of this network reaches it. It meets the host's
+    contract for agents: `forward(inputs (M, I), h (M, H)) -> (Q (M, A), h (M, H))`, where inputs = [obs; last action; agent id].
+    """
+
+    def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
+        super().__init__()
+        cfg = MMSAConfig.from_args(args)
+        self.hidden_dim, self.n_actions = args.hidden_dim, args.n_actions
+        self.obs_dim = input_shape - args.obs_last_action * args.n_actions - args.obs_agent_id * args.n_agents
+        self.reads_hidden = cfg.sale.input == "hidden"
+        self.trunk = Trunk(input_shape, args.hidden_dim)
+        self.head = Head(args.hidden_dim, args.n_actions, cfg)
+        self.sale: SALE | None = None
+        if cfg.sale.enabled:
+            sale_input = args.hidden_dim if self.reads_hidden else self.obs_dim
+            self.sale = SALE(sale_input, args.n_agents, args.n_actions, cfg.sale).requires_grad_(False)
+
+    def init_hidden(self) -> Tensor:
+        """(1, H)."""
+        return self.trunk.fc.weight.new_zeros(1, self.hidden_dim)
+
+    def forward(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Acting: inputs (M, I), hidden (M, H) -> Q of all actions (M, A), next hidden (M, H)."""
+        h = self.trunk.step(inputs, hidden.reshape(-1, self.hidden_dim))
+        zs = self.zs(inputs[..., : self.obs_dim], h)
+        q, _ = self.head.all_actions(h, zs, None if self.sale is None else self.sale.g)
+        return q, h
+
+    def zs(self, obs: Tensor, h: Tensor) -> Tensor | None:
+        """State embedding by this network's copy of SALE: obs (..., O), h (..., H) -> (..., Z); None without SALE. No gradient."""
+        if self.sale is None:
+            return None
+        with th.no_grad():
+            return self.sale.zs(h if self.reads_hidden else obs)
+
+    @th.no_grad()
+    def greedy(self, h: Tensor, zs: Tensor | None, avail: Tensor | None, taken: Tensor | None = None) -> Choice:
+        """Best available action of each row, by this network and its copy of SALE.
+
+        h (M, H), zs (M, Z), avail (M, A) bool (None: everything), taken (M,): actions whose zsa is wanted besides.
+        A row with nothing available gets action 0, the no-op.
+        """
+        g = None if self.sale is None else self.sale.g
+        out: list[tuple[Tensor, ...]] = []
+        for rows in _chunks(h.shape[0], max(1, CHUNK // self.n_actions)):
+            q, features = self.head.all_actions(h[rows], None if zs is None else zs[rows], g)
+            best = q.argmax(1) if avail is None else masked_argmax(q, avail[rows])
+            part = [best]
+            if features is not None and g is not None:
+                each = th.arange(best.shape[0], device=best.device)
+                part.append(g.out(features[each, best]))
+                if taken is not None:
+                    part.append(g.out(features[each, taken[rows]]))
+            out.append(tuple(part))
+        joined = [th.cat(parts) for parts in zip(*out, strict=True)]
+        return Choice(*joined, *[None] * (3 - len(joined)))
+
+
+def masked_argmax(q: Tensor, avail: Tensor) -> Tensor:
+    """argmax over available actions: q (..., A), avail (..., A) bool -> (...); the no-op, action 0, where nothing is available."""
+    best = q.masked_fill(~avail, UNAVAILABLE).argmax(-1)
+    return best * avail.any(-1)
+
+
+def _chunks(n_rows: int, size: int) -> list[slice]:
+    return [slice(i, min(i + size, n_rows)) for i in range(0, n_rows, size)]

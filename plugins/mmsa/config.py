@@ -1,0 +1,113 @@
+"""The keys that MMSA adds to the host's, typed and with their ranges. The values stand in `config/mmsa.yaml`."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Width = Annotated[int, Field(ge=1, le=4096)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class SaleConfig(_Group):
+    """State-action learned embeddings (TD7; MMSA.md section 3)."""
+
+    enabled: bool
+    input: Literal["obs", "hidden"]
+    scope: Literal["local", "joint"]
+    normalise: bool
+    dim: Width
+    hidden_dim: Width
+    joint_hidden_dim: Width
+    lr: Positive
+    grad_norm_clip: Positive
+    update_interval: Annotated[int, Field(ge=1)] | None
+
+
+class HeadConfig(_Group):
+    """The head that turns hidden state and embeddings into action values (section 4)."""
+
+    hidden_dim: Width
+
+
+class WorldModelConfig(_Group):
+    """The two VAEs over the agents' hidden states (section 5)."""
+
+    enabled: bool
+    latent_dim: Width
+    hidden_dim: Width
+    state_embed_dim: Width
+    action_embed_dim: Width
+    zsa_embed_dim: Width
+    kl_balancing: bool
+    alpha: Annotated[float, Field(ge=0, le=1)]
+
+
+class ImaginationConfig(_Group):
+    """Latent roll-outs that condition the mixer (section 6)."""
+
+    horizon: Annotated[int, Field(ge=0, le=20)]
+    embed_dim: Width
+    grad: Literal["encoder", "full", "none"]
+    target: Literal["online", "copy"]
+    zs: Literal["predict", "encode"]
+
+
+class LossWeights(_Group):
+    """One weight for each named loss; a weight of 0 builds neither the loss nor its decoder."""
+
+    td: Positive
+    kl: Weight
+    prior_reg: Weight
+    recon: Weight
+    prior_recon_state: Weight
+    prior_recon_action: Weight
+    avail: Weight
+    reward: Weight
+    continuation: Weight
+    sale: Weight
+
+
+class MMSAConfig(_Group):
+    """All of MMSA's own keys."""
+
+    sale: SaleConfig
+    head: HeadConfig
+    world_model: WorldModelConfig
+    imagination: ImaginationConfig
+    mixer_state: bool
+    loss_weights: LossWeights
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MMSAConfig:
+        if self.imagination.zs == "encode" and (self.sale.input != "hidden" or not self.sale.enabled):
+            raise ValueError(
+                "imagination.zs=encode re-encodes the imagined hidden state, so it needs sale.input=hidden and sale.enabled=True"
+            )
+        if not (self.mixer_state or self.world_model.enabled):
+            raise ValueError(
+                "mixer_state=False and world_model.enabled=False leave the mixer nothing to look at; set one of them to True"
+            )
+        return self
+
+    @classmethod
+    def from_args(cls, args: SimpleNamespace) -> MMSAConfig:
+        """Picks MMSA's keys out of the host's argument bag. Raises pydantic's ValidationError (a ValueError)."""
+        return cls(**{name: getattr(args, name) for name in cls.model_fields if hasattr(args, name)})
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses host settings that MMSA does not support yet. Raises ValueError naming the key, the value and the cure."""
+    if not config["common_reward"]:
+        raise ValueError("common_reward=False: MMSA learns one team value; set common_reward=True (or use --config=iql)")
+    if config["agent"] != "mmsa_agent":
+        raise ValueError(
+            f"agent={config['agent']}: MMSA's agents share their parameters and bring their own network; set agent=mmsa_agent"
+        )

@@ -1,0 +1,96 @@
+"""MMSA's multi-agent controller: builds the agents' inputs, carries their hidden states, picks actions. Execution is decentralised."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch as th
+from components.action_selectors import REGISTRY as SELECTORS
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .agent import MMSAAgent
+from .config import check
+
+
+class MMSAController:
+    """The host's MAC contract over one shared MMSAAgent.
+
+    An agent's value depends on its own observation, last action, id and hidden state alone: no state, no world model, no other agent.
+    Shapes: B episodes (or those picked by `bs`), N agents, A actions, O observation, I inputs, H hidden.
+    """
+
+    def __init__(self, scheme: dict[str, Any], groups: dict[str, int], args: SimpleNamespace) -> None:
+        check(vars(args))
+        self.args, self.n_agents, self.n_actions = args, args.n_agents, args.n_actions
+        obs_dim = scheme["obs"]["vshape"]
+        obs_dim = obs_dim if isinstance(obs_dim, int) else obs_dim[0]
+        input_shape = obs_dim + args.obs_last_action * args.n_actions + args.obs_agent_id * args.n_agents
+        self.agent = MMSAAgent(input_shape, args)
+        self.action_selector = SELECTORS[args.action_selector](args)
+        self.hidden_states: Tensor | None = None  # (B, N, H), every episode's
+
+    def inputs(self, obs: Tensor, last_actions: Tensor | None) -> Tensor:
+        """obs (..., N, O), last_actions (..., N) long, -1 where there was none -> x (..., N, I) = [obs; last action; id]."""
+        parts = [obs]
+        if self.args.obs_last_action:
+            assert last_actions is not None
+            parts.append(F.one_hot(last_actions + 1, self.n_actions + 1)[..., 1:].to(obs.dtype))
+        if self.args.obs_agent_id:
+            identity = th.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
+            parts.append(identity.expand(*obs.shape[:-1], self.n_agents))
+        return th.cat(parts, dim=-1)
+
+    @th.no_grad()
+    def select_actions(
+        self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
+    ) -> Tensor:
+        """Actions (len(bs), N) long of the episodes `bs` at step t_ep; the other episodes' hidden states stay as they are."""
+        q = self._act(ep_batch, t_ep, bs)
+        avail = ep_batch["avail_actions"][:, t_ep][bs].to(q.device)
+        return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)
+
+    @th.no_grad()
+    def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
+        """Q of every action at step t, (B, N, A). Moves the hidden states on by one step."""
+        return self._act(ep_batch, t, slice(None))
+
+    def _act(self, ep_batch: Any, t: int, bs: Any) -> Tensor:
+        assert self.hidden_states is not None, "init_hidden comes before the first step of an episode"
+        device = self.hidden_states.device
+        obs = ep_batch["obs"][:, t][bs].to(device)
+        last = None
+        if self.args.obs_last_action:
+            none = th.full(obs.shape[:2], -1, device=device)
+            last = none if t == 0 else ep_batch["actions"][:, t - 1][bs].squeeze(-1).to(device)
+        q, h = self.agent(self.inputs(obs, last).flatten(0, 1), self.hidden_states[bs].flatten(0, 1))
+        h = h.view(*obs.shape[:2], -1)
+        if isinstance(bs, slice) and bs == slice(None):
+            self.hidden_states = h
+        else:
+            self.hidden_states[bs] = h
+        return q.view(*obs.shape[:2], -1)
+
+    def init_hidden(self, batch_size: int) -> None:
+        self.hidden_states = self.agent.init_hidden().new_zeros(batch_size, self.n_agents, self.agent.hidden_dim)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What the TD loss trains: trunk and head. The copy of SALE is moved by the learner alone."""
+        yield from self.agent.trunk.parameters()
+        yield from self.agent.head.parameters()
+
+    def load_state(self, other: MMSAController) -> None:
+        """Takes over trunk and head. SALE's copies rotate on their own, after this (MMSA.md section 3)."""
+        self.agent.trunk.load_state_dict(other.agent.trunk.state_dict())
+        self.agent.head.load_state_dict(other.agent.head.state_dict())
+
+    def cuda(self) -> None:
+        self.agent.cuda()
+
+    def save_models(self, path: str) -> None:
+        th.save(self.agent.state_dict(), Path(path) / "agent.th")
+
+    def load_models(self, path: str) -> None:
+        self.agent.load_state_dict(th.load(Path(path) / "agent.th", map_location=self.args.device, weights_only=True))

@@ -1,0 +1,71 @@
+"""Imagined roll-outs: from every real step at once, K greedy steps in latent space (MBVD), with SALE inside (MMSA.md section 6).
+
+    s_{k+1} = mean of the prior at (s_k, a_k, zsa_k)         a_k = argmax over available actions of the head
+    zs_{k+1} = AvgL1Norm(zsa_k)                              SALE predicts its own next embedding  (imagination.zs: predict)
+    e_t      = GRU over (s_K .. s_0), backwards              conditions the mixer
+
+Imagined steps give no reward and no TD target. Shapes: R rows of whole teams, N agents, D latent, H hidden, Z embedding, E roll-out embedding.
+"""
+from __future__ import annotations
+
+import torch as th
+from torch import Tensor, nn
+
+from .agent import Choice, MMSAAgent
+from .kernels import unroll_gru
+from .world_model import WorldModel
+
+
+class RolloutEncoder(nn.Module):
+    """e = last state of a GRU that reads the roll-out from its end to the present, so that the present is read last."""
+
+    def __init__(self, n_agents: int, latent_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(n_agents * latent_dim, embed_dim)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """states (K+1, R, N, D), the present first -> (R, E)."""
+        return unroll_gru(self.rnn, states.flatten(2).flip(0))[-1]
+
+
+def imagine(
+    model: WorldModel,
+    agent: MMSAAgent,
+    s: Tensor,
+    h: Tensor,
+    zs: Tensor | None,
+    first: Choice,
+    horizon: int,
+    encode: bool = False,
+) -> Tensor:
+    """Rolls `horizon` greedy steps forward and returns the latent states (K+1, R, N, D), the present first.
+
+    Gradients flow along the chain of latent states as far as the caller lets them; never through actions, hidden states or embeddings.
+
+    Args:
+        model: the world model; agent: the network that acts, with its copy of SALE.
+        s: (R, N, D) present latent. h: (R, N, H). zs: (R, N, Z), None without SALE.
+        first: greedy actions and zsa at the present, over the really available actions; rows are those of h flattened to (R N).
+        encode: imagined embeddings are f of the decoded hidden state instead of SALE's own prediction.
+    """
+    n_rows, n_agents = h.shape[:2]
+    sale, choice, states = agent.sale, first, [s]
+    for k in range(horizon):
+        actions = choice.actions.view(n_rows, n_agents)
+        with th.no_grad():
+            zsa = None
+            if sale is not None and zs is not None and choice.zsa is not None:
+                zsa = sale.dynamics(zs, actions, choice.zsa.view_as(zs))
+        s = model.next_mean(s, actions, zsa)
+        states.append(s)
+        if k + 1 == horizon:
+            break
+        with th.no_grad():
+            h = model.decode_hidden(s)
+            avail = model.decode_avail(s)
+            if sale is not None and zsa is not None:
+                zs = sale.zs(h) if encode else sale.normalise(zsa)
+            choice = agent.greedy(
+                h.flatten(0, 1), None if zs is None else zs.flatten(0, 1), None if avail is None else avail.flatten(0, 1)
+            )
+    return th.stack(states)

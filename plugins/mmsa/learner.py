@@ -1,0 +1,332 @@
+"""MMSA's learner: representation, world model, imagination and value in one update (Wang & Meger, AAMAS 2026, arXiv 2602.12520).
+
+Shapes: B episodes, T steps (the last index of an episode holds only its bootstrap observation), R valid steps, S transitions, N agents, A actions,
+H hidden, Z embedding, D latent, E roll-out embedding, C mixer context.
+"""
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from .agent import Choice
+from .config import MMSAConfig, check
+from .controller import MMSAController
+from .imagination import RolloutEncoder, imagine
+from .mixer import MMSAMixer
+from .returns import RewardStandardiser, Rows, q_lambda
+from .sale import SALE
+from .world_model import LOSSES as WORLD_MODEL_LOSSES
+from .world_model import Gaussian, WorldModel
+
+
+class Packed(NamedTuple):
+    """The valid steps of a batch: state (R, S), obs (R, N, O), x (R, N, I), actions (R, N), avail (R, N, A) bool, reward and terminated (R,)."""
+
+    state: Tensor
+    obs: Tensor
+    x: Tensor
+    actions: Tensor
+    avail: Tensor
+    reward: Tensor
+    terminated: Tensor
+
+
+class Networks(NamedTuple):
+    """One set of what the TD loss trains and what its targets are computed with."""
+
+    mac: MMSAController
+    mixer: MMSAMixer
+    model: WorldModel | None
+    rollout: RolloutEncoder | None
+
+    def modules(self) -> list[nn.Module]:
+        return [m for m in (self.mac.agent.trunk, self.mac.agent.head, self.mixer, self.model, self.rollout) if m is not None]
+
+
+class MMSALearner:
+    """The host's learner contract: `train`, `cuda`, `save_models`, `load_models`.
+
+    Three copies of SALE: `sale` (online, trained), `mac.agent.sale` (fixed: acts, and feeds Q and the world model) and
+    `target.mac.agent.sale` (fixed_target: feeds the target Q).
+    """
+
+    def __init__(self, mac: MMSAController, scheme: dict[str, Any], logger: Any, args: SimpleNamespace) -> None:
+        check(vars(args))
+        self.args, self.logger, self.cfg = args, logger, MMSAConfig.from_args(args)
+        cfg = self.cfg
+        model = rollout = None
+        context_dim = args.state_shape if cfg.mixer_state else 0
+        if cfg.world_model.enabled:
+            zs_dim = cfg.sale.dim if cfg.sale.enabled else 0
+            model = WorldModel(args.n_agents, args.n_actions, args.hidden_dim, zs_dim, cfg.world_model, cfg.loss_weights)
+            rollout = RolloutEncoder(args.n_agents, cfg.world_model.latent_dim, cfg.imagination.embed_dim)
+            context_dim += cfg.imagination.embed_dim
+        self.mac = mac
+        self.online = Networks(mac, MMSAMixer(args, context_dim), model, rollout)
+        self.target = copy.deepcopy(self.online)
+        self.sale: SALE | None = None
+        if mac.agent.sale is not None:
+            self.sale = copy.deepcopy(mac.agent.sale).requires_grad_(True)
+
+        # Each group has a gradient clip of its own, so that none shrinks another's step.
+        value = [mac.agent.trunk, mac.agent.head, self.online.mixer, *([rollout] if rollout else [])]
+        modules: dict[str, tuple[list[nn.Module], float, float]] = {"value": (value, args.lr, args.grad_norm_clip)}
+        if model is not None:
+            modules["world_model"] = ([model], args.lr, args.grad_norm_clip)
+        if self.sale is not None:
+            modules["sale"] = ([self.sale], cfg.sale.lr, cfg.sale.grad_norm_clip)
+        self.params = {name: list(chain(*(m.parameters() for m in ms))) for name, (ms, _, _) in modules.items()}
+        self.clips = {name: clip for name, (_, _, clip) in modules.items()}
+        self.optimiser = th.optim.Adam(
+            [{"params": self.params[name], "lr": lr} for name, (_, lr, _) in modules.items()], fused=True
+        )
+        self.weights = {
+            name: weight
+            for name, weight in cfg.loss_weights.model_dump().items()
+            if weight
+            and (name not in WORLD_MODEL_LOSSES or model is not None)
+            and (name != "sale" or self.sale is not None)
+        }
+        # A host that standardises rewards itself says so in the scheme.
+        own = args.standardise_rewards and not scheme["reward"].get("standardised", False)
+        self.standardise = RewardStandardiser() if own else None
+        hard = args.target_update_interval_or_tau
+        self.sale_interval = cfg.sale.update_interval or (int(hard) if hard > 1 else 200)
+        self.training_steps = 0
+        self.log_stats_t = -args.learner_log_interval - 1
+
+    def train(self, batch: Any, t_env: int, episode_num: int) -> None:
+        """One update on a sampled batch of episodes. Logs every `learner_log_interval` environment steps."""
+        losses, stats = self.losses(batch)
+        assert losses.keys() == self.weights.keys(), (losses.keys(), self.weights.keys())
+        total = sum((self.weights[name] * loss for name, loss in losses.items()), th.zeros(()))
+
+        # 5. One optimisation step, then targets and encoder copies
+        self.optimiser.zero_grad()
+        total.backward()
+        norms = {name: clip_grad_norm_(params, self.clips[name]) for name, params in self.params.items()}
+        self.optimiser.step()
+        self.training_steps += 1
+        self.update_targets()
+
+        # 6. Metrics
+        if t_env - self.log_stats_t >= self.args.learner_log_interval:
+            self._log(total, losses, norms, stats, t_env)
+            self.log_stats_t = t_env
+
+    def losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every loss, unweighted, by name, and the detached tensors that the metrics are computed from."""
+        cfg, online, target = self.cfg, self.online, self.target
+        agent, target_agent = online.mac.agent, target.mac.agent
+        rows = Rows(batch["filled"][..., 0], batch["burn_in"][..., 0] if "burn_in" in batch.scheme else None)
+        data = self._pack(batch, rows)
+        losses: dict[str, Tensor] = {}
+
+        h = agent.trunk.unroll(data.x, rows)  # (R, N, H)
+        with th.no_grad():
+            target_h = target_agent.trunk.unroll(data.x, rows)
+        zs = agent.zs(data.obs, h.detach())  # (R, N, Z), fixed
+        target_zs = target_agent.zs(data.obs, target_h)  # fixed_target
+        choice = agent.greedy(*_flat(h.detach(), zs, data.avail, data.actions))  # best actions, and the zsa of those taken
+        taken_zsa = None if choice.taken_zsa is None else choice.taken_zsa.view_as(_some(zs))
+
+        # 1. Representation: SALE predicts its next embedding
+        online_zs: Tensor | None = None
+        if self.sale is not None:
+            online_zs = self.sale.zs(h.detach() if cfg.sale.input == "hidden" else data.obs)
+            src = rows.trained_src
+            if "sale" in self.weights:
+                losses["sale"] = self.sale.loss(
+                    online_zs.index_select(0, src), data.actions.index_select(0, src), online_zs.index_select(0, src + 1)
+                )
+
+        # 2. World model: two VAEs over the agents' hidden states
+        posterior: Gaussian | None = None
+        if online.model is not None:
+            posterior = online.model.posterior(target_h, zs)
+            dynamics = None
+            if agent.sale is not None:
+                with th.no_grad():
+                    dynamics = agent.sale.dynamics(_some(zs), data.actions, _some(taken_zsa))
+            losses |= online.model.losses(
+                posterior, rows, target_h, data.actions, dynamics, data.avail, data.reward, data.terminated
+            )
+
+        # 3. Imagination: K greedy latent steps from every real one
+        src, dst = rows.src, rows.src + 1
+        context, next_context = self._contexts(data, h.detach(), target_h, zs, target_zs, choice, posterior)  # (R, C)
+
+        # 4. Value: mixed double-Q TD loss on [state; roll-out]
+        q_taken = agent.head.chosen(*_flat(*_rows(src, h, data.actions, zs, taken_zsa)))
+        q_tot = online.mixer(q_taken.view(len(src), -1), context.index_select(0, src)).squeeze(1)  # (S,)
+        with th.no_grad():
+            if not self.args.double_q:
+                choice = target_agent.greedy(*_flat(target_h, target_zs, data.avail))
+            best = choice.actions.view_as(data.actions)
+            next_h, next_best, next_zs = _rows(dst, target_h, best, target_zs)
+            flat_h, flat_best, flat_zs = _flat(next_h, next_best, next_zs)
+            next_zsa = None if target_agent.sale is None else target_agent.sale.g(flat_zs, flat_best)
+            q_next = target_agent.head.chosen(flat_h, flat_best, flat_zs, next_zsa)
+            value = target.mixer(q_next.view(len(dst), -1), next_context.index_select(0, dst)).squeeze(1)
+            reward, terminated, next_value = (
+                rows.unpack_transitions(x) for x in (data.reward[src], data.terminated[src], value)
+            )
+            returns = q_lambda(reward, terminated, rows.mask, next_value, self.args.gamma, self.args.td_lambda)
+            goal = rows.pack_transitions(returns)
+        counted = rows.src_weight
+        td = (q_tot - goal)[counted]
+        losses["td"] = (td**2).mean()
+
+        stats = {"td": td.detach(), "q_tot": q_tot.detach()[counted], "goal": goal[counted]}
+        if online_zs is not None:
+            stats["zs"] = online_zs.detach()
+            stats["src"] = rows.trained_src
+        return losses, stats
+
+    def _pack(self, batch: Any, rows: Rows) -> Packed:
+        actions = batch["actions"][..., 0]
+        last = None
+        if self.args.obs_last_action:
+            last = th.cat([th.full_like(actions[:, :1], -1), actions[:, :-1]], dim=1)
+            last = rows.pack(last)
+        obs, reward = rows.pack(batch["obs"]), rows.pack(batch["reward"]).squeeze(1)
+        if self.standardise is not None:
+            reward = reward.index_copy(0, rows.src, self.standardise(reward[rows.src]))
+        return Packed(
+            state=rows.pack(batch["state"]),
+            obs=obs,
+            x=self.mac.inputs(obs, last),
+            actions=rows.pack(actions),
+            avail=rows.pack(batch["avail_actions"]) != 0,
+            reward=reward,
+            terminated=rows.pack(batch["terminated"]).squeeze(1).to(reward.dtype),
+        )
+
+    def _contexts(
+        self,
+        data: Packed,
+        h: Tensor,
+        target_h: Tensor,
+        zs: Tensor | None,
+        target_zs: Tensor | None,
+        choice: Choice,
+        posterior: Gaussian | None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the mixer and the target mixer see at every valid row: c = [state; e], each (R, C)."""
+        online, target, cfg = self.online, self.target, self.cfg.imagination
+        state = [data.state] if self.cfg.mixer_state else []
+        if online.model is None or online.rollout is None or posterior is None:
+            return data.state, data.state
+        encode = cfg.zs == "encode"
+        with th.set_grad_enabled(cfg.grad == "full"):
+            states = imagine(online.model, online.mac.agent, posterior.mean, h, zs, choice, cfg.horizon, encode)
+        with th.set_grad_enabled(cfg.grad != "none"):
+            e = online.rollout(states)
+        next_e = e.detach()
+        if cfg.target == "copy" and target.model is not None and target.rollout is not None:
+            with th.no_grad():
+                first = target.mac.agent.greedy(*_flat(target_h, target_zs, data.avail))
+                s = target.model.posterior(target_h, target_zs).mean
+                states = imagine(target.model, target.mac.agent, s, target_h, target_zs, first, cfg.horizon, encode)
+                next_e = target.rollout(states)
+        return th.cat([*state, e], dim=1), th.cat([*state, next_e], dim=1)
+
+    @th.no_grad()
+    def update_targets(self) -> None:
+        """Target networks first, then SALE's copies: fixed_target <- fixed, fixed <- online (as in TD7)."""
+        rate = self.args.target_update_interval_or_tau
+        pairs = zip(self.target.modules(), self.online.modules(), strict=True)
+        if rate > 1:
+            if self.training_steps % rate == 0:
+                for old, new in pairs:
+                    old.load_state_dict(new.state_dict())
+        else:
+            for old, new in pairs:
+                for a, b in zip(old.parameters(), new.parameters(), strict=True):
+                    a.lerp_(b, rate)
+                for old_buffer, new_buffer in zip(old.buffers(), new.buffers(), strict=True):
+                    old_buffer.copy_(new_buffer)
+        if self.sale is not None and self.training_steps % self.sale_interval == 0:
+            fixed, fixed_target = _some(self.mac.agent.sale), _some(self.target.mac.agent.sale)
+            fixed_target.load_state_dict(fixed.state_dict())
+            fixed.load_state_dict(self.sale.state_dict())
+
+    @th.no_grad()
+    def _log(
+        self, total: Tensor, losses: dict[str, Tensor], norms: dict[str, Tensor], stats: dict[str, Tensor], t_env: int
+    ) -> None:
+        n = self.args.n_agents  # upstream divides the team's values by N
+        metrics = {
+            "loss": total,
+            "grad_norm": norms["value"],
+            "td_error_abs": stats["td"].abs().mean(),
+            "q_taken_mean": stats["q_tot"].mean() / n,
+            "target_mean": stats["goal"].mean() / n,
+        }
+        metrics |= {f"mmsa_loss_{name}": loss for name, loss in losses.items()}
+        metrics |= {f"mmsa_grad_norm_{name}": norm for name, norm in norms.items() if name != "value"}
+        if "zs" in stats:
+            zs, src = stats["zs"], stats["src"]
+            metrics["mmsa_zs_spread"] = zs.std(0).mean()
+            if "sale" in losses:
+                still = ((zs[src + 1] - zs[src]) ** 2).mean()
+                metrics["mmsa_sale_over_no_change"] = losses["sale"] / still.clamp(min=1e-12)
+        for name, metric in metrics.items():
+            self.logger.log_stat(name, metric.item(), t_env)
+
+    def cuda(self) -> None:
+        self.mac.cuda()
+        self.target.mac.cuda()
+        for module in (*self.online.modules(), *self.target.modules(), *([self.sale] if self.sale else [])):
+            module.cuda()
+
+    def save_models(self, path: str) -> None:
+        """Writes agent.th (what acting needs) and mmsa.th (everything else that was learned) into the folder."""
+        self.mac.save_models(path)
+        state: dict[str, Any] = {
+            "online": [m.state_dict() for m in self.online.modules()],
+            "target": [m.state_dict() for m in self.target.modules()],
+            "sale": None if self.sale is None else self.sale.state_dict(),
+            "fixed_target": None if self.sale is None else _some(self.target.mac.agent.sale).state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "training_steps": self.training_steps,
+            "standardise": None if self.standardise is None else self.standardise.state_dict(),
+        }
+        th.save(state, Path(path) / "mmsa.th")
+
+    def load_models(self, path: str) -> None:
+        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where the networks have another shape."""
+        self.mac.load_models(path)
+        state = th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True)
+        for name, networks in (("online", self.online), ("target", self.target)):
+            for module, saved in zip(networks.modules(), state[name], strict=True):
+                module.load_state_dict(saved)
+        if self.sale is not None:
+            self.sale.load_state_dict(state["sale"])
+            _some(self.target.mac.agent.sale).load_state_dict(state["fixed_target"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.training_steps = state["training_steps"]
+        if self.standardise is not None:
+            self.standardise.load_state_dict(state["standardise"])
+
+
+def _some(x: Any) -> Any:
+    assert x is not None
+    return x
+
+
+def _rows(index: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
+    """The given rows of each tensor."""
+    return tuple(None if x is None else x.index_select(0, index) for x in tensors)
+
+
+def _flat(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """(R, N, ...) -> (R N, ...): one row for each agent."""
+    return tuple(None if x is None else x.flatten(0, 1) for x in tensors)

@@ -1,0 +1,101 @@
+"""State-action learned embeddings (SALE; Fujimoto et al., TD7, NeurIPS 2023, arXiv 2306.02451), for several agents.
+
+    zs  = AvgL1Norm(f(x))        zsa = g([zs; a])        L_SALE = mean over transitions of (g(f(x_t), a_t) - sg f(x_{t+1}))^2
+
+One f and one g serve all agents. With `scope: joint` a third network g_J predicts all agents' next embeddings at once.
+
+Shapes: M rows of single agents, R rows of whole teams, N agents, A actions, F hidden width, Z embedding width.
+"""
+from __future__ import annotations
+
+import torch as th
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import SaleConfig
+from .kernels import Linear, linear
+
+
+def avg_l1_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Divides by the mean absolute value over the last dimension, so that it becomes 1 (TD7, equation 3); 0 stays 0."""
+    return x / x.abs().mean(-1, keepdim=True).clamp(min=eps)
+
+
+class ActionEncoder(nn.Module):
+    """g: [zs; one-hot action] -> zsa. A one-hot input only picks a column of weights, so actions are given as indices."""
+
+    def __init__(self, n_actions: int, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.inp = Linear(dim + n_actions, hidden_dim)
+        self.mid = Linear(hidden_dim, hidden_dim)
+        self.out = Linear(hidden_dim, dim)
+        self.dim = dim
+
+    def forward(self, zs: Tensor, actions: Tensor) -> Tensor:
+        """zs (M, Z), actions (M,) -> zsa (M, Z)."""
+        state, action = self._split()
+        x = F.elu(linear(zs, state, self.inp.bias) + F.embedding(actions, action))
+        return self.out(F.elu(self.mid(x)))
+
+    def features(self, zs: Tensor) -> Tensor:
+        """zs (M, Z) -> what `out` reads, for every action at once: (M, A, F). Not differentiable: works in place."""
+        state, action = self._split()
+        x = F.elu_(linear(zs, state, self.inp.bias).unsqueeze(1) + action)
+        return F.elu_(self.mid(x))
+
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """The first layer's weights for the embedding (F, Z), and one row for each action (A, F)."""
+        return self.inp.weight[:, : self.dim], self.inp.weight[:, self.dim :].t().contiguous()
+
+
+class JointEncoder(nn.Module):
+    """g_J: all agents' zs and one-hot actions -> all agents' next embeddings."""
+
+    def __init__(self, n_agents: int, n_actions: int, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.n_actions = n_actions
+        self.net = nn.Sequential(
+            Linear(n_agents * (dim + n_actions), hidden_dim), nn.ELU(),
+            Linear(hidden_dim, hidden_dim), nn.ELU(),
+            Linear(hidden_dim, n_agents * dim),
+        )  # fmt: skip
+
+    def forward(self, zs: Tensor, actions: Tensor) -> Tensor:
+        """zs (R, N, Z), actions (R, N) -> (R, N, Z)."""
+        one_hot = F.one_hot(actions, self.n_actions).to(zs.dtype)
+        return self.net(th.cat([zs.flatten(1), one_hot.flatten(1)], dim=1)).view_as(zs)
+
+
+class SALE(nn.Module):
+    """One copy of the encoders f, g and, with `scope: joint`, g_J. The learner keeps three of them (`online`, `fixed`, `fixed_target`)."""
+
+    def __init__(self, input_dim: int, n_agents: int, n_actions: int, cfg: SaleConfig) -> None:
+        super().__init__()
+        width = cfg.hidden_dim
+        self.f = nn.Sequential(
+            Linear(input_dim, width), nn.ELU(),
+            Linear(width, width), nn.ELU(),
+            Linear(width, cfg.dim),
+        )  # fmt: skip
+        self.g = ActionEncoder(n_actions, cfg.dim, width)
+        self.g_joint = JointEncoder(n_agents, n_actions, cfg.dim, cfg.joint_hidden_dim) if cfg.scope == "joint" else None
+        self.normalise = avg_l1_norm if cfg.normalise else nn.Identity()
+
+    def zs(self, x: Tensor) -> Tensor:
+        """x (..., I) -> state embedding (..., Z)."""
+        return self.normalise(self.f(x))
+
+    def dynamics(self, zs: Tensor, actions: Tensor, zsa: Tensor) -> Tensor:
+        """What the world model is told of a step: zsa itself, or with `scope: joint` g_J's prediction, normalised per agent.
+
+        zs, zsa (R, N, Z), actions (R, N) -> (R, N, Z).
+        """
+        return zsa if self.g_joint is None else self.normalise(self.g_joint(zs, actions))
+
+    def loss(self, zs: Tensor, actions: Tensor, next_zs: Tensor) -> Tensor:
+        """L_SALE over rows of transitions (TD7, equation 2): zs, next_zs (R, N, Z), actions (R, N) -> scalar."""
+        target = next_zs.detach()
+        loss = F.mse_loss(self.g(zs.flatten(0, 1), actions.flatten()).view_as(target), target)
+        if self.g_joint is not None:
+            loss = loss + F.mse_loss(self.g_joint(zs, actions), target)
+        return loss
