@@ -3,8 +3,10 @@
     python benchmarks/run.py                               our own figures
     python benchmarks/run.py --epymarl PATH --pairs 5      besides, ratios to upstream: the two run in turn
 
-A figure from one machine says little about another; the ratio of two programs that ran in turn says more. README.md beside this file has ours.
+A figure from one machine says little about another; the ratio of two programs that ran in turn says more. README.md
+beside this file has ours.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,30 +28,51 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
 TASK = "Foraging-8x8-2p-3f-v3"
 # Upstream imports smaclite, which is on no package registry, whatever the task.
 LAUNCH = "import runpy, sys, types; sys.modules['smaclite'] = types.ModuleType('smaclite'); sys.argv = sys.argv[1:]; "
-LAUNCH += "import os; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0], run_name='__main__')"
+LAUNCH += (
+    "import os; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 def steps_per_second(main: Path, results: Path, arguments: list[str], launch: bool) -> float:
-    """Trains through a host's own main.py and reads the rate, start-up left out, off the time stamps of the run's metrics."""
+    """Trains through a host's own main.py and reads the rate, start-up left out, off the time stamps of the run's
+    metrics.
+    """
     command = [sys.executable, *(["-c", LAUNCH] if launch else []), str(main), *arguments]
-    done = subprocess.run(command, cwd=main.parents[1], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, cwd=main.parents[1], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     newest = max(results.rglob("metrics.json"), key=lambda p: p.stat().st_mtime)
     series = json.loads(newest.read_text())["ep_length_mean"]
-    points = [(s, datetime.fromisoformat(t)) for s, t in zip(series["steps"], series["timestamps"], strict=True) if s >= 3000]
+    points = [
+        (s, datetime.fromisoformat(t)) for s, t in zip(series["steps"], series["timestamps"], strict=True) if s >= 3000
+    ]
     (s0, t0), (s1, t1) = points[0], points[-1]
     return (s1 - s0) / (t1 - t0).total_seconds()
 
 
-def end_to_end(label: str, ours: list[str], theirs: list[str] | None, pairs: int, t_max: int, epymarl: Path | None) -> None:
+def end_to_end(
+    label: str, ours: list[str], theirs: list[str] | None, pairs: int, t_max: int, epymarl: Path | None
+) -> None:
     common = [f"t_max={t_max}", "test_interval=100000000", "runner_log_interval=1000", "seed=1"]
-    ours = [a for a in ours if a.startswith("--")] + ["--env-config=gymma", "with", *[a for a in ours if not a.startswith("--")]]
+    ours = [a for a in ours if a.startswith("--")] + [
+        "--env-config=gymma",
+        "with",
+        *[a for a in ours if not a.startswith("--")],
+    ]
     rates, other = [], []
     with tempfile.TemporaryDirectory() as tmp:
         for _ in range(pairs):
             path = Path(tmp)
-            rates.append(steps_per_second(ROOT / "src/main.py", path, [*ours, *common, f"env_args.key={TASK}", f"local_results_path={tmp}"], False))
+            rates.append(
+                steps_per_second(
+                    ROOT / "src/main.py",
+                    path,
+                    [*ours, *common, f"env_args.key={TASK}", f"local_results_path={tmp}"],
+                    False,
+                )
+            )
             if epymarl and theirs:
                 copy = path / "upstream"  # it writes its results beside its source
                 if not copy.exists():
@@ -87,7 +110,9 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
         "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": th.uint8},
         "reward": {"vshape": (1,)}, "terminated": {"vshape": (1,), "dtype": th.uint8},
     }  # fmt: skip
-    batch = EpisodeBatch(scheme, {"agents": n_agents}, 32, steps + 1, preprocess={"actions": ("actions_onehot", [OneHot(n_actions)])})
+    batch = EpisodeBatch(
+        scheme, {"agents": n_agents}, 32, steps + 1, preprocess={"actions": ("actions_onehot", [OneHot(n_actions)])}
+    )
     for key in ("state", "obs", "reward"):
         batch[key].uniform_()
     batch["actions"].random_(n_actions)
@@ -95,7 +120,9 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
     batch["filled"].fill_(1)
     batch["terminated"][:, -2] = 1
     logger = SimpleNamespace(log_stat=lambda *a, **k: None)
-    learner = LEARNERS[args.learner](MACS[args.mac](batch.scheme, {"agents": n_agents}, args), batch.scheme, logger, args)
+    learner = LEARNERS[args.learner](
+        MACS[args.mac](batch.scheme, {"agents": n_agents}, args), batch.scheme, logger, args
+    )
     for _ in range(3):
         learner.train(batch, 0, 0)
     times = []
@@ -124,7 +151,9 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epymarl", type=Path, default=os.environ.get("EPYMARL_PATH"), help="an EPyMARL checkout to compare with")
+    parser.add_argument(
+        "--epymarl", type=Path, default=os.environ.get("EPYMARL_PATH"), help="an EPyMARL checkout to compare with"
+    )
     parser.add_argument("--pairs", type=int, default=5, help="runs of each program, in turn")
     parser.add_argument("--t-max", type=int, default=20000, help="environment steps of a run")
     parser.add_argument("--repeats", type=int, default=30, help="updates timed")
@@ -132,7 +161,9 @@ def main() -> None:
     options = parser.parse_args()
     import torch as th
 
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {th.__version__}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {th.__version__}"
+    )
     if options.only != "training":
         import mmsa
 

@@ -21,6 +21,7 @@ from components.transforms import OneHot
 from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
 from runners import REGISTRY as r_REGISTRY
+from utils.allocator import keep_freed_memory
 from utils.logging import Logger, task_name
 
 
@@ -90,6 +91,7 @@ def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
     args.device = "cuda" if args.use_cuda else "cpu"
     args.unique_token = f"{args.name}_seed{args.seed}_{task_name(config)}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     th.set_num_threads(args.torch_threads)
+    keep_freed_memory()
     th.backends.cudnn.allow_tf32 = False  # a GRU in full float32 on a GPU too
     random.seed(args.seed)
     np.random.seed(args.seed)

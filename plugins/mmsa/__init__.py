@@ -1,4 +1,5 @@
-"""MMSA (Wang & Meger, AAMAS 2026) as a plugin for EPyMARL: its own learner, controller, agent, mixer and world model."""
+"""MMSA (Wang & Meger, AAMAS 2026) as a plugin for EPyMARL: learner, controller, agent, mixer and world model."""
+
 from __future__ import annotations
 
 from importlib import import_module
@@ -11,7 +12,7 @@ __all__ = ["Config", "check", "register"]
 
 
 def register() -> None:
-    """Fills the registries of the host whose modules are on sys.path. Raises ValueError where a name is taken by something else."""
+    """Fills the registries of the host whose modules are on sys.path. Raises ValueError where a name is taken."""
     from .agent import MMSAAgent
     from .controller import MMSAController
     from .learner import MMSALearner
@@ -26,9 +27,16 @@ def register() -> None:
         ("modules.world_models", "mmsa", WorldModel),
     ]
     for module, name, entry in entries:
-        try:
-            registry = import_module(module).REGISTRY
-        except (ImportError, AttributeError):  # upstream has no registry of mixers and no world models
-            continue
+        registry = _registry(module)
         if registry.setdefault(name, entry) is not entry:
             raise ValueError(f"{module}.REGISTRY already has another {name!r}; two plugins can't share a name")
+
+
+def _registry(module: str) -> dict[str, Any]:
+    """The host's registry; an empty one where upstream has none (mixers, world models)."""
+    if module in ("modules.mixers", "modules.world_models"):
+        try:
+            return getattr(import_module(module), "REGISTRY", {})
+        except ModuleNotFoundError:
+            return {}
+    return import_module(module).REGISTRY

@@ -3,8 +3,10 @@
     h_t     = GRU(ReLU(Linear(x_t)))
     Q(., a) = q2(ELU(q1[AvgL1Norm(phi(h)); zs] + W zsa(a) + w_a)) + direct(h)_a
 
-Shapes: M rows of single agents, R rows of whole teams, N agents, A actions, I inputs, H hidden, Z embedding, B episodes, T steps.
+Shapes: M rows of single agents, R rows of whole teams, N agents, A actions, I inputs, H hidden, Z embedding, F features
+of g, B episodes, T steps.
 """
+
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -101,8 +103,8 @@ class Choice(NamedTuple):
 class MMSAAgent(nn.Module):
     """Trunk, head, and the copy of SALE that feeds the head.
 
-    On the acting network that copy is `fixed`, on its target network `fixed_target`; no loss of this network reaches it. It meets the host's
-    contract for agents: `forward(inputs (M, I), h (M, H)) -> (Q (M, A), h (M, H))`, where inputs = [obs; last action; agent id].
+    On the acting network that copy is `fixed`, on its target network `fixed_target`; no loss of this network reaches
+    it. It meets the host's contract for agents, where inputs are [obs; last action; agent id].
     """
 
     def __init__(self, input_shape: int, args: SimpleNamespace) -> None:
@@ -130,7 +132,7 @@ class MMSAAgent(nn.Module):
         return q, h
 
     def zs(self, obs: Tensor, h: Tensor) -> Tensor | None:
-        """State embedding by this network's copy of SALE: obs (..., O), h (..., H) -> (..., Z); None without SALE. No gradient."""
+        """zs by this network's copy of SALE, without gradient: obs (..., O), h (..., H) -> (..., Z); None without."""
         if self.sale is None:
             return None
         with th.no_grad():
@@ -160,7 +162,7 @@ class MMSAAgent(nn.Module):
 
 
 def masked_argmax(q: Tensor, avail: Tensor) -> Tensor:
-    """argmax over available actions: q (..., A), avail (..., A) bool -> (...); the no-op, action 0, where nothing is available."""
+    """The best available action: q (..., A), avail (..., A) bool -> (...); 0, the no-op, where nothing is available."""
     best = q.masked_fill(~avail, UNAVAILABLE).argmax(-1)
     return best * avail.any(-1)
 

@@ -1,4 +1,5 @@
 """The keys that MMSA adds to the host's, typed and with their ranges. The values stand in `config/mmsa.yaml`."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -89,11 +90,11 @@ class MMSAConfig(_Group):
     def _consistent(self) -> MMSAConfig:
         if self.imagination.zs == "encode" and (self.sale.input != "hidden" or not self.sale.enabled):
             raise ValueError(
-                "imagination.zs=encode re-encodes the imagined hidden state, so it needs sale.input=hidden and sale.enabled=True"
+                "imagination.zs=encode is f of the imagined hidden state: set sale.input=hidden and sale.enabled=True"
             )
         if not (self.mixer_state or self.world_model.enabled):
             raise ValueError(
-                "mixer_state=False and world_model.enabled=False leave the mixer nothing to look at; set one of them to True"
+                "mixer_state=False and world_model.enabled=False leave the mixer blind: set one of them to True"
             )
         return self
 
@@ -104,10 +105,12 @@ class MMSAConfig(_Group):
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Refuses host settings that MMSA does not support yet. Raises ValueError naming the key, the value and the cure."""
+    """Refuses host settings that MMSA does not support. Raises ValueError naming the key, the value and the cure."""
     if not config["common_reward"]:
-        raise ValueError("common_reward=False: MMSA learns one team value; set common_reward=True (or use --config=iql)")
+        raise ValueError(
+            "common_reward=False: MMSA learns one team value; set common_reward=True (or use --config=iql)"
+        )
     if config["agent"] != "mmsa_agent":
         raise ValueError(
-            f"agent={config['agent']}: MMSA's agents share their parameters and bring their own network; set agent=mmsa_agent"
+            f"agent={config['agent']}: MMSA brings its own network, shared by the agents; set agent=mmsa_agent"
         )

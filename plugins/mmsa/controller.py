@@ -1,4 +1,5 @@
-"""MMSA's multi-agent controller: builds the agents' inputs, carries their hidden states, picks actions. Execution is decentralised."""
+"""MMSA's multi-agent controller: builds the agents' inputs, carries their hidden states and picks their actions."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,9 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch as th
-from components.action_selectors import REGISTRY as SELECTORS
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from components.action_selectors import REGISTRY as SELECTORS
 
 from .agent import MMSAAgent
 from .config import check
@@ -18,7 +20,8 @@ from .config import check
 class MMSAController:
     """The host's MAC contract over one shared MMSAAgent.
 
-    An agent's value depends on its own observation, last action, id and hidden state alone: no state, no world model, no other agent.
+    An agent's value depends on its own observation, last action, id and hidden state alone: no state, no world
+    model, no other agent.
     Shapes: B episodes (or those picked by `bs`), N agents, A actions, O observation, I inputs, H hidden.
     """
 
@@ -33,7 +36,7 @@ class MMSAController:
         self.hidden_states: Tensor | None = None  # (B, N, H), every episode's
 
     def inputs(self, obs: Tensor, last_actions: Tensor | None) -> Tensor:
-        """obs (..., N, O), last_actions (..., N) long, -1 where there was none -> x (..., N, I) = [obs; last action; id]."""
+        """[obs; last action; id]: obs (..., N, O), last_actions (..., N) long, -1 for none -> x (..., N, I)."""
         parts = [obs]
         if self.args.obs_last_action:
             assert last_actions is not None
@@ -47,7 +50,7 @@ class MMSAController:
     def select_actions(
         self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
-        """Actions (len(bs), N) long of the episodes `bs` at step t_ep; the other episodes' hidden states stay as they are."""
+        """Actions (len(bs), N) long at step t_ep of the episodes `bs`; the others' hidden states stay as they are."""
         q = self._act(ep_batch, t_ep, bs)
         avail = ep_batch["avail_actions"][:, t_ep][bs].to(q.device)
         return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)

@@ -1,11 +1,14 @@
-"""Imagined roll-outs: from every real step at once, K greedy steps in latent space (MBVD), with SALE inside (MMSA.md section 6).
+"""Imagined roll-outs: from every real step at once, K greedy steps in latent space (MBVD), with SALE inside.
 
-    s_{k+1} = mean of the prior at (s_k, a_k, zsa_k)         a_k = argmax over available actions of the head
-    zs_{k+1} = AvgL1Norm(zsa_k)                              SALE predicts its own next embedding  (imagination.zs: predict)
-    e_t      = GRU over (s_K .. s_0), backwards              conditions the mixer
+    a_k      = argmax over available actions of the head
+    s_{k+1}  = mean of the prior at (s_k, a_k, zsa_k)
+    zs_{k+1} = AvgL1Norm(zsa_k)                      SALE predicts its own next embedding (imagination.zs: predict)
+    e_t      = GRU over (s_K .. s_0), backwards      conditions the mixer
 
-Imagined steps give no reward and no TD target. Shapes: R rows of whole teams, N agents, D latent, H hidden, Z embedding, E roll-out embedding.
+Imagined steps give no reward and no TD target.
+Shapes: R rows of whole teams, N agents, D latent, H hidden, Z embedding, E roll-out embedding, K horizon.
 """
+
 from __future__ import annotations
 
 import torch as th
@@ -40,12 +43,13 @@ def imagine(
 ) -> Tensor:
     """Rolls `horizon` greedy steps forward and returns the latent states (K+1, R, N, D), the present first.
 
-    Gradients flow along the chain of latent states as far as the caller lets them; never through actions, hidden states or embeddings.
+    Gradients flow along the chain of latent states as far as the caller lets them; never through actions, hidden
+    states or embeddings.
 
     Args:
         model: the world model; agent: the network that acts, with its copy of SALE.
         s: (R, N, D) present latent. h: (R, N, H). zs: (R, N, Z), None without SALE.
-        first: greedy actions and zsa at the present, over the really available actions; rows are those of h flattened to (R N).
+        first: greedy actions and zsa at the present, over the really available actions, for the rows (R N).
         encode: imagined embeddings are f of the decoded hidden state instead of SALE's own prediction.
     """
     n_rows, n_agents = h.shape[:2]
@@ -66,6 +70,8 @@ def imagine(
             if sale is not None and zsa is not None:
                 zs = sale.zs(h) if encode else sale.normalise(zsa)
             choice = agent.greedy(
-                h.flatten(0, 1), None if zs is None else zs.flatten(0, 1), None if avail is None else avail.flatten(0, 1)
+                h.flatten(0, 1),
+                None if zs is None else zs.flatten(0, 1),
+                None if avail is None else avail.flatten(0, 1),
             )
     return th.stack(states)

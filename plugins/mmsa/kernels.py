@@ -1,4 +1,4 @@
-"""Linear layers and GRU sequences: the embedded host's, which are faster on a CPU, where there is one; else torch's own."""
+"""Linear layers and GRU sequences: the embedded host's, which are faster on a CPU, where it is there; else torch's."""
 
 from __future__ import annotations
 

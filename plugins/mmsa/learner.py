@@ -1,8 +1,9 @@
-"""MMSA's learner: representation, world model, imagination and value in one update (Wang & Meger, AAMAS 2026, arXiv 2602.12520).
+"""MMSA's learner: representation, world model, imagination and value in one update (arXiv 2602.12520).
 
-Shapes: B episodes, T steps (the last index of an episode holds only its bootstrap observation), R valid steps, S transitions, N agents, A actions,
-H hidden, Z embedding, D latent, E roll-out embedding, C mixer context.
+Shapes: B episodes, T steps (the last index of an episode holds only its bootstrap observation), R valid steps, S
+transitions, N agents, A actions, H hidden, Z embedding, D latent, E roll-out embedding, C mixer context.
 """
+
 from __future__ import annotations
 
 import copy
@@ -27,7 +28,9 @@ from .world_model import Gaussian, WorldModel
 
 
 class Packed(NamedTuple):
-    """The valid steps of a batch: state (R, S), obs (R, N, O), x (R, N, I), actions (R, N), avail (R, N, A) bool, reward and terminated (R,)."""
+    """The valid steps of a batch: state (R, S), obs (R, N, O), x (R, N, I), actions (R, N), avail (R, N, A) bool,
+    reward and terminated (R,).
+    """
 
     state: Tensor
     obs: Tensor
@@ -47,7 +50,11 @@ class Networks(NamedTuple):
     rollout: RolloutEncoder | None
 
     def modules(self) -> list[nn.Module]:
-        return [m for m in (self.mac.agent.trunk, self.mac.agent.head, self.mixer, self.model, self.rollout) if m is not None]
+        return [
+            m
+            for m in (self.mac.agent.trunk, self.mac.agent.head, self.mixer, self.model, self.rollout)
+            if m is not None
+        ]
 
 
 class MMSALearner:
@@ -65,7 +72,9 @@ class MMSALearner:
         context_dim = args.state_shape if cfg.mixer_state else 0
         if cfg.world_model.enabled:
             zs_dim = cfg.sale.dim if cfg.sale.enabled else 0
-            model = WorldModel(args.n_agents, args.n_actions, args.hidden_dim, zs_dim, cfg.world_model, cfg.loss_weights)
+            model = WorldModel(
+                args.n_agents, args.n_actions, args.hidden_dim, zs_dim, cfg.world_model, cfg.loss_weights
+            )
             rollout = RolloutEncoder(args.n_agents, cfg.world_model.latent_dim, cfg.imagination.embed_dim)
             context_dim += cfg.imagination.embed_dim
         self.mac = mac
@@ -134,7 +143,7 @@ class MMSALearner:
             target_h = target_agent.trunk.unroll(data.x, rows)
         zs = agent.zs(data.obs, h.detach())  # (R, N, Z), fixed
         target_zs = target_agent.zs(data.obs, target_h)  # fixed_target
-        choice = agent.greedy(*_flat(h.detach(), zs, data.avail, data.actions))  # best actions, and the zsa of those taken
+        choice = agent.greedy(*_flat(h.detach(), zs, data.avail, data.actions))  # best actions, zsa of those taken too
         taken_zsa = None if choice.taken_zsa is None else choice.taken_zsa.view_as(_some(zs))
 
         # 1. Representation: SALE predicts its next embedding
@@ -144,7 +153,9 @@ class MMSALearner:
             src = rows.trained_src
             if "sale" in self.weights:
                 losses["sale"] = self.sale.loss(
-                    online_zs.index_select(0, src), data.actions.index_select(0, src), online_zs.index_select(0, src + 1)
+                    online_zs.index_select(0, src),
+                    data.actions.index_select(0, src),
+                    online_zs.index_select(0, src + 1),
                 )
 
         # 2. World model: two VAEs over the agents' hidden states
@@ -302,7 +313,7 @@ class MMSALearner:
         th.save(state, Path(path) / "mmsa.th")
 
     def load_models(self, path: str) -> None:
-        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where the networks have another shape."""
+        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where shapes differ."""
         self.mac.load_models(path)
         state = th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True)
         for name, networks in (("online", self.online), ("target", self.target)):

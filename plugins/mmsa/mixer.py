@@ -1,4 +1,5 @@
 """QMIX's monotonic mixing network (Rashid et al., ICML 2018), conditioned on c = [state; roll-out embedding]."""
+
 from __future__ import annotations
 
 from types import SimpleNamespace

@@ -1,43 +1,52 @@
 """Which steps of a batch count, and the Q(lambda) targets. Complete in itself: upstream EPyMARL has no counterpart.
 
-Shapes: B episodes, T steps (the last index of an episode holds only its bootstrap observation), R valid steps, S transitions.
+Shapes: B episodes, T steps (an episode's last one holds only its bootstrap observation), R valid steps, S transitions.
 """
+
 from __future__ import annotations
 
 import torch as th
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Rows:
     """The valid (episode, step) pairs of a padded batch, as row numbers of packed tensors.
 
-    Whatever is not recurrent works on packed rows (R, ...) in the order (episode, step), so padding costs nothing and can leak nowhere.
+    Whatever is not recurrent works on packed rows (R, ...) in the order (episode, step), so padding costs nothing
+    and can leak nowhere.
     A transition exists where the successor's observation is filled (MMSA.md section 2); it then is the next packed row.
 
     Args:
-        filled: (B, T), non-zero where the step holds an observation; the filled steps of an episode are its first ones.
+        filled: (B, T), non-zero where the step holds an observation; an episode's filled steps are its first ones.
         burn_in: (B, T), non-zero on steps that only rebuild the hidden state and enter no loss; None: there are none.
+
+    Attributes:
+        mask: (B, T-1), m_t.
+        first: (R,) bool, rows without a predecessor.
+        src: (S,), the rows at which a transition starts; it ends at row src + 1.
+        trained, trained_src, trained_with_prev: rows that enter losses; of these the starts of transitions, and those
+            whose predecessor does so, too.
+        src_weight: (S,) bool, which of the transitions enter losses.
     """
 
     def __init__(self, filled: Tensor, burn_in: Tensor | None = None) -> None:
         filled = filled != 0
         self.shape = n_episodes, n_steps = filled.shape
-        self.mask = filled[:, :-1] & filled[:, 1:]  # (B, T-1): m_t
+        self.mask = filled[:, :-1] & filled[:, 1:]
         flat = filled.flatten().nonzero().squeeze(1)  # (R,), batch-major
         self._flat, step = flat, flat % n_steps
         self.time_major = step * n_episodes + flat // n_steps  # (R,)
-        self.first = step == 0  # (R,)
-        transition = filled.new_zeros(filled.shape)
-        transition[:, :-1] = self.mask
-        is_src = transition.flatten().index_select(0, flat)
-        self.src = is_src.nonzero().squeeze(1)  # (S,), packed rows with a successor
+        self.first = step == 0
+        starts = F.pad(self.mask, (0, 1)).flatten().index_select(0, flat)
+        self.src = starts.nonzero().squeeze(1)
         self._src_flat = flat.index_select(0, self.src)
-        self.has_prev = (~self.first).nonzero().squeeze(1)  # packed rows with a predecessor
         counts = th.ones_like(self.first) if burn_in is None else burn_in.flatten().index_select(0, flat) == 0
-        self.trained = counts.nonzero().squeeze(1)  # packed rows that enter losses
+        self.trained = counts.nonzero().squeeze(1)
         self.trained_src = self.src[counts[self.src]]
-        self.trained_with_prev = self.has_prev[counts[self.has_prev]]
-        self.src_weight = counts.index_select(0, self.src)  # (S,) bool
+        with_prev = (~self.first).nonzero().squeeze(1)
+        self.trained_with_prev = with_prev[counts[with_prev] & counts[with_prev - 1]]
+        self.src_weight = counts.index_select(0, self.src)
 
     def __len__(self) -> int:
         return self._flat.numel()
@@ -68,7 +77,7 @@ def q_lambda(
         G_t = r_t + gamma (1 - terminated_t) [(1 - lambda m_{t+1}) V_{t+1} + lambda m_{t+1} G_{t+1}],   m_{T-1} := 0
 
     Args:
-        reward, terminated, mask, next_value: (B, T-1); next_value[:, t] is V_{t+1}, the value of the successor of step t.
+        reward, terminated, mask, next_value: (B, T-1); next_value[:, t] is V_{t+1}, the value of t's successor.
 
     Returns:
         (B, T-1); what stands where the mask is 0 has no meaning. lambda 0 is the one-step target.
@@ -86,10 +95,11 @@ def q_lambda(
 
 
 class RewardStandardiser:
-    """Running mean and standard deviation of valid rewards, for a host that does not standardise them itself (upstream's does not).
+    """Running mean and deviation of valid rewards, for a host that does not standardise them itself, as upstream.
 
-    Upstream's replay gives no way to tell new samples from old ones, so a replayed reward counts at every draw, as in its own learners;
-    padding does not.
+
+    Upstream's replay gives no way to tell new samples from old ones, so a replayed reward counts at every draw, as
+    in its own learners; padding does not.
     """
 
     def __init__(self) -> None:

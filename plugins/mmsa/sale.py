@@ -1,11 +1,13 @@
 """State-action learned embeddings (SALE; Fujimoto et al., TD7, NeurIPS 2023, arXiv 2306.02451), for several agents.
 
-    zs  = AvgL1Norm(f(x))        zsa = g([zs; a])        L_SALE = mean over transitions of (g(f(x_t), a_t) - sg f(x_{t+1}))^2
+    zs     = AvgL1Norm(f(x))        zsa = g([zs; a])
+    L_SALE = mean over transitions of (g(f(x_t), a_t) - sg f(x_{t+1}))^2
 
 One f and one g serve all agents. With `scope: joint` a third network g_J predicts all agents' next embeddings at once.
 
 Shapes: M rows of single agents, R rows of whole teams, N agents, A actions, F hidden width, Z embedding width.
 """
+
 from __future__ import annotations
 
 import torch as th
@@ -22,7 +24,7 @@ def avg_l1_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 class ActionEncoder(nn.Module):
-    """g: [zs; one-hot action] -> zsa. A one-hot input only picks a column of weights, so actions are given as indices."""
+    """g: [zs; one-hot action] -> zsa. A one-hot input only picks a column of weights: actions come as indices."""
 
     def __init__(self, n_actions: int, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class JointEncoder(nn.Module):
 
 
 class SALE(nn.Module):
-    """One copy of the encoders f, g and, with `scope: joint`, g_J. The learner keeps three of them (`online`, `fixed`, `fixed_target`)."""
+    """One copy of the encoders f, g and, with `scope: joint`, g_J. The learner keeps three (see there)."""
 
     def __init__(self, input_dim: int, n_agents: int, n_actions: int, cfg: SaleConfig) -> None:
         super().__init__()
@@ -78,7 +80,9 @@ class SALE(nn.Module):
             Linear(width, cfg.dim),
         )  # fmt: skip
         self.g = ActionEncoder(n_actions, cfg.dim, width)
-        self.g_joint = JointEncoder(n_agents, n_actions, cfg.dim, cfg.joint_hidden_dim) if cfg.scope == "joint" else None
+        self.g_joint = (
+            JointEncoder(n_agents, n_actions, cfg.dim, cfg.joint_hidden_dim) if cfg.scope == "joint" else None
+        )
         self.normalise = avg_l1_norm if cfg.normalise else nn.Identity()
 
     def zs(self, x: Tensor) -> Tensor:
@@ -86,7 +90,7 @@ class SALE(nn.Module):
         return self.normalise(self.f(x))
 
     def dynamics(self, zs: Tensor, actions: Tensor, zsa: Tensor) -> Tensor:
-        """What the world model is told of a step: zsa itself, or with `scope: joint` g_J's prediction, normalised per agent.
+        """What the world model is told of a step: zsa, or with `scope: joint` g_J's prediction, normalised per agent.
 
         zs, zsa (R, N, Z), actions (R, N) -> (R, N, Z).
         """

@@ -1,10 +1,12 @@
-"""The world model: two VAEs over the agents' hidden states (MBVD, Xu et al., NeurIPS 2022), with SALE's embeddings added.
+"""The world model: two VAEs over the agents' hidden states (MBVD, Xu et al., NeurIPS 2022), with SALE added.
 
     posterior  q(s_t | h_t, zs_t)                     what the team's latent state is, given what the agents have seen
     prior      p(s_t | s_{t-1}, a_{t-1}, zsa_{t-1})   what it is expected to be; rolls latent states forward
 
-Shapes: R rows of whole teams in the order (episode, step), N agents, A actions, H hidden, Z embedding, D latent width of an agent.
+Shapes: R rows of whole teams in the order (episode, step), N agents, A actions, H hidden, Z embedding, D latent
+width of an agent.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -45,7 +47,7 @@ def kl_divergence(q: Gaussian, p: Gaussian) -> Tensor:
 
 
 def balanced_kl(q: Gaussian, p: Gaussian, alpha: float) -> Tensor:
-    """alpha KL(sg(q) || p) + (1 - alpha) KL(q || sg(p)) (DreamerV2): the plain KL in value; the prior gets alpha of its gradient."""
+    """alpha KL(sg(q) || p) + (1 - alpha) KL(q || sg(p)) (DreamerV2): the plain KL in value, with shared gradients."""
     return alpha * kl_divergence(q.detach(), p) + (1.0 - alpha) * kl_divergence(q, p.detach())
 
 
@@ -59,7 +61,9 @@ def _mlp(inp: int, hidden: int, out: int) -> nn.Sequential:
 
 
 class WorldModel(nn.Module):
-    """Posterior, prior and decoders. Agents share the posterior and the decoders of their own latents; the prior sees all agents side by side."""
+    """Posterior, prior and decoders. Agents share the posterior and the decoders of their own latents; the prior
+    sees all agents side by side.
+    """
 
     avail_seen: Tensor  # () bool: whether any valid row ever had an unavailable action
 
@@ -149,10 +153,12 @@ class WorldModel(nn.Module):
     ) -> dict[str, Tensor]:
         """Every loss with a weight above 0, unweighted, by name.
 
-        KLs and squared errors are summed over an agent's features and averaged over agents and valid rows, the terminal observation included.
+        KLs and squared errors are summed over an agent's features and averaged over agents and valid rows, the
+        terminal observation included.
 
         Args:
-            posterior: of the R valid rows. h (R, N, H): target trunk's hidden states. actions (R, N) taken, zsa (R, N, Z) theirs.
+            posterior: of the R valid rows. h: (R, N, H), the target trunk's hidden states.
+            actions: (R, N), those taken; zsa: (R, N, Z), theirs.
             avail: (R, N, A) bool. reward, terminated: (R,), of the step that starts at the row.
         """
         used, prev, n = rows.trained, rows.trained_with_prev - 1, self.n_agents
@@ -171,7 +177,8 @@ class WorldModel(nn.Module):
         out: dict[str, Tensor] = {}
         on = self.weights
         if on["kl"]:
-            kl = balanced_kl(posterior, prior, self.cfg.alpha) if self.cfg.kl_balancing else kl_divergence(posterior, prior)
+            balanced = self.cfg.kl_balancing
+            kl = balanced_kl(posterior, prior, self.cfg.alpha) if balanced else kl_divergence(posterior, prior)
             out["kl"] = over_rows(kl)
         if on["prior_reg"]:
             standard = Gaussian(th.zeros_like(prior.mean), th.zeros_like(prior.logvar))
@@ -183,7 +190,8 @@ class WorldModel(nn.Module):
                 self.avail_seen.fill_(True)
             if self.avail_seen:
                 logits = self.dec_avail(sample)
-                out["avail"] = over_rows(F.binary_cross_entropy_with_logits(logits, avail.to(logits.dtype), reduction="none"))
+                possible = avail.to(logits.dtype)
+                out["avail"] = over_rows(F.binary_cross_entropy_with_logits(logits, possible, reduction="none"))
             else:
                 out["avail"] = sample.new_zeros(())
 

@@ -70,7 +70,9 @@ def missing_pieces() -> list[str]:
 
 
 def require(map_name: str = "protoss_5_vs_5", backend: str = "auto", **_: Any) -> None:
-    """Raises where the backend that was asked for by name cannot run. Cheap: asked before anything of a run is written."""
+    """Raises where the backend that was asked for by name cannot run. Cheap: asked before anything of a run is
+    written.
+    """
     if backend != "starcraft2":
         return
     if pieces := missing_pieces():
