@@ -143,7 +143,7 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
     label = name + "".join(f" {k}={v}" for k, v in overrides.items())
     print(
         f"{label:<44} {1e3 * statistics.median(times):7.1f} ms an update (best {1e3 * min(times):.1f}), "
-        f"{flops.get_total_flops() / 1e9:.2f} GFLOP in matrix products (torch's 2048^3 product runs at {peak:.0f} GFLOP/s), "
+        f"{flops.get_total_flops() / 1e9:.2f} GFLOP in matrix products (torch's own 2048^3 one: {peak:.0f} GFLOP/s), "
         f"32 x {steps} steps, {n_agents} agents, {n_actions} actions",
         flush=True,
     )
@@ -161,9 +161,8 @@ def main() -> None:
     options = parser.parse_args()
     import torch as th
 
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {th.__version__}"
-    )
+    versions = f"Python {platform.python_version()}, torch {th.__version__}"
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
     if options.only != "training":
         import mmsa
 

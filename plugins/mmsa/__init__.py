@@ -26,10 +26,12 @@ def register() -> None:
         ("modules.mixers", "mmsa_mixer", MMSAMixer),
         ("modules.world_models", "mmsa", WorldModel),
     ]
-    for module, name, entry in entries:
-        registry = _registry(module)
-        if registry.setdefault(name, entry) is not entry:
+    registries = [_registry(module) for module, _, _ in entries]
+    for registry, (module, name, entry) in zip(registries, entries, strict=True):
+        if registry.get(name, entry) is not entry:
             raise ValueError(f"{module}.REGISTRY already has another {name!r}; two plugins can't share a name")
+    for registry, (_, name, entry) in zip(registries, entries, strict=True):
+        registry[name] = entry
 
 
 def _registry(module: str) -> dict[str, Any]:

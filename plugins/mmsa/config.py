@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Width = Annotated[int, Field(ge=1, le=4096)]
-Positive = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Group(BaseModel):
@@ -73,7 +73,7 @@ class LossWeights(_Group):
     avail: Weight
     reward: Weight
     continuation: Weight
-    sale: Weight
+    sale: Positive  # to do without SALE: sale.enabled
 
 
 class MMSAConfig(_Group):
@@ -96,6 +96,10 @@ class MMSAConfig(_Group):
             raise ValueError(
                 "mixer_state=False and world_model.enabled=False leave the mixer blind: set one of them to True"
             )
+        if self.world_model.enabled and self.imagination.horizon > 1 and not self.loss_weights.recon:
+            raise ValueError(
+                "loss_weights.recon=0 builds no decoder, which imagination.horizon > 1 asks: set horizon to 1 or 0"
+            )
         return self
 
     @classmethod
@@ -104,13 +108,22 @@ class MMSAConfig(_Group):
         return cls(**{name: getattr(args, name) for name in cls.model_fields if hasattr(args, name)})
 
 
+# Host keys that MMSA would otherwise ignore, with the one value that says what it does, and why.
+_FIXED: dict[str, tuple[Any, str]] = {
+    "learner": ("mmsa_learner", "MMSA brings its own learner"),
+    "mac": ("mmsa_mac", "MMSA brings its own controller"),
+    "agent": ("mmsa_agent", "MMSA brings its own network, which the agents share"),
+    "mixer": ("mmsa_mixer", "MMSA brings its own mixer"),
+    "common_reward": (True, "MMSA learns the value of the team's one reward"),
+    "use_rnn": (True, "the world model learns from a GRU's hidden states"),
+    "agent_output_type": ("q", "MMSA learns action values"),
+    "action_selector": ("epsilon_greedy", "MMSA learns action values"),
+    "standardise_returns": (False, "MMSA does not standardise returns"),
+}
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Refuses host settings that MMSA does not support. Raises ValueError naming the key, the value and the cure."""
-    if not config["common_reward"]:
-        raise ValueError(
-            "common_reward=False: MMSA learns one team value; set common_reward=True (or use --config=iql)"
-        )
-    if config["agent"] != "mmsa_agent":
-        raise ValueError(
-            f"agent={config['agent']}: MMSA brings its own network, shared by the agents; set agent=mmsa_agent"
-        )
+    for key, (value, reason) in _FIXED.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{key}={config[key]}: {reason}; set {key}={value}, or use another algorithm")

@@ -49,12 +49,11 @@ class Networks(NamedTuple):
     model: WorldModel | None
     rollout: RolloutEncoder | None
 
-    def modules(self) -> list[nn.Module]:
-        return [
-            m
-            for m in (self.mac.agent.trunk, self.mac.agent.head, self.mixer, self.model, self.rollout)
-            if m is not None
-        ]
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks that there are, by name."""
+        agent = self.mac.agent
+        parts = {"trunk": agent.trunk, "head": agent.head, "mixer": self.mixer, "model": self.model}
+        return {name: part for name, part in (parts | {"rollout": self.rollout}).items() if part is not None}
 
 
 class MMSALearner:
@@ -80,6 +79,8 @@ class MMSALearner:
         self.mac = mac
         self.online = Networks(mac, MMSAMixer(args, context_dim), model, rollout)
         self.target = copy.deepcopy(self.online)
+        if cfg.imagination.target == "online":  # one roll-out serves both mixers
+            self.target = self.target._replace(model=None, rollout=None)
         self.sale: SALE | None = None
         if mac.agent.sale is not None:
             self.sale = copy.deepcopy(mac.agent.sale).requires_grad_(True)
@@ -151,12 +152,8 @@ class MMSALearner:
         if self.sale is not None:
             online_zs = self.sale.zs(h.detach() if cfg.sale.input == "hidden" else data.obs)
             src = rows.trained_src
-            if "sale" in self.weights:
-                losses["sale"] = self.sale.loss(
-                    online_zs.index_select(0, src),
-                    data.actions.index_select(0, src),
-                    online_zs.index_select(0, src + 1),
-                )
+            current, actions, successor = *_rows(src, online_zs, data.actions), online_zs.index_select(0, src + 1)
+            losses["sale"] = self.sale.loss(current, actions, successor)
 
         # 2. World model: two VAEs over the agents' hidden states
         posterior: Gaussian | None = None
@@ -241,7 +238,7 @@ class MMSALearner:
         with th.set_grad_enabled(cfg.grad != "none"):
             e = online.rollout(states)
         next_e = e.detach()
-        if cfg.target == "copy" and target.model is not None and target.rollout is not None:
+        if target.model is not None and target.rollout is not None:
             with th.no_grad():
                 first = target.mac.agent.greedy(*_flat(target_h, target_zs, data.avail))
                 s = target.model.posterior(target_h, target_zs).mean
@@ -253,7 +250,8 @@ class MMSALearner:
     def update_targets(self) -> None:
         """Target networks first, then SALE's copies: fixed_target <- fixed, fixed <- online (as in TD7)."""
         rate = self.args.target_update_interval_or_tau
-        pairs = zip(self.target.modules(), self.online.modules(), strict=True)
+        online = self.online.parts()
+        pairs = [(old, online[name]) for name, old in self.target.parts().items()]
         if rate > 1:
             if self.training_steps % rate == 0:
                 for old, new in pairs:
@@ -286,24 +284,26 @@ class MMSALearner:
         if "zs" in stats:
             zs, src = stats["zs"], stats["src"]
             metrics["mmsa_zs_spread"] = zs.std(0).mean()
-            if "sale" in losses:
-                still = ((zs[src + 1] - zs[src]) ** 2).mean()
-                metrics["mmsa_sale_over_no_change"] = losses["sale"] / still.clamp(min=1e-12)
+            still = ((zs[src + 1] - zs[src]) ** 2).mean()
+            metrics["mmsa_sale_over_no_change"] = losses["sale"] / still.clamp(min=1e-12)
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
 
     def cuda(self) -> None:
         self.mac.cuda()
         self.target.mac.cuda()
-        for module in (*self.online.modules(), *self.target.modules(), *([self.sale] if self.sale else [])):
-            module.cuda()
+        for networks in (self.online, self.target):
+            for part in networks.parts().values():
+                part.cuda()
+        if self.sale is not None:
+            self.sale.cuda()
 
     def save_models(self, path: str) -> None:
         """Writes agent.th (what acting needs) and mmsa.th (everything else that was learned) into the folder."""
         self.mac.save_models(path)
         state: dict[str, Any] = {
-            "online": [m.state_dict() for m in self.online.modules()],
-            "target": [m.state_dict() for m in self.target.modules()],
+            "online": {name: part.state_dict() for name, part in self.online.parts().items()},
+            "target": {name: part.state_dict() for name, part in self.target.parts().items()},
             "sale": None if self.sale is None else self.sale.state_dict(),
             "fixed_target": None if self.sale is None else _some(self.target.mac.agent.sale).state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -317,8 +317,8 @@ class MMSALearner:
         self.mac.load_models(path)
         state = th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True)
         for name, networks in (("online", self.online), ("target", self.target)):
-            for module, saved in zip(networks.modules(), state[name], strict=True):
-                module.load_state_dict(saved)
+            for part, module in networks.parts().items():
+                module.load_state_dict(state[name][part])
         if self.sale is not None:
             self.sale.load_state_dict(state["sale"])
             _some(self.target.mac.agent.sale).load_state_dict(state["fixed_target"])

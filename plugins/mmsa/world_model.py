@@ -95,8 +95,8 @@ class WorldModel(nn.Module):
         self.prior_mean = Linear(width, joint)
         self.prior_logvar = Linear(width, joint)
 
-        self.dec_h = _mlp(cfg.latent_dim, width, hidden_dim)  # always there: the imagination needs it
         on = self.weights
+        self.dec_h = _mlp(cfg.latent_dim, width, hidden_dim) if on["recon"] else None
         self.dec_avail = _mlp(cfg.latent_dim, width, n_actions) if on["avail"] else None
         self.dec_prev_state = _mlp(joint, width, joint) if on["prior_recon_state"] else None
         self.dec_prev_action = _mlp(joint, width, n_agents * n_actions) if on["prior_recon_action"] else None
@@ -132,6 +132,7 @@ class WorldModel(nn.Module):
 
     def decode_hidden(self, s: Tensor) -> Tensor:
         """s (R, N, D) -> the agents' hidden states (R, N, H), in (-1, 1) as a GRU's are."""
+        assert self.dec_h is not None, "loss_weights.recon is 0"
         return self.dec_h(s).tanh()
 
     def decode_avail(self, s: Tensor) -> Tensor | None:

@@ -13,7 +13,18 @@ HOST = {path.stem for path in (ROOT / "src").iterdir() if path.suffix == ".py" o
 SRC = sorted((ROOT / "src").rglob("*.py"))
 MMSA = sorted((ROOT / "plugins" / "mmsa").rglob("*.py"))
 # From the bottom up: a module imports only those before it.
-LAYERS = ["config", "kernels", "returns", "sale", "agent", "world_model", "imagination", "mixer", "controller", "learner"]
+LAYERS = [
+    "config",
+    "kernels",
+    "returns",
+    "sale",
+    "agent",
+    "world_model",
+    "imagination",
+    "mixer",
+    "controller",
+    "learner",
+]
 ALGORITHM = {"sale", "world_model", "imagination", "agent", "mixer"}
 
 
