@@ -168,31 +168,29 @@ class MMSALearner:
             )
 
         # 3. Imagination: K greedy latent steps from every real one
-        src, dst = rows.src, rows.src + 1
         context, next_context = self._contexts(data, h.detach(), target_h, zs, target_zs, choice, posterior)  # (R, C)
 
         # 4. Value: mixed double-Q TD loss on [state; roll-out]
-        q_taken = agent.head.chosen(*_flat(*_rows(src, h, data.actions, zs, taken_zsa)))
-        q_tot = online.mixer(q_taken.view(len(src), -1), context.index_select(0, src)).squeeze(1)  # (S,)
+        q_taken = agent.head.chosen(*_flat(h, data.actions, zs, taken_zsa))
+        q_tot = online.mixer(q_taken.view_as(data.actions), context).squeeze(1)  # (R,), meaningful where a step follows
         with th.no_grad():
             if not self.args.double_q:
                 choice = target_agent.greedy(*_flat(target_h, target_zs, data.avail))
-            best = choice.actions.view_as(data.actions)
-            next_h, next_best, next_zs = _rows(dst, target_h, best, target_zs)
-            flat_h, flat_best, flat_zs = _flat(next_h, next_best, next_zs)
-            next_zsa = None if target_agent.sale is None else target_agent.sale.g(flat_zs, flat_best)
-            q_next = target_agent.head.chosen(flat_h, flat_best, flat_zs, next_zsa)
-            value = target.mixer(q_next.view(len(dst), -1), next_context.index_select(0, dst)).squeeze(1)
+            flat_h, flat_zs, best = *_flat(target_h, target_zs), choice.actions
+            best_zsa = None if target_agent.sale is None else target_agent.sale.g(flat_zs, best)
+            q_best = target_agent.head.chosen(flat_h, best, flat_zs, best_zsa)
+            value = target.mixer(q_best.view_as(data.actions), next_context).squeeze(1)  # (R,)
+            src = rows.src
             reward, terminated, next_value = (
-                rows.unpack_transitions(x) for x in (data.reward[src], data.terminated[src], value)
+                rows.unpack_transitions(x) for x in (data.reward[src], data.terminated[src], value[src + 1])
             )
             returns = q_lambda(reward, terminated, rows.mask, next_value, self.args.gamma, self.args.td_lambda)
-            goal = rows.pack_transitions(returns)
-        counted = rows.src_weight
-        td = (q_tot - goal)[counted]
+            goal = rows.pack_transitions(returns)[rows.src_weight]
+        q_tot = q_tot.index_select(0, rows.trained_src)
+        td = q_tot - goal
         losses["td"] = (td**2).mean()
 
-        stats = {"td": td.detach(), "q_tot": q_tot.detach()[counted], "goal": goal[counted]}
+        stats = {"td": td.detach(), "q_tot": q_tot.detach(), "goal": goal}
         if online_zs is not None:
             stats["zs"] = online_zs.detach()
             stats["src"] = rows.trained_src

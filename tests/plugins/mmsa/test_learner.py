@@ -149,12 +149,11 @@ def test_values_and_contexts_do_not_know_the_future(
     batch["actions"][:, u:] = (batch["actions"][:, u:] + 1) % learner.args.n_actions
     batch["avail_actions"][:, u:] = 1
     losses(learner, batch)
-    for (q, context), (new_q, new_context) in (online, [(a[0][:-1], a[1][:-1]) for a in target]):
-        # the online mixer sees steps 0..5; the target mixer 1..6, of which only those before u may stay
-        steps = u if len(q) == 6 else u - 1
-        th.testing.assert_close(new_q[:steps], q[:steps], rtol=1e-5, atol=1e-6)
-        th.testing.assert_close(new_context[:steps], context[:steps], rtol=1e-5, atol=1e-6)
-        assert (new_context[steps:] != context[steps:]).any(-1).all()
+    for (q, context), (new_q, new_context) in (online, target):
+        assert len(q) == len(context) == 7  # steps 0..6, of which only those before u may stay
+        th.testing.assert_close(new_q[:u], q[:u], rtol=1e-5, atol=1e-6)
+        th.testing.assert_close(new_context[:u], context[:u], rtol=1e-5, atol=1e-6)
+        assert (new_context[u:] != context[u:]).any(-1).all()
 
 
 @pytest.mark.parametrize("changes", SETTINGS, ids=str)
@@ -202,12 +201,12 @@ def test_the_td_loss_is_that_of_a_plain_loop(
             best_value, tot = [], []
             for t in range(length):
                 chosen = q[b, t].gather(1, batch["actions"][b, t]).squeeze(1)
-                tot.append(learner.online.mixer(chosen, online_context[row]).item())
+                tot.append(learner.online.mixer(chosen, online_context[row + t]).item())
                 judge = (q if double_q else target_q)[b, t + 1]
                 best = judge.masked_fill(batch["avail_actions"][b, t + 1] == 0, -1e7).argmax(1, keepdim=True)
                 value = target_q[b, t + 1].gather(1, best).squeeze(1)
-                best_value.append(learner.target.mixer(value, target_context[row]).item())
-                row += 1
+                best_value.append(learner.target.mixer(value, target_context[row + t + 1]).item())
+            row += length + 1
             g = 0.0
             for t in reversed(range(length)):
                 ahead = best_value[t] if t + 1 == length else (1 - td_lambda) * best_value[t] + td_lambda * g
@@ -249,10 +248,9 @@ def test_the_context_is_the_state_and_the_roll_out(monkeypatch: pytest.MonkeyPat
     e = th.zeros(*filled.shape, rollouts[0].shape[1])
     e[filled] = rollouts[0].detach()
     c = e if changes else th.cat([batch["state"], e], -1)
-    mask = filled[:, :-1] & filled[:, 1:]
     (online,), (target,) = ([args[1] for args in of_one] for of_one in calls)
-    th.testing.assert_close(online.detach(), c[:, :-1][mask])
-    th.testing.assert_close(target, c[:, 1:][mask])
+    th.testing.assert_close(online.detach(), c[filled])
+    th.testing.assert_close(target, c[filled])
     assert online.requires_grad and not target.requires_grad
 
 
