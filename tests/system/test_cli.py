@@ -194,6 +194,32 @@ def test_the_same_seed_gives_the_same_metrics(tree: Path) -> None:
     assert len(first["loss"]) > 1 and first == again and first["loss"] != other["loss"]
 
 
+def test_mmsa_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two vectorised runs of one seed, with everything of MMSA in use, record the same values at the same steps."""
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--config=mmsa",
+        "--env-config=gymma",
+        "with",
+        f"env_args.key={KEY}",
+        "seed=5",
+        "t_max=400",
+        "batch_size=4",
+    ]
+    words += ["runner=parallel", "batch_size_run=3", "test_interval=200", "test_nepisode=4", "env_steps_per_update=20"]
+    words += [
+        "target_update_interval_or_tau=3",
+        "learner_log_interval=20",
+        "runner_log_interval=50",
+        "log_interval=200",
+    ]
+    for _ in range(2):
+        assert main.main(words) == 0
+    first, again = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("results/sacred/mmsa/*/*/info.json")))
+    assert len(first["mmsa_loss_kl"]) > 3 and first["mmsa_loss_recon"][0] != first["mmsa_loss_recon"][-1]
+    assert {k: v for k, v in first.items() if not k.startswith("time_")} == again
+
+
 # --- real processes ---
 def test_process_with_a_wrong_key(tmp_path: Path) -> None:
     done = shell(tmp_path, "--config=qmix", "--env-config=gymma", "with", "lrr=1", f"env_args.key={KEY}")
