@@ -6,6 +6,8 @@ Where this differs from jaxmarl's own environment:
 - Nothing resets itself: an ended episode leaves its last observation, state and masks in the arrays.
 - The time limit is exact and is `truncated` (jaxmarl flags it one step late, and like a defeat).
 - `battle_won` in the final info is read from who is alive: all enemies dead and an ally left.
+- The state is scaled to 0..1, as observations are: jaxmarl's has positions in map units, and cooldowns that go on
+  falling below 0 for as long as a unit does not shoot (-16 was seen), which drown all else in a mixing network.
 - Where enemies outnumber the random allies, the extra enemies' types are drawn too (jaxmarl drops that draw).
 The team's reward (damage dealt, at most 1 in all, plus 1 for a win) is the same for every agent. With common_reward it
 is the reward as it is, else each agent receives it: there is nothing to sum.
@@ -165,10 +167,22 @@ def _compile(battle: Battle) -> _Compiled:
     n_actions = env.num_ally_actions
     theirs = np.array([noop, *(a for a in range(n_actions) if a != noop)], np.int32)  # our action -> jaxmarl's
 
+    arena = env._env
+    n_units, n_features = arena.num_agents, len(arena.own_features)
+
+    def scaled(world: Any, units: Any) -> Any:
+        """jaxmarl's state of all units (health, position, cooldown, type; team; type again), every number in 0..1."""
+        features = world[: n_units * n_features].reshape(n_units, n_features)
+        cooldown = units.unit_weapon_cooldowns / arena.unit_type_weapon_cooldowns[units.unit_types]
+        features = features.at[:, 1:3].divide(jnp.array([arena.map_width, arena.map_height]))
+        features = features.at[:, 3].set(jnp.clip(cooldown, 0.0, 1.0) * units.unit_alive)
+        team, kind = world[n_units * n_features :].reshape(2, n_units)
+        return jnp.concatenate([features.ravel(), team, kind / max(1, arena.unit_type_bits - 1)])
+
     def view(obs: dict[str, Any], state: Any) -> tuple[Any, Any, Any]:
         avail = env.get_avail_actions(state)
         masks = jnp.stack([avail[a] for a in agents])[:, theirs]
-        return jnp.stack([obs[a] for a in agents]), obs["world_state"], masks.astype(jnp.uint8)
+        return jnp.stack([obs[a] for a in agents]), scaled(obs["world_state"], state.state), masks.astype(jnp.uint8)
 
     def settled(state: Any) -> Any:
         """The state with the types that a step returns; else the step would be compiled twice."""

@@ -99,6 +99,16 @@ def test_last_observation_is_of_the_ended_episode(battles: dict[str, Any]) -> No
     assert seen
 
 
+def test_the_state_is_scaled(battles: dict[str, Any]) -> None:
+    """0..1 throughout, and of our own units the same numbers that their observations end with."""
+    for row in battles["rows"]:
+        state = row["state"]
+        assert state.min() >= 0 and state.max() <= 1
+        own = state[:, : 3 * 10].reshape(E, 3, 10)
+        np.testing.assert_allclose(own, row["obs"][..., -10:], rtol=1e-6, atol=1e-6)
+    assert max(row["state"][:, 3].max() for row in battles["rows"]) > 0.5, "no cooldown was seen"
+
+
 def test_dead_units_have_the_no_op_only(battles: dict[str, Any]) -> None:
     dead_rows = 0
     for row in battles["rows"]:
