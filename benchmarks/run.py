@@ -173,9 +173,10 @@ def main() -> None:
         update("mmsa", {}, 5, 11, 80, max(5, options.repeats // 4))
     if options.only != "updates":
         run = (options.pairs, options.t_max, options.epymarl)
+        ratio = ["env_steps_per_update=episode"]  # upstream's
         theirs = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
-        end_to_end("QMIX, GRU, one-step targets", ["--config=qmix", "td_lambda=0.0"], theirs, *run)
-        end_to_end("MMSA, against upstream's QMIX", ["--config=mmsa"], theirs, *run)
+        end_to_end("QMIX, GRU, one-step targets", ["--config=qmix", "td_lambda=0.0", *ratio], theirs, *run)
+        end_to_end("MMSA, against upstream's QMIX", ["--config=mmsa", *ratio], theirs, *run)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 NOT_COMPARED = {"seed", "label", "local_results_path"}
-METRICS = ("test_battle_won_mean", "test_return_mean")  # the first that a run has
+METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a run has
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -96,7 +96,7 @@ def main() -> None:
             axes.set(title=task, xlabel="environment steps", ylabel=runs[0]["metric"])
             axes.legend(fontsize="small")
             axes.grid(alpha=0.3)
-            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in task.split(",")[0])
+            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in task)  # the backend included
             figure.savefig(options.out / f"{name}.png", dpi=110)
             plt.close(figure)
 

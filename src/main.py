@@ -78,6 +78,14 @@ def results_folder(config: Mapping[str, Any], task: str) -> Path:
     return folder
 
 
+def make_folder(folder: Path) -> None:
+    """ConfigError where the folder cannot be made after all, as on a full or a special file system."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"local_results_path: {folder} cannot be made: {error.strerror}") from None
+
+
 def versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
     found = {}
@@ -102,17 +110,18 @@ def train(config: dict[str, Any]) -> int:
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from sacred import SETTINGS, Experiment
 
-    from envs import BackendNotFinishedError, MissingBackendError
+    import envs
     from utils.figures import learning_curve
     from utils.logging import RunFolder, backend_note, get_logger, task_name
     from utils.progress import stop_display
 
     try:
-        import_module("envs").require(config["env"], config["env_args"])
-    except (MissingBackendError, BackendNotFinishedError) as error:
+        envs.require(config)
+    except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
         raise ConfigError(str(error)) from None
     task = task_name(config)
-    folder = results_folder(config, task)
+    folder = results_folder(config, "-".join(filter(None, [task, envs.simulator(config)])))
+    make_folder(folder)
     console = get_logger()
     if config["seed"] is None:
         config["seed"] = secrets.randbelow(2**31)
@@ -145,7 +154,9 @@ def train(config: dict[str, Any]) -> int:
         title = f"{config['name']} on {task}, seed {config['seed']}"
         backend = backend_note(info.get("backend", ""))
         curve = learning_curve(info, Path(observer.dir) / "learning_curve.png", title, backend)
-        outcome = {0: "done", 130: "stopped"}.get(status, "failed")
+        outcome = {0: "done", 130: "stopped"}.get(status, "failed") + (
+            f" [{backend}]" if envs.simulator(config) else ""
+        )
         print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve else ""), flush=True)
     return status
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import textwrap
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
+import envs
 from components.checkpoint import find_checkpoint
 from components.episode_buffer import ReplayBuffer
 from components.intervals import Every, UpdateSchedule
@@ -40,6 +42,10 @@ def run(_run: Any, config: Mapping[str, Any], log: Any) -> None:
             folder = find_checkpoint(args.checkpoint_path, args.load_step)
             log.info("loading the networks from %s", folder)
             learner.load_models(folder)
+            if not args.evaluate:
+                log.warning(
+                    "only networks and optimisers are loaded: replay buffer, reward statistics and counters start anew"
+                )
             runner.t_env = int(folder.name)
         if args.evaluate:
             test(args, runner)
@@ -70,7 +76,7 @@ def train(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, learner: Any
             learner.train(buffer.sample(args.batch_size).to(args.device), runner.t_env, episode)
 
         last = runner.t_env > args.t_max
-        if test_due(runner.t_env):
+        if test_due(runner.t_env) or last:
             test(args, runner)
         if args.save_model and (save_due(runner.t_env) or last):
             save(args, runner.t_env, learner, logger)
@@ -83,13 +89,10 @@ def train(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, learner: Any
 def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
     """The configuration as a namespace, with the device and a name for the run; seeds everything random."""
     args = SimpleNamespace(**config)
-    if args.use_cuda is True and not th.cuda.is_available():
-        raise RuntimeError("use_cuda is true, but torch finds no CUDA device (auto takes one only where there is one)")
-    if args.evaluate and not args.checkpoint_path:
-        raise ValueError("evaluate needs checkpoint_path: the folder whose networks are to be tested")
     args.use_cuda = th.cuda.is_available() if args.use_cuda == "auto" else args.use_cuda
     args.device = "cuda" if args.use_cuda else "cpu"
-    args.unique_token = f"{args.name}_seed{args.seed}_{task_name(config)}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
+    task = "-".join(filter(None, [task_name(config), envs.simulator(config)]))
+    args.unique_token = f"{args.name}_seed{args.seed}_{task}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     th.set_num_threads(args.torch_threads)
     keep_freed_memory()
     th.backends.cudnn.allow_tf32 = False  # a GRU in full float32 on a GPU too
@@ -130,11 +133,12 @@ def announce(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, logger: L
     ratio = str(UpdateSchedule(args.env_steps_per_update))
     size = buffer.capacity_bytes
     logger.record(backend=env.backend, env_info=dict(env.info), update_to_data=ratio, buffer_bytes=size)
+    logger.record(device=args.device, unique_token=args.unique_token)  # the token names the folder of saved networks
     if env.banner:
         bar = "!" * 100
         log.warning("\n%s\n%s\n%s", bar, textwrap.fill(env.banner, 100), bar)
     log.info("environment: %s, backend %s, %d at once", task_name(vars(args)), env.backend, runner.batch_size)
-    log.info("update-to-data: %s", ratio)
+    log.info("device: %s; update-to-data: %s", args.device, ratio)
     log.info("replay buffer: at most %.1f MB, %d episodes", size / 1e6, args.buffer_size)
 
 
@@ -150,3 +154,4 @@ def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     logger.console_logger.info("saving the networks to %s", folder)
     learner.save_models(folder)
+    (folder.parent / "config.json").write_text(json.dumps(vars(args), indent=1))  # to load them with the same settings

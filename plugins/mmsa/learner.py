@@ -114,7 +114,7 @@ class MMSALearner:
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
         """One update on a sampled batch of episodes. Logs every `learner_log_interval` environment steps."""
-        losses, stats = self.losses(batch)
+        losses, stats = self.losses(batch)  # 1. representation, 2. world model, 3. imagination, 4. value
         assert losses.keys() == self.weights.keys(), (losses.keys(), self.weights.keys())
         total = sum((self.weights[name] * loss for name, loss in losses.items()), th.zeros(()))
 
@@ -283,7 +283,8 @@ class MMSALearner:
             zs, src = stats["zs"], stats["src"]
             metrics["mmsa_zs_spread"] = zs.std(0).mean()
             still = ((zs[src + 1] - zs[src]) ** 2).mean()
-            metrics["mmsa_sale_over_no_change"] = losses["sale"] / still.clamp(min=1e-12)
+            predictions = 1 if self.sale is None or self.sale.g_joint is None else 2  # that the loss is a sum of
+            metrics["mmsa_sale_over_no_change"] = losses["sale"] / (predictions * still.clamp(min=1e-12))
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
 
@@ -315,6 +316,11 @@ class MMSALearner:
         self.mac.load_models(path)
         state = th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True)
         for name, networks in (("online", self.online), ("target", self.target)):
+            if state[name].keys() != networks.parts().keys():
+                raise RuntimeError(
+                    f"{path} holds the {name} networks {', '.join(state[name])}, this configuration has "
+                    f"{', '.join(networks.parts())}: load it with the configuration that it was trained with"
+                )
             for part, module in networks.parts().items():
                 module.load_state_dict(state[name][part])
         if self.sale is not None:
@@ -322,7 +328,7 @@ class MMSALearner:
             _some(self.target.mac.agent.sale).load_state_dict(state["fixed_target"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.training_steps = state["training_steps"]
-        if self.standardise is not None:
+        if self.standardise is not None and state["standardise"] is not None:  # another host may have done it
             self.standardise.load_state_dict(state["standardise"])
 
 

@@ -12,8 +12,9 @@ def find_checkpoint(folder: str, load_step: int) -> Path:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"checkpoint_path: there is no folder {root}")
+        raise FileNotFoundError(f"there is no folder {root}")
     steps = {int(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and path.name.isdecimal()}
     if not steps:
-        raise FileNotFoundError(f"checkpoint_path: {root} has no subfolder named by a step number, such as 50000")
+        inside = f"; {root} looks like one of them, name the folder above" if root.name.isdecimal() else ""
+        raise FileNotFoundError(f"{root} has no subfolder named by a step number, such as 50000{inside}")
     return steps[max(steps) if load_step == 0 else min(steps, key=lambda step: abs(step - load_step))]

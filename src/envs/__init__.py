@@ -27,6 +27,7 @@ __all__ = [
     "describe",
     "make_vector_env",
     "require",
+    "simulator",
 ]
 
 REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
@@ -50,10 +51,26 @@ BATCHED: dict[str, Callable[[dict[str, Any], list[int], bool], VectorEnv | None]
 }
 
 
-def require(env: str, env_args: Mapping[str, Any]) -> None:
-    """Raises MissingBackendError or BackendNotFinishedError where a simulator asked for by name cannot run here."""
+def require(config: Mapping[str, Any]) -> None:
+    """Raises where this configuration's environment cannot run here. Cheap: asked before anything is written.
+
+    MissingBackendError, BackendNotFinishedError or EnvContractError for the environment, ValueError for a host key that
+    it has no use for.
+    """
+    env, env_args = config["env"], config["env_args"]
     if env == "sc2v2":
         sc2v2.require(**env_args)
+    elif env == "gymma":
+        gymma.GymmaEnv(**env_args, common_reward=config["common_reward"]).close()
+    if env in BATCHED and config["env_workers"]:
+        raise ValueError(f"env_workers={config['env_workers']}: {env} steps all battles in one call; set env_workers=0")
+    if config["render"] and env != "gymma":
+        raise ValueError(f"render=True: {env} cannot be shown; set render=False")
+
+
+def simulator(config: Mapping[str, Any]) -> str:
+    """What stands in for StarCraft II, as folders of results name it: "SMAX", or "" where nothing does."""
+    return "SMAX" if config["env"] in BATCHED else ""
 
 
 def make_vector_env(args: Any) -> VectorEnv:

@@ -58,7 +58,7 @@ class GymmaArgs(BaseModel):
     @classmethod
     def _has_levels(cls, level: int | None, info: ValidationInfo) -> int | None:
         key = info.data.get("key", "Foraging")
-        if level is not None and not key.startswith("Foraging"):
+        if level is not None and not key.rpartition(":")[2].startswith("Foraging"):
             raise ValueError(f"only Foraging-... environments have player levels, {key} has none")
         return level
 
@@ -70,6 +70,12 @@ def find_spec(key: str) -> Any:
     """
     import gymnasium
 
+    module, _, key = key.rpartition(":")  # module:id, as upstream's users write it
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise MissingBackendError(f"{module}:{key}: there is no installed module {module}") from error
     for begin, package in _PACKAGES.items():
         if key.lower().startswith(begin.lower()):
             try:
@@ -112,6 +118,7 @@ class GymmaEnv(MultiAgentEnv):
         import gymnasium
 
         spec = find_spec(key)
+        key = key.rpartition(":")[2]
         GymmaArgs(key=key, time_limit=time_limit, max_player_level=max_player_level)
         changes = {} if max_player_level is None else {"max_player_level": max_player_level}
         env = gymnasium.make(key, disable_env_checker=True, **changes)

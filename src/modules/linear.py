@@ -14,10 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 MIN_ROWS = 256  # below, the call costs more than it saves
-try:
-    _onednn = th.ops.mkldnn._linear_pointwise if th.backends.mkldnn.is_available() else None
-except AttributeError:
-    _onednn = None
+
+
+def _find_onednn() -> Any:
+    """torch's operator, or None where this torch has none or another; it has no public name, so it is tried once."""
+    try:
+        operator = th.ops.mkldnn._linear_pointwise
+        operator(th.ones(2, 3), th.ones(4, 3), None, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return operator
+
+
+_onednn = _find_onednn()
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PANELS = (("return", "return_mean"), ("win rate", "battle_won_mean"))
+PANELS = (
+    ("return", "return_mean"),
+    ("return of all agents", "total_return_mean"),  # individual rewards
+    ("win rate", "battle_won_mean"),
+)
 
 
 def learning_curve(info: Mapping[str, Any], path: Path, title: str, backend: str = "") -> Path | None:

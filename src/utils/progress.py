@@ -16,8 +16,8 @@ from rich.text import Text
 REFRESH = 0.25  # seconds between two refreshes
 WINDOW = 60.0  # seconds over which the speed is measured
 SHOWN = (  # label -> the metrics it can show, the first there is
-    ("train return", ("return_mean",)),
-    ("test return", ("test_return_mean",)),
+    ("train return", ("return_mean", "total_return_mean")),
+    ("test return", ("test_return_mean", "test_total_return_mean")),
     ("train win rate", ("battle_won_mean",)),
     ("test win rate", ("test_battle_won_mean",)),
     ("loss", ("loss", "critic_loss")),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from components.checkpoint import find_checkpoint
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -114,9 +115,26 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
         wrong["target_update_interval_or_tau"] = "must be a whole number of updates above 1, or a rate up to 1"
     if config["mixer"] is not None and not config["common_reward"]:
         wrong["common_reward"] = f"must be true with mixer={config['mixer']}: a mixer learns from the team's one reward"
-    for key in ("evaluate", "render", "load_step"):
+    if config["sequence_length"] is not None and config["obs_last_action"] and not config["burn_in"]:
+        wrong["burn_in"] = "must be at least 1 with obs_last_action: the action before a stretch is not in it"
+    if config["learner"] == "q_learner" and config["agent_output_type"] != "q":
+        wrong["agent_output_type"] = "must be 'q' with learner=q_learner, which learns action values"
+    if (config["agent_output_type"] == "q") != (config["action_selector"] == "epsilon_greedy"):
+        wrong["action_selector"] = (
+            f"does not go with agent_output_type={config['agent_output_type']}: "
+            "epsilon_greedy takes action values (q), the others draw from policies (pi_logits)"
+        )
+    if config["render"] and not config["evaluate"]:
+        wrong["render"] = "needs evaluate=True: training is not shown"
+    for key in ("evaluate", "load_step"):
         if config[key] and not config["checkpoint_path"]:
             wrong[key] = "needs checkpoint_path: the folder of the networks to load"
-    if config["checkpoint_path"] and not Path(config["checkpoint_path"]).is_dir():
-        wrong["checkpoint_path"] = "there is no such folder"
+    if config["checkpoint_path"]:
+        try:
+            step = int(find_checkpoint(config["checkpoint_path"], config["load_step"]).name)
+        except FileNotFoundError as error:
+            wrong["checkpoint_path"] = str(error)
+        else:
+            if step > config["t_max"] and not config["evaluate"]:
+                wrong["t_max"] = f"must be above {step}, the step of the checkpoint, for training to go on"
     return wrong

@@ -125,3 +125,13 @@ def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
 def test_single_agent_environments_are_refused() -> None:
     with pytest.raises(RuntimeError, match="tuples"):
         GymmaEnv("CartPole-v1")
+
+
+def test_a_module_before_the_id() -> None:
+    """module:id is how upstream's users name a task."""
+    key = "lbforaging:Foraging-8x8-2p-3f-v3"
+    assert GymmaArgs(key=key, max_player_level=3).key == key
+    env = GymmaEnv(key, max_player_level=3, seed=1)
+    assert env.n_agents == 2 and env.name == "Foraging-8x8-2p-3f-v3"
+    with pytest.raises(ValidationError, match="no installed module no_such_module"):
+        GymmaArgs(key="no_such_module:Foraging-8x8-2p-3f-v3")

@@ -17,6 +17,7 @@ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
+NOT_REPEATED = ("time_", "unique_token")  # of a run's record: times, and the name of its folder
 RUN = ["--config=vdn", "--env-config=lbf"]
 
 
@@ -169,6 +170,49 @@ def test_a_missing_simulator_is_named_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--env-config=gymma", "with", "env_args.key=CartPole-v1"], ["CartPole-v1", "one entry for each agent"]),
+        (["--env-config=smax", "with", "runner=parallel", "batch_size_run=2", "env_workers=2"], ["env_workers=2"]),
+    ],
+)
+def test_what_an_environment_cannot_do_is_said_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    parts: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["--config=vdn", *words]) == 2
+    err = capsys.readouterr().err
+    assert all(part in err for part in parts) and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simulator_has_folders_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A SMAX result never lies where one of StarCraft II would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=lambda _run, config, log: None))
+    for env_config in ("sc2v2", "smax", "gymma"):
+        assert (
+            main.main(
+                [
+                    "--config=vdn",
+                    f"--env-config={env_config}",
+                    "with",
+                    *([f"env_args.key={KEY}"] if env_config == "gymma" else []),
+                ]
+            )
+            == 0
+        )
+    folders = sorted(path.name for path in tmp_path.glob("results/sacred/vdn/*"))
+    assert folders == sorted([KEY, "protoss_5_vs_5-SMAX", "smacv2_5_units-SMAX"])
+
+
 def test_folder_names_are_tame(tree: Path) -> None:
     config = {"local_results_path": "results", "name": "vdn"}
     assert main.results_folder(config, "../a b").name == "__a_b"
@@ -190,7 +234,7 @@ def test_the_same_seed_gives_the_same_metrics(tree: Path) -> None:
     for seed in (1, 1, 2):
         assert main.main([*words, f"seed={seed}"]) == 0
     records = [json.loads(path.read_text()) for path in sorted(tree.glob("results/sacred/vdn/*/*/info.json"))]
-    first, again, other = ({key: info[key] for key in info if not key.startswith("time_")} for info in records)
+    first, again, other = ({key: info[key] for key in info if not key.startswith(NOT_REPEATED)} for info in records)
     assert len(first["loss"]) > 1 and first == again and first["loss"] != other["loss"]
 
 
@@ -206,6 +250,7 @@ def test_mmsa_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert main.main(words.split()) == 0
     first, again = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("results/sacred/mmsa/*/*/info.json")))
     assert len(first["mmsa_loss_kl"]) > 3 and first["mmsa_loss_recon"][0] != first["mmsa_loss_recon"][-1]
+    assert first.pop("unique_token") != again.pop("unique_token")
     assert {k: v for k, v in first.items() if not k.startswith("time_")} == again
 
 

@@ -148,8 +148,11 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("batch_size_run=2", ["batch_size_run = 2", "runner=parallel"]),
         ("env_workers=2", ["env_workers = 2", "batch_size_run=1"]),
         ("evaluate=true", ["evaluate = True", "needs checkpoint_path"]),
-        ("checkpoint_path=nowhere", ["checkpoint_path = 'nowhere'", "no such folder"]),
+        ("checkpoint_path=nowhere", ["checkpoint_path = 'nowhere'", "there is no folder nowhere"]),
         ("burn_in=3", ["burn_in = 3", "needs sequence_length"]),
+        ("action_selector=multinomial", ["action_selector = 'multinomial'", "epsilon_greedy takes action values"]),
+        ("action_selector=soft_policies", ["action_selector = 'soft_policies'", "agent_output_type=q"]),
+        ("render=true", ["render = True", "needs evaluate=True"]),
         ("buffer_size=8", ["batch_size = 32", "buffer_size=8"]),
         ("epsilon_start=0.01", ["epsilon_finish = 0.05", "epsilon_start=0.01"]),
         ("common_reward=false", ["common_reward = False", "mixer=vdn"]),
@@ -161,6 +164,18 @@ def test_a_problem_names_key_value_and_cure(
 ) -> None:
     (problem,) = problems(override)
     assert all(part in problem for part in parts), problem
+
+
+def test_keys_that_do_not_go_together(tree: Path, problems: Callable[..., list[str]]) -> None:
+    (problem,) = problems("agent_output_type=pi_logits", "action_selector=multinomial")
+    assert "agent_output_type = 'pi_logits'" in problem and "learner=q_learner" in problem
+    (problem,) = problems("sequence_length=5", "obs_last_action=true")
+    assert "burn_in = 0" in problem and "obs_last_action" in problem
+    (tree / "saved/models/500").mkdir(parents=True)
+    (problem,) = problems("checkpoint_path=saved/models", "t_max=400")
+    assert "t_max = 400" in problem and "500" in problem
+    (problem,) = problems("checkpoint_path=saved/models/500")
+    assert "no subfolder named by a step number" in problem and "name the folder above" in problem
 
 
 def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:

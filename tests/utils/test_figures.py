@@ -39,6 +39,14 @@ def test_returns_alone(tmp_path: Path, drawn: list[Figure]) -> None:
     assert len(drawn[0].axes) == 1
 
 
+def test_individual_rewards(tmp_path: Path, drawn: list[Figure]) -> None:
+    learning_curve(
+        series(test_total_return_mean=[0.5, 1], test_agent_0_return_mean=[1, 2]), tmp_path / "c.png", "title"
+    )
+    (axes,) = drawn[0].axes
+    assert axes.get_ylabel() == "return of all agents" and list(axes.lines[0].get_ydata()) == [0.5, 1]
+
+
 def test_nothing_to_draw(tmp_path: Path) -> None:
     assert learning_curve({"backend": "x", "return_mean": []}, tmp_path / "curve.png", "title") is None
     assert list(tmp_path.iterdir()) == []
