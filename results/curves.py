@@ -88,7 +88,8 @@ def main() -> None:
                 means = values.mean(1)
                 each = " ".join(f"{m:.3f}" for m in means)
                 print(f"{group:<50} {len(own):5d} {means.mean():15.3f} {values[:, -2:].mean():16.3f}  {each}")
-                (line,) = axes.plot(steps, values.mean(0), label=f"{group} ({len(own)} seeds)")
+                legend = f"{group} ({len(own)} seed{'s' if len(own) > 1 else ''})"
+                (line,) = axes.plot(steps, values.mean(0), label=legend)
                 axes.fill_between(steps, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, lw=0)
                 for run in own:
                     rows = zip(run["steps"], run["values"], strict=True)

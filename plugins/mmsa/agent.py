@@ -60,6 +60,11 @@ class Head(nn.Module):
             self.zsa = Linear(dim, width, bias=False)  # W
             self.action = Linear(n_actions, width, bias=False)  # column a is w_a
             self.q2 = Linear(width, 1)
+            if (
+                cfg.head.zero_init
+            ):  # normalised features are large: values of -1 and less at the start teach to end soon
+                nn.init.zeros_(self.q2.weight)
+                nn.init.zeros_(self.q2.bias)
             self.normalise = avg_l1_norm if cfg.sale.normalise else nn.Identity()
 
     def _state_part(self, h: Tensor, zs: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class HeadConfig(_Group):
     """The head that turns hidden state and embeddings into action values (section 4)."""
 
     hidden_dim: Width
+    zero_init: bool
 
 
 class WorldModelConfig(_Group):

@@ -28,6 +28,7 @@ SMALL = {  # widths that all differ, so that a mix-up of dimensions fails
     "sale.hidden_dim": 11,
     "sale.joint_hidden_dim": 13,
     "head.hidden_dim": 10,
+    "head.zero_init": False,  # else nothing of the head but its linear part shows at first
     "world_model.latent_dim": 3,
     "world_model.hidden_dim": 14,
     "world_model.state_embed_dim": 9,

@@ -174,3 +174,14 @@ def test_a_weight_of_0_removes_the_loss(name: str) -> None:
 def test_without_normalisation_none_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = build(**{"sale.normalise": False})
     assert all(type(x).__name__ == "Identity" for x in (learner.sale.normalise, learner.mac.agent.head.normalise))
+
+
+def test_with_zero_init_the_values_start_as_qmix_s() -> None:
+    """The embedded part of the head adds nothing at first, yet learns at once."""
+    learner = build(**{"head.zero_init": True}, perturb=False)
+    head = learner.mac.agent.head
+    h, zs = th.randn(5, learner.args.hidden_dim), th.randn(5, learner.cfg.sale.dim)
+    q, _ = head.all_actions(h, zs, learner.mac.agent.sale.g)
+    th.testing.assert_close(q, head.direct(h))
+    losses(learner, batch_of(learner))["td"].backward()
+    assert head.q2.weight.grad.abs().max() > 0 and head.q2.bias.grad.abs().max() > 0

@@ -65,7 +65,7 @@ def test_the_yaml_is_there_once() -> None:
 
 def test_defaults_are_those_of_the_specification() -> None:
     """MMSA.md section 11."""
-    composed = compose("mmsa", "matrix")
+    composed = compose("mmsa", "smax")
     wanted = {
         "imagination.horizon": 3, "world_model.alpha": 0.8, "hidden_dim": 64, "sale.dim": 64,
         "world_model.latent_dim": 16,
