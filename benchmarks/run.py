@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shutil
@@ -96,9 +97,11 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
     from components.transforms import OneHot
     from controllers import REGISTRY as MACS
     from learners import REGISTRY as LEARNERS
+    from utils.allocator import keep_freed_memory
     from utils.config import compose
 
     th.set_num_threads(1)
+    keep_freed_memory()
     th.manual_seed(0)
     config = compose(name, "gymma", [f"env_args.key={TASK}", *(f"{k}={v}" for k, v in overrides.items())])
     obs = 15 if n_agents == 2 else 92
@@ -132,7 +135,7 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
         times.append(time.perf_counter() - start)
     onednn = {}
     if hasattr(th.ops.mkldnn, "_linear_pointwise"):
-        onednn[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * x[0] * x[1] * w[0]
+        onednn[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * math.prod(x) * w[0]
     with FlopCounterMode(display=False, custom_mapping=onednn) as flops:
         learner.train(batch, 0, 0)
     a = th.randn(2048, 2048)
