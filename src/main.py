@@ -120,7 +120,7 @@ def train(config: dict[str, Any]) -> int:
     except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
         raise ConfigError(str(error)) from None
     task = task_name(config)
-    folder = results_folder(config, "-".join(filter(None, [task, envs.simulator(config)])))
+    folder = results_folder(config, task + envs.simulator_suffix(config))
     make_folder(folder)
     console = get_logger()
     if config["seed"] is None:
@@ -155,7 +155,7 @@ def train(config: dict[str, Any]) -> int:
         backend = backend_note(info.get("backend", ""))
         curve = learning_curve(info, Path(observer.dir) / "learning_curve.png", title, backend)
         outcome = {0: "done", 130: "stopped"}.get(status, "failed") + (
-            f" [{backend}]" if envs.simulator(config) else ""
+            f" [{backend}]" if envs.simulator_suffix(config) else ""
         )
         print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve else ""), flush=True)
     return status

@@ -91,7 +91,7 @@ def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
     args = SimpleNamespace(**config)
     args.use_cuda = th.cuda.is_available() if args.use_cuda == "auto" else args.use_cuda
     args.device = "cuda" if args.use_cuda else "cpu"
-    task = "-".join(filter(None, [task_name(config), envs.simulator(config)]))
+    task = task_name(config) + envs.simulator_suffix(config)
     args.unique_token = f"{args.name}_seed{args.seed}_{task}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     th.set_num_threads(args.torch_threads)
     keep_freed_memory()

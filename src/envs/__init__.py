@@ -27,7 +27,7 @@ __all__ = [
     "describe",
     "make_vector_env",
     "require",
-    "simulator",
+    "simulator_suffix",
 ]
 
 REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
@@ -68,9 +68,9 @@ def require(config: Mapping[str, Any]) -> None:
         raise ValueError(f"render=True: {env} cannot be shown; set render=False")
 
 
-def simulator(config: Mapping[str, Any]) -> str:
-    """What stands in for StarCraft II, as folders of results name it: "SMAX", or "" where nothing does."""
-    return "SMAX" if config["env"] in BATCHED else ""
+def simulator_suffix(config: Mapping[str, Any]) -> str:
+    """What folders of results add to a task's name: "-SMAX" where SMAX stands in for StarCraft II, else nothing."""
+    return "-SMAX" if config["env"] in BATCHED else ""
 
 
 def make_vector_env(args: Any) -> VectorEnv:
