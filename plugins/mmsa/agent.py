@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import MMSAConfig
-from .kernels import Linear, linear, unroll_gru
+from .kernels import Linear, elu, elu_, linear, unroll_gru
 from .returns import Rows
 from .sale import SALE, ActionEncoder, avg_l1_norm
 
@@ -77,7 +77,7 @@ class Head(nn.Module):
             return q
         assert zs is not None and zsa is not None
         x = self._state_part(h, zs) + self.zsa(zsa) + F.embedding(actions, self.action.weight.t())
-        return q + self.q2(F.elu(x)).squeeze(1)
+        return q + self.q2(elu(x)).squeeze(1)
 
     @th.no_grad()
     def all_actions(self, h: Tensor, zs: Tensor | None, g: ActionEncoder | None) -> tuple[Tensor, Tensor | None]:
@@ -93,8 +93,8 @@ class Head(nn.Module):
         fold = self.zsa.weight @ g.out.weight
         x = linear(features, fold)
         x += self._state_part(h, zs).unsqueeze(1)
-        x += self.action.weight.t() + self.zsa.weight @ g.out.bias
-        return q + self.q2(F.elu_(x)).squeeze(2), features
+        x += (self.action.weight.t() + self.zsa.weight @ g.out.bias).contiguous()
+        return q + self.q2(elu_(x)).squeeze(2), features
 
 
 class Choice(NamedTuple):

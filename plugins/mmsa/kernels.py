@@ -1,4 +1,4 @@
-"""Linear layers and GRU sequences: the embedded host's, which are faster on a CPU, where it is there; else torch's."""
+"""Layers, activations and GRU sequences: the embedded host's, faster on a CPU, where they are there; else torch's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Linear", "linear", "unroll_gru"]
+__all__ = ["ELU", "Linear", "elu", "elu_", "linear", "tanh", "unroll_gru"]
 
+ELU: Any
 Linear: Any
+elu: Any
+elu_: Any
 linear: Any
+tanh: Any
 unroll_gru: Any
 try:
+    from modules.activations import ELU, elu, elu_, tanh
     from modules.agents.gru import unroll_gru
     from modules.linear import Linear, linear
 except ImportError:  # upstream EPyMARL, or no host at all
+    ELU, elu, elu_, tanh = nn.ELU, F.elu, F.elu_, F.tanh
     Linear, linear = nn.Linear, F.linear
 
     def unroll_gru(gru: nn.GRU, x: Tensor) -> Tensor:

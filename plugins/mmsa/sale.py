@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import SaleConfig
-from .kernels import Linear, linear
+from .kernels import ELU, Linear, elu, elu_, linear
 
 
 def avg_l1_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -36,14 +36,14 @@ class ActionEncoder(nn.Module):
     def forward(self, zs: Tensor, actions: Tensor) -> Tensor:
         """zs (M, Z), actions (M,) -> zsa (M, Z)."""
         state, action = self._split()
-        x = F.elu(linear(zs, state, self.inp.bias) + F.embedding(actions, action))
-        return self.out(F.elu(self.mid(x)))
+        x = elu(linear(zs, state, self.inp.bias) + F.embedding(actions, action))
+        return self.out(elu(self.mid(x)))
 
     def features(self, zs: Tensor) -> Tensor:
         """zs (M, Z) -> what `out` reads, for every action at once: (M, A, F). Not differentiable: works in place."""
         state, action = self._split()
-        x = F.elu_(linear(zs, state, self.inp.bias).unsqueeze(1) + action)
-        return F.elu_(self.mid(x))
+        x = elu_(linear(zs, state, self.inp.bias).unsqueeze(1) + action)
+        return elu_(self.mid(x))
 
     def _split(self) -> tuple[Tensor, Tensor]:
         """The first layer's weights for the embedding (F, Z), and one row for each action (A, F)."""
@@ -57,8 +57,8 @@ class JointEncoder(nn.Module):
         super().__init__()
         self.n_actions = n_actions
         self.net = nn.Sequential(
-            Linear(n_agents * (dim + n_actions), hidden_dim), nn.ELU(),
-            Linear(hidden_dim, hidden_dim), nn.ELU(),
+            Linear(n_agents * (dim + n_actions), hidden_dim), ELU(),
+            Linear(hidden_dim, hidden_dim), ELU(),
             Linear(hidden_dim, n_agents * dim),
         )  # fmt: skip
 
@@ -75,8 +75,8 @@ class SALE(nn.Module):
         super().__init__()
         width = cfg.hidden_dim
         self.f = nn.Sequential(
-            Linear(input_dim, width), nn.ELU(),
-            Linear(width, width), nn.ELU(),
+            Linear(input_dim, width), ELU(),
+            Linear(width, width), ELU(),
             Linear(width, cfg.dim),
         )  # fmt: skip
         self.g = ActionEncoder(n_actions, cfg.dim, width)

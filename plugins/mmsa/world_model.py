@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import LossWeights, WorldModelConfig
-from .kernels import Linear
+from .kernels import Linear, tanh
 from .returns import Rows
 
 LOGVAR_RANGE = (-10.0, 4.0)
@@ -133,7 +133,7 @@ class WorldModel(nn.Module):
     def decode_hidden(self, s: Tensor) -> Tensor:
         """s (R, N, D) -> the agents' hidden states (R, N, H), in (-1, 1) as a GRU's are."""
         assert self.dec_h is not None, "loss_weights.recon is 0"
-        return self.dec_h(s).tanh()
+        return tanh(self.dec_h(s))
 
     def decode_avail(self, s: Tensor) -> Tensor | None:
         """s (R, N, D) -> available actions (R, N, A) bool; None while every action is always available."""

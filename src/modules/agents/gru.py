@@ -16,6 +16,7 @@ import torch as th
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from modules.activations import tanh_
 from modules.linear import linear, weight_gradient
 
 BLOCK = 2**17  # values of one gate in a block of steps
@@ -50,7 +51,7 @@ class _Unroll(th.autograd.Function):
             from_h = linear(h, w_hh)
             rz.add_(from_h[:, : 2 * width]).sigmoid_()
             th.add(from_h[:, 2 * width :], b_hn, out=new)
-            n.addcmul_(r, new).tanh_()
+            tanh_(n.addcmul_(r, new))
             th.lerp(n, h, z, out=h_next)
         ctx.save_for_backward(x, w_ih, w_hh, gates, new_h, hs)
         return hs[1:]
@@ -64,23 +65,26 @@ class _Unroll(th.autograd.Function):
         at_input = th.empty_like(new_h)  # gradient at W_in x + b_in; of the other gates it is the one above
         block = max(1, BLOCK // (n_rows * width))
         back = w_hh.t().contiguous()
+        one = x.new_ones(())
         dh = grad_h[-1]
         for stop in range(n_steps, 0, -block):
             steps = slice(max(0, stop - block), stop)
             # Each gradient is that at h' times a factor which is known beforehand.
             r, z, n = gates[steps].chunk(3, -1)
             factor_r, factor_z, factor_n = at_hidden[steps].chunk(3, -1)
-            through_n = th.mul(n, n, out=at_input[steps]).neg_().add_(1).mul_(1 - z)
+            not_z = 1 - z
+            through_n = th.addcmul(one, n, n, value=-1, out=at_input[steps]).mul_(not_z)
             th.mul(through_n, r, out=factor_n)
             th.mul(factor_n, 1 - r, out=factor_r).mul_(new_h[steps])
-            th.sub(hs[steps], n, out=factor_z).mul_(z).mul_(1 - z)
+            th.sub(hs[steps], n, out=factor_z).mul_(z).mul_(not_z)
             for t in range(steps.stop - 1, steps.start - 1, -1):
                 at_hidden[t].view(n_rows, 3, width).mul_(dh.unsqueeze(1))
                 at_input[t].mul_(dh)
                 if t > 0:
                     dh = th.addcmul(grad_h[t - 1], dh, z[t - steps.start]).add_(linear(at_hidden[t], back))
         flat = at_hidden.flatten(0, 1)
-        grad_w_hh, grad_b_hh = weight_gradient(flat, hs[:-1].flatten(0, 1)), flat.sum(0)
+        grad_w_hh = weight_gradient(at_hidden[1:].flatten(0, 1), hs[1:-1].flatten(0, 1))  # h is 0 before the first step
+        grad_b_hh = flat.sum(0)
         at_hidden[..., 2 * width :] = at_input
         grad_w_ih, grad_b_ih = weight_gradient(flat, x.flatten(0, 1)), flat.sum(0)
         grad_x = linear(at_hidden, w_ih.t()) if ctx.needs_input_grad[0] else None
