@@ -20,7 +20,7 @@ class ValueCritic(nn.Module):
     """Two hidden ReLU layers; a value for each agent, whose number is an input.
 
     central: reads the state, with obs_individual_obs all agents' observations, too, and with obs_last_action all their
-    last actions (MAPPO: Yu et al., NeurIPS 2022). Otherwise an agent's own observation and last action (IPPO).
+    last actions (MAPPO: Yu et al., NeurIPS 2022). Otherwise an agent's own observation (IPPO).
     shared: one network for all agents, or one for each.
     """
 
@@ -49,23 +49,22 @@ class ValueCritic(nn.Module):
         """(B, T, N, I)."""
         obs = batch["obs"]
         ids = th.eye(self.n_agents, device=obs.device).expand(*obs.shape[:2], -1, -1)
-        own = [batch["state"] if self.central else obs]
-        if self.central and self.args.obs_individual_obs:
-            own.append(obs.flatten(2))
+        if not self.central:
+            return th.cat([obs, ids], -1)
+        joint = [batch["state"]]  # (B, T, ...): the same for all agents
+        if self.args.obs_individual_obs:
+            joint.append(obs.flatten(2))
         if self.args.obs_last_action:
-            last = F.pad(batch["actions_onehot"][:, :-1], (0, 0, 0, 0, 1, 0))
-            own.append(last.flatten(2) if self.central else last)
-        if self.central:  # (B, T, ...): the same for all agents
-            own = [part.unsqueeze(2).expand(-1, -1, self.n_agents, -1) for part in own]
-        return th.cat([*own, ids], -1)
+            joint.append(F.pad(batch["actions_onehot"][:, :-1], (0, 0, 0, 0, 1, 0)).flatten(2))
+        return th.cat([*(part.unsqueeze(2).expand(-1, -1, self.n_agents, -1) for part in joint), ids], -1)
 
     def _input_shape(self, scheme: Scheme) -> int:
-        n_obs, n_actions = _size(scheme["obs"]["vshape"]), self.args.n_actions
-        n = self.n_agents if self.central else 1
-        size = _size(scheme["state"]["vshape"]) if self.central else n_obs
-        size += n * n_obs if self.central and self.args.obs_individual_obs else 0
-        size += n * n_actions if self.args.obs_last_action else 0
-        return size + self.n_agents
+        size, obs = self.n_agents, _size(scheme["obs"]["vshape"])
+        if not self.central:
+            return size + obs
+        size += _size(scheme["state"]["vshape"])
+        size += self.n_agents * obs if self.args.obs_individual_obs else 0
+        return size + (self.n_agents * self.args.n_actions if self.args.obs_last_action else 0)
 
 
 def _size(vshape: int | tuple[int, ...]) -> int:
