@@ -185,8 +185,10 @@ def _lock(path: Path, wait: bool) -> Iterator[int | None]:
 
 
 def ending(status: int) -> str:
-    """The exit status in words."""
-    if status >= 0:
+    """The exit status of a run without a finished record, in words."""
+    if status == 0:
+        return "exit status 0, but there is no finished record of this configuration"
+    if status > 0:
         return f"exit status {status}"
     name = signal.Signals(-status).name
     return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
