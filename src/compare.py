@@ -201,15 +201,20 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+def catch_signals() -> None:
+    """Being ended, or the end of the terminal, is Ctrl-C too; not where nohup has the terminal's end ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
 def _interrupt(number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 all finished, 1 some failed, 2 wrong arguments or files, 130 interrupted."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, _interrupt)
+    catch_signals()
     console = Console()
     if not console.is_terminal:  # a file's lines are as long as they are
         console = Console(width=240)
@@ -221,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded, out, runs = make_plan(options, words)
         writable(out)
         pool = make_pool(options, runs)
+        catch_signals()  # Ray sets its own
         if options.dry_run:
             show_plan(loaded, out, runs, pool.slots, console)
             pool.stop()

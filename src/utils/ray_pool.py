@@ -46,12 +46,21 @@ class RayPool:
             ray.init(address=address, runtime_env=runtime, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise ConfigError(f"--ray {address}: no connection to this cluster: {error}") from None
+        largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+        if largest < cost:  # Ray would wait for a larger machine for ever
+            ray.shutdown()
+            needs = (
+                f"a run needs {cost} CPUs (torch_threads + env_workers), the cluster's largest machine has {largest}"
+            )
+            raise ConfigError(f"--ray {address}: {needs}")
         self._task = ray.remote(num_cpus=cost, max_retries=0)(execute)
         self._going: dict[Any, Run] = {}
 
     @property
     def slots(self) -> int:
-        there = int(self._ray.cluster_resources().get("CPU", 0)) // self.cost
+        """So many runs fit on the machines that the cluster has at the moment: one run is on one machine."""
+        machines = [node["Resources"].get("CPU", 0) for node in self._ray.nodes() if node["Alive"]]
+        there = sum(int(cpus) // self.cost for cpus in machines)
         return max(1, there if self.jobs is None else min(self.jobs, there))
 
     def start(self, run: Run) -> None:

@@ -469,23 +469,52 @@ def test_real_runs(tmp_path: Path, stage: Stage, reported: list, monkeypatch: py
     assert all((run.folder / "run.log").read_text().count("$ ") == 1 for run in runs)
 
 
-@pytest.mark.slow
-def test_ray(stage: Stage, reported: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two machines of one CPU each: a retry, a skipped run, and both are used at once."""
+@pytest.fixture
+def cluster(stage: Stage) -> Iterator[str]:
+    """The address of a Ray cluster of two machines, of one CPU each."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000})
+    size = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False})
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
-        record(stage.runs[3], "COMPLETED")
-        crashing = stage.order(0, "crash")
-        assert compare.main([*stage.words, "--ray", cluster.address]) == 0
+        cluster.add_node(**size)
+        yield cluster.address
     finally:
         cluster.shutdown()
-    assert all_once(stage.runs) and statuses(crashing) == ["RUNNING", "COMPLETED"]
-    assert not (stage.runs[3].folder / "run.log").exists()
+
+
+@pytest.mark.slow
+def test_ray(stage: Stage, cluster: str) -> None:
+    """Both machines at once, a skipped run, a retry; killed, its runs die; started again, it ends."""
+    stage.file.write_text(FILE.replace("threads: 2", "threads: 1"))
+    stage.wait_for_orders()
+    skipped = stage.runs[3]
+    record(skipped, "COMPLETED")
+    first = stage.compare("--ray", cluster)
+    one, two = stage.accept(), stage.accept()
+    one.say("crash")
+    three = stage.accept()
+    three.say("finish")
+    four = stage.accept()
+    assert four.folder == one.folder, "a crashed run is tried again after the others"
+    first.kill()
+    assert two.gone() and four.gone()
+    interrupted = stage.compare("--ray", cluster)
+    actors = [stage.accept(), stage.accept()]
+    interrupted.terminate()
+    assert interrupted.wait(LONG) == 130 and all(actor.gone() for actor in actors)
+    second = stage.compare("--ray", cluster)
+    for _ in range(2):
+        stage.accept().say("finish")
+    assert second.wait(LONG) == 0 and all_once(stage.runs)
+    assert statuses(stage.runs[2]) == ["COMPLETED"] and not (skipped.folder / "run.log").exists()
+
+
+@pytest.mark.slow
+def test_ray_with_too_small_machines(stage: Stage, cluster: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([*stage.words, "--ray", cluster]) == 2
+    assert "a run needs 2 CPUs" in capsys.readouterr().err and not stage.out.exists()
 
 
 def test_without_ray(stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
