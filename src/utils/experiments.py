@@ -140,6 +140,9 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
         problems = []
         for error in errors.errors(include_url=False):
             path = [str(part) for part in error["loc"] if part != "[key]"]
+            if not path:  # of several keys together; the message names them
+                problems.append(f"{source}: {error['msg'].removeprefix('Value error, ')}")
+                continue
             parent = model if len(path) == 1 else inner.get(path[0])
             said = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
             if error["type"] == "extra_forbidden" and parent is not None:
@@ -154,17 +157,18 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
         raise ConfigError(problems) from None
 
 
-def words_of(overrides: Mapping[str, Any]) -> list[str]:
+def words_of(overrides: Mapping[str, Any], source: str = "") -> list[str]:
     """The overrides as main.py's command line takes them: key=value."""
-    return [f"{key}={_text(key, value)}" for key, value in overrides.items()]
+    return [f"{key}={_text(key, value, source)}" for key, value in overrides.items()]
 
 
-def _text(key: str, value: Any) -> str:
+def _text(key: str, value: Any, source: str) -> str:
     for text in (str(value), repr(value)):
         again = parse_value(text)
         if again == value and type(again) is type(value):
             return text
-    raise ConfigError(f"{key} = {_short(value)}: a number, a word, true, false, null, a list or a mapping is wanted")
+    wanted = "a number, a word, true, false, null, a list or a mapping is wanted"
+    raise ConfigError(f"{key} = {_short(value)} ({source}): {wanted}")
 
 
 def _short(value: Any) -> str:
@@ -234,7 +238,7 @@ def _runs_of(
     """The runs of one algorithm on one task: a seed changes nothing but itself, so that one composition serves all."""
     (name, algorithm), (task_name, task) = named_algorithm, named_task
     layers = ({"t_max": experiment.t_max}, experiment.overrides, task.overrides, algorithm.overrides)
-    given = list(chain.from_iterable(words_of(layer) for layer in layers))
+    given = list(chain.from_iterable(words_of(layer, source) for layer in layers))
     whole = compose(algorithm.config, task.env_config, words, file=source, file_overrides=given)
     try:
         envs.require(whole)
