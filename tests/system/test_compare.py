@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -173,10 +174,15 @@ def record(run: Run, status: str, **changes: Any) -> Path:
 def read_until(process: subprocess.Popen[str], text: str) -> str:
     assert process.stdout is not None
     seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if text in line:
-            return "".join(seen)
+    watchdog = threading.Timer(LONG, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout:
+            seen.append(line)
+            if text in line:
+                return "".join(seen)
+    finally:
+        watchdog.cancel()
     raise AssertionError(f"{text!r} was not said, but {''.join(seen)}")
 
 
