@@ -147,8 +147,8 @@ def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console:
         with locked(out / "report.lock"):  # two at once would write into each other's files
             page = report([str(out / "runs")], out / "report", loaded.title or loaded.name, runs, problems)
         say(console, f"report: {page}")
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        print(f"error: {error}", file=sys.stderr) if isinstance(error, ConfigError) else traceback.print_exc()
         say(
             console,
             f"the runs are recorded, but there is no report; python src/compare.py --report {out}/runs --out DIR",
@@ -177,8 +177,10 @@ def report(
     from utils.report import write_report
     from utils.runs import Planned, load_runs
 
-    planned = [Planned(run.algorithm, run.task, run.seed, run.config) for run in runs]
-    return Path(write_report(load_runs(sources), out, title=title, planned=planned, problems=problems))
+    damaged: list[str] = []
+    loaded = load_runs(sources, damaged)
+    planned = [Planned.of(run.config) for run in runs]
+    return Path(write_report(loaded, out, title=title, planned=planned, problems=[*problems, *damaged]))
 
 
 def report_only(options: argparse.Namespace) -> int:

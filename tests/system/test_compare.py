@@ -40,7 +40,7 @@ from pathlib import Path
 import compare
 from utils import attempts, conduct
 attempts.MAIN, conduct.AGAIN = Path({str(STAND_IN)!r}), 0.2
-sys.modules["utils.runs"] = SimpleNamespace(load_runs=list, Planned=lambda *all: all)
+sys.modules["utils.runs"] = SimpleNamespace(load_runs=lambda *all: all, Planned=SimpleNamespace(of=dict))
 sys.modules["utils.report"] = SimpleNamespace(write_report=lambda runs, out, **rest: out / "index.html")
 sys.exit(compare.main())
 """
@@ -144,9 +144,12 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         calls.append(SimpleNamespace(runs=runs, out=out, **rest))
         return out / "index.html"
 
-    planned = lambda algorithm, task, seed, config: (algorithm, task, seed, config)  # noqa: E731
+    def load_runs(sources: Sequence[str], problems: list[str]) -> tuple[str, ...]:
+        problems.append("a damaged record")
+        return ("loaded", *sources)
+
     for name, module in (
-        ("utils.runs", SimpleNamespace(load_runs=lambda sources: ("loaded", *sources), Planned=planned)),
+        ("utils.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
         ("utils.report", SimpleNamespace(write_report=write_report)),
     ):
         monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
@@ -198,8 +201,8 @@ def test_all_are_run_once(stage: Stage, reported: list, capsys: pytest.CaptureFi
     assert "4 of 4 runs done · 0 running · 0 failed · 100% of the steps" in out and "index.html" in out
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
-    assert [entry[:3] for entry in call.planned] == [(run.algorithm, run.task, run.seed) for run in runs]
-    assert call.planned[0][3] == runs[0].config and call.title == "Two learners on a game" and not call.problems
+    assert call.planned == [run.config for run in runs] and call.title == "Two learners on a game"
+    assert call.problems == ["a damaged record"]
 
 
 def test_threads_are_pinned_and_the_log_is_kept(stage: Stage, reported: list) -> None:
@@ -247,7 +250,7 @@ def test_another_configuration_is_neither_counted_nor_touched(
     found = records.find(run)
     assert found.finished is not None and found.finished.folder != other
     said = f"not counted, of another configuration: {other}: t_max is 77, the plan has 1000"
-    assert said in capsys.readouterr().out and reported[0].problems == [said]
+    assert said in capsys.readouterr().out and reported[0].problems == [said, "a damaged record"]
 
 
 # --- crashes ---
@@ -256,7 +259,7 @@ def test_a_crashed_run_is_tried_once_more(stage: Stage, reported: list, capsys: 
     assert compare.main(stage.words) == 0
     assert statuses(run) == ["RUNNING", "COMPLETED"] and all_once(stage.runs)
     assert "crashed, is tried again" in capsys.readouterr().out
-    (problem,) = reported[0].problems
+    problem, _ = reported[0].problems
     assert "crashed once, then finished" in problem and "exit status 3" in problem and "it went wrong here" in problem
 
 
