@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -174,6 +175,7 @@ def report(
     sources: Sequence[str], out: Path, title: str = "", runs: Sequence[Run] = (), problems: Sequence[str] = ()
 ) -> Path:
     """The page on these runs; those of `runs` that are missing are named there."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from utils.report import write_report
     from utils.runs import Planned, load_runs
 
