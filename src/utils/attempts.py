@@ -89,6 +89,13 @@ def begin(run: Run, main: Path | None = None, folder: Path | None = None) -> Att
 
     Whether it is finished is asked under the lock: another compare.py may have finished it this moment.
     """
+    try:
+        return _begin(run, main, folder)
+    except OSError as error:  # a full disk, no more processes: other runs may still do
+        return Result("crashed", f"it cannot be started: {error}")
+
+
+def _begin(run: Run, main: Path | None, folder: Path | None) -> Attempt | Result:
     run.folder.mkdir(parents=True, exist_ok=True)
     with _lock(run.folder / LOCK, wait=False) as lock:
         if lock is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import socket
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import compare
 from utils import attempts, conduct, records
@@ -273,6 +275,14 @@ def test_one_that_crashes_twice_has_failed(stage: Stage, reported: list, capsys:
     assert compare.main(stage.words) == 0 and all_once(stage.runs)
 
 
+def test_one_that_cannot_be_started_has_failed(stage: Stage, reported: list) -> None:
+    folder = stage.runs[0].folder
+    folder.parent.mkdir(parents=True)
+    folder.write_text("no folder")
+    assert compare.main(stage.words) == 1 and all_once(stage.runs[1:])
+    assert "it cannot be started" in reported[0].problems[0]
+
+
 def test_the_record_decides(stage: Stage, reported: list) -> None:
     run = stage.order(0, "crash after")
     assert compare.main(stage.words) == 0 and statuses(run) == ["COMPLETED"]
@@ -404,6 +414,15 @@ def test_overview(stage: Stage) -> None:
     time[0] = 10.0
     overview.refresh()
     assert overview.line() == "0 of 4 runs done · 1 running · 0 failed · 12% of the steps · 1 min 10 s left"
+
+
+def test_overview_on_a_terminal(stage: Stage) -> None:
+    terminal = Console(force_terminal=True, width=140, file=io.StringIO())
+    overview = conduct.Overview(stage.runs, "pair", terminal)
+    conduct.conduct(stage.runs, Immediate(2), overview)
+    assert isinstance(terminal.file, io.StringIO)
+    shown = terminal.file.getvalue()
+    assert "VDN on game, seed 2" in shown and "0 of 1,000 steps" in shown and "4 of 4 runs done" in shown
 
 
 # --- plans, arguments ---
