@@ -31,7 +31,7 @@ class Series(NamedTuple):
     seconds: np.ndarray  # of wall-clock since the run's start; NaN where no time was recorded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a run is equal to itself alone; arrays have no truth value
 class RunRecord:
     """What one run has left behind."""
 
@@ -365,7 +365,8 @@ def rebuilt_command(config: Mapping[str, Any]) -> str:
     overrides = [
         f"{key}={_typed(value)}"
         for key, value in flat(config)
-        if key != "local_results_path" and (key not in defaults or defaults[key] != value)
+        if key != "local_results_path"
+        and (key not in defaults or defaults[key] != value)
         # what no file names is None or the plugin's own default; None says nothing
         and not (key not in defaults and value is None)
     ]

@@ -6,7 +6,7 @@ Shapes: N runs (seeds), M tasks, T points of a curve. Every bootstrap is seeded,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,9 @@ def area_under_curve(grid: np.ndarray, curves: np.ndarray) -> np.ndarray:
     """Mean over the curve: its integral by the trapezoidal rule over the grid's length, (..., T) -> (...)."""
     if len(grid) == 1:
         return curves[..., 0]
-    return np.trapezoid(curves, grid, axis=-1) / (grid[-1] - grid[0])
+    from scipy.integrate import trapezoid  # numpy calls it trapz before 2.0
+
+    return trapezoid(curves, grid, axis=-1) / (grid[-1] - grid[0])
 
 
 def iqm(scores: np.ndarray, axes: int = 1) -> np.ndarray:
@@ -164,7 +166,7 @@ def scale(values: Sequence[np.ndarray]) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def stack_tasks(scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """{task: (N_task, ...)} -> (N, M, ...) with the first N = the fewest runs of any task, as rliable wants it."""
-    fewest = min(len(array) for array in scores.values())
-    return np.stack([array[:fewest] for array in scores.values()], axis=1)
+def stack_tasks(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """One (N_task, ...) for each task -> (N, M, ...), the first N = the fewest runs of any task: rliable wants that."""
+    fewest = min(len(array) for array in scores)
+    return np.stack([array[:fewest] for array in scores], axis=1)

@@ -171,5 +171,5 @@ def test_scale() -> None:
 
 
 def test_stack_tasks_takes_the_fewest_runs() -> None:
-    stacked = st.stack_tasks({"a": np.array([1.0, 2, 3]), "b": np.array([4.0, 5])})
+    stacked = st.stack_tasks([np.array([1.0, 2, 3]), np.array([4.0, 5])])
     assert stacked.tolist() == [[1, 4], [2, 5]]
