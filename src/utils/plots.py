@@ -33,7 +33,11 @@ WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the s
     "team reward, imagined and real (dashed)": ("mmsa_reward_imagined", "mmsa_reward_real"),
     "correlation of imagined and real reward": ("mmsa_reward_correlation",),
 }
-RECORDED = {"steps": "shares steps", "updates": "recorded the metric updates", "seconds": "recorded times"}
+LACKING = {
+    "steps": "their runs share no steps",
+    "updates": "not every run recorded the metric updates",
+    "seconds": "not every run recorded times, or they share none",
+}
 Styles = Mapping[str, Mapping[str, Any]]
 
 
@@ -44,17 +48,17 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def learning_curves(task: Task, look: Styles, bands: Mapping[str, Mapping[str, Band | None]]) -> Any:
-    """One panel for each axis. bands: axis -> curve -> its band, None where its runs have not recorded the axis."""
-    figure, panels = _figure(task.title, len(AXES), 1)
-    for panel, (axis, label) in zip(panels, AXES.items(), strict=True):
+    """One panel for each axis that any curve has. bands: axis -> curve -> its band, None where its runs lack the axis."""
+    axes = [axis for axis in AXES if axis == "steps" or any(own is not None for own in bands[axis].values())]
+    figure, panels = _figure(task.title, len(axes), 1)
+    for panel, axis in zip(panels, axes, strict=True):
         own = bands[axis]
         _draw(panel, {name: curve for name, curve in own.items() if curve is not None}, look)
         lacking = sum(curve is None for curve in own.values())
         if lacking:
-            who = "no run" if lacking == len(own) else f"{lacking} of {len(own)} curves not drawn: not every run"
-            note = f"{who} {RECORDED[axis]}"
+            note = f"{lacking} of {len(own)} curves not drawn: {LACKING[axis]}"
             panel.text(0.5, 1.0, note, transform=panel.transAxes, ha="center", va="bottom", fontsize=8, color=INK)
-        panel.set(xlabel=label, ylabel=LABELS[task.metric])
+        panel.set(xlabel=AXES[axis], ylabel=LABELS[task.metric])
         _range(panel, task.metric)
     seeds = {curve.name: len(curve.runs) for curve in task.curves}
     return _legend(figure, look, seeds)
@@ -77,15 +81,14 @@ def profiles(title: str, label: str, look: Styles, bands: Mapping[str, Band]) ->
 def improvements(title: str, look: Styles, rows: Sequence[tuple[str, str, Estimate]]) -> Any:
     """(reference, baseline, probability): a point with its interval for each pair."""
     figure, (panel,) = _figure(title, 1, 1, height=1.2 + 0.42 * len(rows))
-    for y, (_, baseline, chance) in enumerate(rows):
+    for y, (reference, baseline, chance) in enumerate(rows):
         if chance.low is not None and chance.high is not None:
             panel.plot([chance.low, chance.high], [y, y], color=look[baseline]["color"], linewidth=7, alpha=0.35)
         panel.plot(chance.value, y, "o", color=look[baseline]["color"])
+        panel.text(0, y - 0.22, _plain(f"{reference} over {baseline}"), fontsize=8, color=INK)
     panel.axvline(0.5, color=INK, linewidth=1, linestyle=":")
-    names = [_plain(f"{reference} over {baseline}") for reference, baseline, _ in rows]
-    panel.set(xlim=(-0.03, 1.03), xlabel="probability that a run scores more", yticks=range(len(rows)))
-    panel.set_yticklabels(names)
-    panel.set_ylim(len(rows) - 0.4, -0.6)
+    panel.set(xlim=(-0.03, 1.03), xlabel="probability that a run scores more", yticks=[])
+    panel.set_ylim(len(rows) - 0.6, -0.7)
     return figure
 
 

@@ -142,7 +142,8 @@ class _Report:
             "no_updates": [curve.name for curve in task.curves if bands["updates"][curve.name] is None],
             "figure": self._figure(figure, f"curves {task.title}", f"Learning curves, {task.title}"),
             "efficiency": [
-                (row, scores.ratio_words(row)) for row in scores.efficiency(own, self.reference, bands["steps"])
+                (row, scores.ratio_words(row), [self.anchors[task.title, n] for n in (row.reference, row.baseline)])
+                for row in scores.efficiency(own, self.reference, bands["steps"])
             ],
         }
 
