@@ -48,7 +48,7 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def learning_curves(task: Task, look: Styles, bands: Mapping[str, Mapping[str, Band | None]]) -> Any:
-    """One panel for each axis that any curve has. bands: axis -> curve -> its band, None where its runs lack the axis."""
+    """A panel for each axis that any curve has. bands: axis -> curve -> band, None where its runs have not the axis."""
     axes = [axis for axis in AXES if axis == "steps" or any(own is not None for own in bands[axis].values())]
     figure, panels = _figure(task.title, len(axes), 1)
     for panel, axis in zip(panels, axes, strict=True):

@@ -11,7 +11,6 @@ from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -189,8 +188,8 @@ def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]
     """The runs that Sacred's MongoObserver has left in a database. No error of the driver is passed on: it may quote
     the password."""
     shown = without_credentials(url)
-    database_name = shown.rpartition("/")[2]
-    if not urlsplit(shown).netloc or not database_name:
+    hosts, _, database_name = shown.partition("://")[2].partition("/")
+    if not hosts or not database_name:
         raise ConfigError(f"{shown}: a database is wanted as mongodb://host[:port]/DB; Sacred's own is called sacred")
     try:
         import pymongo
@@ -358,7 +357,7 @@ def rebuilt_command(config: Mapping[str, Any]) -> str:
     local_results_path, which says nothing about the run, is left out.
     """
     try:
-        defaults = _files(config["name"], config["env"])
+        defaults = _defaults(config["name"], config["env"])
     except ConfigError:
         return ""
     words = ["python", "src/main.py", f"--config={config['name']}", f"--env-config={config['env']}"]
@@ -373,11 +372,16 @@ def rebuilt_command(config: Mapping[str, Any]) -> str:
     return shlex.join([*words, *(["with", *overrides] if overrides else [])])
 
 
+def _defaults(algorithm: str, environment: str) -> Mapping[str, Any]:
+    env = find("envs", environment)
+    return _files((env.parents[1] / "default.yaml", env, find("algs", algorithm)))
+
+
 @lru_cache(maxsize=64)
-def _files(algorithm: str, environment: str) -> dict[str, Any]:
-    defaults = dict(flat(load_yaml(find("envs", environment).parents[1] / "default.yaml")))
-    for kind, name in (("envs", environment), ("algs", algorithm)):
-        defaults.update(flat(load_yaml(find(kind, name))))
+def _files(paths: tuple[Path, ...]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for path in paths:
+        defaults.update(flat(load_yaml(path)))
     return defaults
 
 
