@@ -12,7 +12,7 @@ import numpy as np
 
 from utils import statistics as st
 from utils.grouping import Curve, Task
-from utils.scores import AXES, Band, Estimate, band
+from utils.scores import AXES, Band, Improvement, band
 
 LABELS = {
     "test_battle_won_mean": "win rate in tests",
@@ -47,10 +47,12 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {name: {"color": COLOURS[i % n], "linestyle": STYLES[i // n % 4]} for i, name in enumerate(names)}
 
 
-def learning_curves(task: Task, look: Styles, bands: Mapping[str, Mapping[str, Band | None]]) -> Any:
+def learning_curves(
+    title: str, metric: str, look: Styles, bands: Mapping[str, Mapping[str, Band | None]], label: str = ""
+) -> Any:
     """A panel for each axis that any curve has. bands: axis -> curve -> band, None where its runs have not the axis."""
     axes = [axis for axis in AXES if axis == "steps" or any(own is not None for own in bands[axis].values())]
-    figure, panels = _figure(task.title, len(axes), 1)
+    figure, panels = _figure(title, len(axes), 1)
     for panel, axis in zip(panels, axes, strict=True):
         own = bands[axis]
         _draw(panel, {name: curve for name, curve in own.items() if curve is not None}, look)
@@ -58,17 +60,11 @@ def learning_curves(task: Task, look: Styles, bands: Mapping[str, Mapping[str, B
         if lacking:
             note = f"{lacking} of {len(own)} curves not drawn: {LACKING[axis]}"
             panel.text(0.5, 1.0, note, transform=panel.transAxes, ha="center", va="bottom", fontsize=8, color=INK)
-        panel.set(xlabel=AXES[axis], ylabel=LABELS[task.metric])
-        _range(panel, task.metric)
-    seeds = {curve.name: len(curve.runs) for curve in task.curves}
+        panel.set(xlabel=AXES[axis], ylabel=label or LABELS[metric])
+        if metric == "test_battle_won_mean":
+            panel.set_ylim(-0.03, 1.03)
+    seeds = {name: curve.runs for own in bands.values() for name, curve in own.items() if curve is not None}
     return _legend(figure, look, seeds)
-
-
-def suite_curves(title: str, label: str, look: Styles, bands: Mapping[str, Band]) -> Any:
-    figure, (panel,) = _figure(title, 1, 1)
-    _draw(panel, bands, look)
-    panel.set(xlabel=AXES["steps"], ylabel=label)
-    return _legend(figure, look, {name: curve.runs for name, curve in bands.items()})
 
 
 def profiles(title: str, label: str, look: Styles, bands: Mapping[str, Band]) -> Any:
@@ -78,14 +74,15 @@ def profiles(title: str, label: str, look: Styles, bands: Mapping[str, Band]) ->
     return _legend(figure, look, {name: curve.runs for name, curve in bands.items()})
 
 
-def improvements(title: str, look: Styles, rows: Sequence[tuple[str, str, Estimate]]) -> Any:
-    """(reference, baseline, probability): a point with its interval for each pair."""
+def improvements(title: str, look: Styles, rows: Sequence[Improvement]) -> Any:
+    """A point with its interval for each pair."""
     figure, (panel,) = _figure(title, 1, 1, height=1.2 + 0.42 * len(rows))
-    for y, (reference, baseline, chance) in enumerate(rows):
+    for y, row in enumerate(rows):
+        chance, colour = row.chance, look[row.baseline]["color"]
         if chance.low is not None and chance.high is not None:
-            panel.plot([chance.low, chance.high], [y, y], color=look[baseline]["color"], linewidth=7, alpha=0.35)
-        panel.plot(chance.value, y, "o", color=look[baseline]["color"])
-        panel.text(0, y - 0.22, _plain(f"{reference} over {baseline}"), fontsize=8, color=INK)
+            panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35)
+        panel.plot(chance.value, y, "o", color=colour)
+        panel.text(0, y - 0.22, _plain(f"{row.reference} over {row.baseline}"), fontsize=8, color=INK)
     panel.axvline(0.5, color=INK, linewidth=1, linestyle=":")
     panel.set(xlim=(-0.03, 1.03), xlabel="probability that a run scores more", yticks=[])
     panel.set_ylim(len(rows) - 0.6, -0.7)
@@ -207,11 +204,6 @@ def _draw(panel: Any, bands: Mapping[str, Band], look: Styles, **kwargs: Any) ->
         if own.low is not None:
             step = {"step": "post"} if kwargs else {}
             panel.fill_between(own.x, own.low, own.high, color=look[name]["color"], alpha=BAND, linewidth=0, **step)
-
-
-def _range(panel: Any, metric: str) -> None:
-    if metric == "test_battle_won_mean":
-        panel.set_ylim(-0.03, 1.03)
 
 
 def _legend(figure: Any, look: Styles, seeds: Mapping[str, int]) -> Any:

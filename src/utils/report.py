@@ -82,7 +82,7 @@ class _Report:
         first = sorted(curves, key=lambda name: (not scores.is_reference(curves[name], reference), name))
         self.look = plots.styles(first)
         self.anchors = {
-            (task.title, curve.name): f"runs-{i}-{j}"
+            (task.title, curve.name): (f"runs-{i}-{j}", f"{curve.name} on {task.title}")
             for i, task in enumerate(self.groups.tasks)
             for j, curve in enumerate(task.curves)
         }
@@ -122,7 +122,7 @@ class _Report:
             axis: {curve.name: scores.band(curve.runs, task.metric, axis) for curve in task.curves}
             for axis in scores.AXES
         }
-        figure = plots.learning_curves(task, self.look, bands)
+        figure = plots.learning_curves(task.title, task.metric, self.look, bands)
         found = {score.name: score for score in own.scores}
         rows = [
             {
@@ -153,14 +153,7 @@ class _Report:
         label = plots.LABELS[suite.metric] + (", scaled to 0..1" if any(s != (0, 1) for s in suite.scales) else "")
         taus = np.linspace(0, 1, PROFILE_POINTS)
         profiles = {score.name: scores.profile(score.finals, taus) for score in suite.scores}
-        chances = [
-            (a.name, b.name, kind, scores.improvement(getattr(a, kind), getattr(b, kind)))
-            for kind in ("finals", "areas")
-            for a in suite.scores
-            for b in suite.scores
-            if scores.is_reference(a.algorithm, self.reference) and not scores.is_reference(b.algorithm, self.reference)
-        ]
-        final = [(a, b, chance) for a, b, kind, chance in chances if kind == "finals"]
+        chances = scores.improvements(suite.tasks, self.reference)
         shown: dict[str, Any] = {
             "suite": suite,
             "many": many,
@@ -171,21 +164,28 @@ class _Report:
                 for score in suite.scores
             },
             "curves": None,
+            "profile": None,
+            "improvement": None,
             "dropped": [score.name for score in suite.scores if self._dropped(suite, score)],
             "scaled": [
                 (task.task.title, low, high)
                 for task, (low, high) in zip(suite.tasks, suite.scales, strict=True)
                 if (low, high) != (0, 1)
             ],
-            "chances": chances,
+            "chances": [
+                (row, [self.anchors[title, name] for name in (row.reference, row.baseline) for title in row.tasks])
+                for row in chances
+            ],
         }
-        if many and suite.bands:
-            figure = plots.suite_curves(head, label, self.look, suite.bands)
+        if many and suite.scores:
+            figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label)
             shown["curves"] = self._figure(figure, f"aggregate {suite.backend} {suite.metric}", f"All tasks, {head}")
-        figure = plots.profiles(head, label, self.look, profiles)
-        shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
-        if final:
-            figure = plots.improvements(f"{head}\nfinal scores", self.look, final)
+        if suite.scores:
+            figure = plots.profiles(head, label, self.look, profiles)
+            shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
+        if chances:
+            rows = [row for row in chances if row.kind == "finals"]
+            figure = plots.improvements(f"{head}\nfinal scores", self.look, rows)
             text = f"Probability of improvement, {head}"
             shown["improvement"] = self._figure(figure, f"improvement {head} {suite.metric}", text)
         return shown
@@ -232,7 +232,7 @@ class _Report:
                     "final": series.values[-1],
                 }
             )
-        return {"id": self.anchors[task.title, curve.name], "task": task, "curve": curve, "rows": rows}
+        return {"id": self.anchors[task.title, curve.name][0], "task": task, "curve": curve, "rows": rows}
 
     def _figure(self, figure: Any, name: str, text: str) -> _Figure:
         safe = re.sub(r"[^\w.+\-]+", "_", name).strip("_.")[:120]

@@ -68,7 +68,7 @@ class Suite:
     scales: tuple[tuple[float, float], ...]  # of each task: what became 0 and 1
     grid: np.ndarray
     scores: tuple[Score, ...]  # finals and areas (N, M), scaled
-    bands: dict[str, Band]
+    bands: dict[str, dict[str, Band | None]]  # axis -> curve -> over all tasks, scaled; None where a run lacks the axis
     missing: dict[str, list[str]]  # curve -> tasks it was not run on; such curves are in no score of the suite
 
 
@@ -181,19 +181,30 @@ def _suite(backend: str, metric: str, tasks: list[TaskScores]) -> Suite:
     lacking = {n: [t.task.title for t in tasks if n not in {s.name for s in t.scores}] for n in names}
     missing = {name: titles for name, titles in lacking.items() if titles}
     grid = st.common_grid([task.grid for task in tasks])
-    scores, bands = [], {}
+    scores = []
+    bands: dict[str, dict[str, Band | None]] = {axis: {} for axis in AXES}
     for name in sorted(set(names) - set(missing)):
         own = [next(score for score in task.scores if score.name == name) for task in tasks]
         finals = st.stack_tasks([(s.finals - low) / (high - low) for s, (low, high) in zip(own, scales, strict=True)])
         areas = st.stack_tasks([(s.areas - low) / (high - low) for s, (low, high) in zip(own, scales, strict=True)])
-        if len(grid):
-            rows = [
-                (st.align([(task.grid, row) for row in score.rows], grid) - low) / (high - low)
-                for task, score, (low, high) in zip(tasks, own, scales, strict=True)
-            ]
-            bands[name] = _band(grid, st.stack_tasks(rows))
+        runs = [next(curve.runs for curve in task.task.curves if curve.name == name) for task in tasks]
+        for axis in AXES if len(tasks) > 1 else ():
+            bands[axis][name] = _band_of_tasks(runs, metric, axis, scales)
         scores.append(Score(name, names[name], estimate(finals), estimate(areas), finals, areas, np.empty(0)))
     return Suite(backend, metric, tuple(tasks), tuple(scales), grid, tuple(scores), bands, missing)
+
+
+def _band_of_tasks(
+    tasks: Sequence[Sequence[RunRecord]], metric: str, axis: str, scales: Sequence[tuple[float, float]]
+) -> Band | None:
+    """One curve over all tasks, at each x that all runs on all tasks cover. tasks: the runs on each."""
+    curves = [[along(run, metric, axis) for run in runs] for runs in tasks]
+    known = [[curve for curve in own if curve is not None] for own in curves]
+    grid = st.common_grid([x for own in known for x, _ in own])
+    if any(len(a) < len(b) for a, b in zip(known, curves, strict=True)) or not len(grid):
+        return None
+    rows = [(st.align(own, grid) - low) / (high - low) for own, (low, high) in zip(known, scales, strict=True)]
+    return _band(grid, st.stack_tasks(rows))
 
 
 # --- comparisons ---
@@ -202,6 +213,34 @@ def profile(scores: np.ndarray, taus: np.ndarray) -> Band:
     bounds = st.interval(lambda s: st.performance_profile(s, taus), scores)
     low, high = bounds or (None, None)
     return Band(taus, st.performance_profile(scores, taus), low, high, len(scores))
+
+
+class Improvement(NamedTuple):
+    """The probability that a run of one curve beats one of another, over the tasks that both were run on."""
+
+    reference: str
+    baseline: str
+    kind: str  # finals or areas
+    chance: Estimate
+    tasks: tuple[str, ...]
+
+
+def improvements(tasks: Sequence[TaskScores], reference: str) -> list[Improvement]:
+    """Each curve of the reference against each other one, over final scores and areas."""
+    by_name: dict[str, dict[str, Score]] = {}
+    for task in tasks:
+        for score in task.scores:
+            by_name.setdefault(score.name, {})[task.task.title] = score
+    own = {name for name, of in by_name.items() if is_reference(next(iter(of.values())).algorithm, reference)}
+    rows = []
+    for kind in ("finals", "areas"):
+        for a in sorted(own):
+            for b in sorted(set(by_name) - own):
+                both = [title for title in by_name[a] if title in by_name[b]]
+                if both:
+                    x, y = (st.stack_tasks([getattr(by_name[name][title], kind) for title in both]) for name in (a, b))
+                    rows.append(Improvement(a, b, kind, improvement(x, y), tuple(both)))
+    return rows
 
 
 def improvement(x: np.ndarray, y: np.ndarray) -> Estimate:

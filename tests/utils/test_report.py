@@ -191,9 +191,16 @@ def test_a_suite_has_all_tasks_or_none(tmp_path: Path) -> None:
     assert suite.missing == {"vdn": ["Foraging-b, lbforaging 2.0.0"]} and suite.scores[0].finals.shape == (4, 2)
     # of 0.81 .. 0.84 and 0.41 .. 0.44 the two lowest and the two highest are cut
     assert suite.scores[0].final.value == pytest.approx((0.43 + 0.44 + 0.81 + 0.82) / 4)
-    assert suite.bands["mmsa"].mid[-1] == pytest.approx(suite.scores[0].final.value)
-    low, high = suite.bands["mmsa"].low, suite.bands["mmsa"].high
-    assert low is not None and high is not None and low[-1] < 0.625 < high[-1]
+    band = suite.bands["steps"]["mmsa"]
+    assert band is not None and band.low is not None and band.high is not None
+    assert band.mid[-1] == pytest.approx(suite.scores[0].final.value)
+    assert band.low[-1] < 0.625 < band.high[-1]
+    minutes = suite.bands["seconds"]["qmix"]
+    assert minutes is not None and minutes.x[-1] == pytest.approx(10 / 60)
+    # VDN is compared on the task that it was run on
+    rows = sc.improvements(suite.tasks, "QMIX")
+    found = {(row.baseline, row.kind): (row.chance.value, len(row.tasks)) for row in rows}
+    assert found["mmsa", "finals"] == (0, 2) and found["vdn", "finals"] == (0, 1) and len(rows) == 4
 
 
 def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> None:
