@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.runs import Planned, RunRecord, flat
+from utils.commands import flat
+from utils.runs import Planned, RunRecord
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns.

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from envs import simulator_suffix
-from utils.config import ConfigError, find, load_yaml, parse_value
+from utils.commands import rebuilt_command
+from utils.config import ConfigError
 from utils.logging import backend_note, task_name
 
 MONGO_SCHEMES = ("mongodb", "mongodb+srv")
@@ -339,53 +338,3 @@ def _commit(experiment: Any) -> str:
 def _last_line(trace: Any) -> str:
     lines = [line for line in "".join(trace or []).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
-
-
-# --- commands ---
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("env_args.key", value) for every value, mappings within mappings opened."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def rebuilt_command(config: Mapping[str, Any]) -> str:
-    """A command that makes this configuration, by this checkout's config files; "" where they lack the algorithm.
-
-    local_results_path, which says nothing about the run, is left out.
-    """
-    try:
-        defaults = _defaults(config["name"], config["env"])
-    except ConfigError:
-        return ""
-    words = ["python", "src/main.py", f"--config={config['name']}", f"--env-config={config['env']}"]
-    overrides = [
-        f"{key}={_typed(value)}"
-        for key, value in flat(config)
-        if key != "local_results_path"
-        and (key not in defaults or defaults[key] != value)
-        # what no file names is None or the plugin's own default; None says nothing
-        and not (key not in defaults and value is None)
-    ]
-    return shlex.join([*words, *(["with", *overrides] if overrides else [])])
-
-
-def _defaults(algorithm: str, environment: str) -> Mapping[str, Any]:
-    env = find("envs", environment)
-    return _files((env.parents[1] / "default.yaml", env, find("algs", algorithm)))
-
-
-@lru_cache(maxsize=64)
-def _files(paths: tuple[Path, ...]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {}
-    for path in paths:
-        defaults.update(flat(load_yaml(path)))
-    return defaults
-
-
-def _typed(value: Any) -> str:
-    """The value as the command line reads it back."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if parse_value(text) == value else repr(value)

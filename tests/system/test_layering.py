@@ -101,7 +101,7 @@ def test_environments_know_nothing_of_learning() -> None:
 
 
 def test_statistics_know_nothing_of_learning() -> None:
-    names = ("statistics", "report", "figures", "progress", "runs", "grouping", "scores", "plots")
+    names = ("statistics", "report", "figures", "progress", "runs", "grouping", "scores", "plots", "commands")
     paths = [path for path in SRC if path.stem in names]
     assert paths and offenders(paths, lambda name: top(name) in ("torch", "learners", "controllers", "modules")) == []
 

@@ -64,8 +64,9 @@ def test_the_page_needs_nothing_else(made: tuple[Path, list[RunRecord]]) -> None
     own = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.search(r'(src|href)="(?!#|figures/|table\.md|results\.csv|data:)', own) and "@import" not in own
     assert page.count("<svg") == 7 and "base64" not in page
-    assert "var(--ink)" in page and "#1b1f24" in page.split("</style>")[0]
-    assert "#1b1f24" not in page.split("</style>")[1], "ink that stays dark on a dark page"
+    head, _, body = page.partition("<body>")
+    assert "var(--ink)" in body and "--ink: #1b1f24" in head
+    assert "#1b1f24" not in body, "ink that stays dark on a dark page"
 
 
 def test_words_of_a_run_are_no_markup(made: tuple[Path, list[RunRecord]]) -> None:
@@ -99,6 +100,17 @@ def test_the_csv_has_every_test(made: tuple[Path, list[RunRecord]]) -> None:
     first = next(row for row in rows if row["curve"] == "mmsa" and row["step"] == "500" and row["seed"] == "2")
     assert (first["updates"], first["seconds"], first["metric"]) == ("50", "5.0", "test_return_mean")
     assert float(first["value"]) == pytest.approx(0.41) and first["task"] == "Foraging-a, lbforaging 2.0.0"
+
+
+def test_the_csv_says_which_tests_are_averaged(tmp_path: Path) -> None:
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), sr.tests(1)))
+    sr.write(tmp_path / "runs/2", sr.record(sr.configuration(seed=2), sr.tests(1), status="RUNNING"))
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert {(row["seed"], row["averaged"], row["why_not"][:7]) for row in rows} == {
+        ("1", "yes", ""),
+        ("2", "no", "cut off"),
+    }
 
 
 def test_two_reports_of_the_same_runs_are_the_same(made: tuple[Path, list[RunRecord]], tmp_path: Path) -> None:
@@ -222,6 +234,17 @@ def test_improvement_and_efficiency(tmp_path: Path) -> None:
     assert half.ratio == pytest.approx(0.825 / 0.425) and sc.ratio_words(half) == "1.94"
     assert np.isinf(most.ratio) and sc.ratio_words(most) == "> 1.11"
     assert sc.efficiency(task, "nobody", bands) == []
+
+
+def test_efficiency_is_measured_from_the_worst_beginning(tmp_path: Path) -> None:
+    for name, start, end in (("mmsa", -10, 10), ("qmix", -6, 2)):
+        metrics = {"test_return_mean": ([0, 500, 1000], [start, (start + end) / 2, end])}
+        sr.write(tmp_path / name, sr.record(sr.configuration(name), metrics))
+    (task,) = (sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks)
+    bands = {curve.name: sc.band(curve.runs, task.task.metric) for curve in task.task.curves}
+    half, most = sc.efficiency(task, "mmsa", bands)
+    assert (half.level, half.steps, half.baseline_steps) == pytest.approx((0, 500, 750))
+    assert most.level == pytest.approx(8) and most.steps == pytest.approx(900)
 
 
 # --- world model ---

@@ -12,8 +12,9 @@ import pytest
 from support import sacred_runs as sr
 
 from utils import runs
+from utils.commands import rebuilt_command
 from utils.config import ConfigError, compose
-from utils.runs import Planned, load_runs, rebuilt_command, without_credentials
+from utils.runs import Planned, load_runs, without_credentials
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -227,6 +228,19 @@ def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError) as error:
         load_runs(["mongodb://user:s3cret@127.0.0.1:1/lab"])
     assert "127.0.0.1:1/lab: the database cannot be read" in str(error.value) and "s3cret" not in str(error.value)
+
+
+def test_an_error_that_quotes_the_password_is_not_passed_on(mongo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pymongo.errors import OperationFailure
+
+    def fail(self: Any, name: str) -> Any:
+        raise OperationFailure("s3cret is wrong")
+
+    monkeypatch.setattr(mongo, "__getitem__", fail)
+    with pytest.raises(ConfigError) as error:
+        load_runs(["mongodb://user:s3cret@host/lab"])
+    assert "OperationFailure" in str(error.value) and "s3cret" not in str(error.value)
+    assert error.value.__context__ is None and error.value.__cause__ is None
 
 
 def test_without_pymongo_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
