@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def improvements(title: str, look: Styles, rows: Sequence[Improvement]) -> Any:
         if chance.low is not None and chance.high is not None:
             panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35)
         panel.plot(chance.value, y, "o", color=colour)
-        panel.text(0, y - 0.22, _plain(f"{row.reference} over {row.baseline}"), fontsize=8, color=INK)
+        words = textwrap.shorten(f"{row.reference} over {row.baseline}", 110, placeholder=" ...")
+        panel.text(0, y - 0.22, _plain(words), fontsize=8, color=INK).set_in_layout(False)
     panel.axvline(0.5, color=INK, linewidth=1, linestyle=":")
     panel.set(xlim=(-0.03, 1.03), xlabel="probability that a run scores more", yticks=[])
     panel.set_ylim(len(rows) - 0.6, -0.7)
@@ -216,9 +218,10 @@ def _legend(figure: Any, look: Styles, seeds: Mapping[str, int]) -> Any:
     words = [f"{name} ({seeds[name]} seed{'s' * (seeds[name] != 1)})" for name in names]
     widest = max(map(len, words))
     columns = max(1, min(len(names), int(figure.get_figwidth() * 13 // (widest + 6))))
-    legend = figure.legend(
-        lines, list(map(_plain, words)), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
-    )
+    words = [_plain(textwrap.fill(text, int(figure.get_figwidth() * 13))) for text in words]
+    rows = sum(text.count("\n") + 1 for text in words) / columns
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, rows - 2))  # room for long legends
+    legend = figure.legend(lines, words, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_color(INK)
     return figure

@@ -266,11 +266,17 @@ class _Report:
                 )
 
     def _markdown(self) -> str:
-        lines = [f"# {self.title}", ""]
+        lines = [f"# {_cell(self.title)}", ""]
         lines += ["Interquartile mean over seeds [95 % stratified bootstrap interval]; no interval below 3 seeds.", ""]
         head = ["| curve | final | area under curve | seeds | steps compared |", "|---|---|---|---|---|"]
         for own in self.tasks:
-            lines += [f"## {own.task.title}", "", f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)", "", *head]
+            lines += [
+                f"## {_cell(own.task.title)}",
+                "",
+                f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)",
+                "",
+                *head,
+            ]
             steps = f"{own.grid[-1]:,.0f}" if len(own.grid) else "–"
             seeds = {curve.name: curve.seeds for curve in own.task.curves}
             lines += [
@@ -309,6 +315,7 @@ def _interval(estimate: scores.Estimate) -> str:
 def _score(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "–"
+    value = 0.0 if abs(value) < 0.0005 else value  # no -0.000
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
@@ -321,7 +328,7 @@ def _small(value: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
 def _render(context: Mapping[str, Any]) -> str:

@@ -74,6 +74,22 @@ def test_words_of_a_run_are_no_markup(made: tuple[Path, list[RunRecord]]) -> Non
     assert "<b>MMSA" not in page and "&lt;b&gt;MMSA&lt;/b&gt; $x_" in page and "A &amp; B" in page
 
 
+def test_words_of_averaged_runs_are_neither_markup_nor_paths_nor_formulas(tmp_path: Path) -> None:
+    for number, label in enumerate(("<script>alert(1)</script> |", "../../x", r"mmsa $\frac{", "long " * 40)):
+        config = sr.configuration("mmsa", label=label, env_args={"key": "<img src=x onerror=alert(1)>/../.."})
+        sr.write(tmp_path / f"runs/{number}", sr.record(config, sr.tests(-5) | sr.world_model()))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", title="</title>", reference="../../x")
+    assert (
+        page.read_text().count("<script>") == 1
+        and "<img" not in page.read_text()
+        and "</title></title>" not in page.read_text()
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.html", "results.csv", "table.md", "figures"}
+    table = (tmp_path / "out/table.md").read_text()
+    assert "<" not in table and "&lt;script>alert(1)&lt;/script> \\|" in table and "-0.000" not in table
+
+
 def test_what_the_page_says(made: tuple[Path, list[RunRecord]]) -> None:
     page = (made[0] / "index.html").read_text()
     assert "16 of 17 runs averaged" in page and "crashed: ValueError: a bad value" in page
