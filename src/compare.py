@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--experiment", metavar="NAME", help="a file of config/experiments, or the path of one")
     parser.add_argument("--search", metavar="FILE", help="a file of config/searches, or the path of one")
     parser.add_argument("--report", metavar="RUNS", nargs="+", help="only report: folders of runs, or mongodb://...")
+    parser.add_argument(
+        "--reference", metavar="ALGORITHM", help="with --report: the one that is compared with each other one (MMSA)"
+    )
     parser.add_argument("--out", metavar="DIR", help="folder of the runs and the report (results/experiments/NAME)")
     parser.add_argument("--jobs", metavar="N", type=int, help="runs at once (as many as the cores are enough for)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with the estimated time, then stop")
@@ -68,6 +71,8 @@ def check(options: argparse.Namespace) -> list[str]:
             raise ConfigError(f"{what} does not go with --report, which runs nothing")
         if options.out is None:
             raise ConfigError("--out is missing: the folder of the report")
+    elif options.reference is not None:
+        raise ConfigError("--reference goes with --report alone; an experiment's file names its own: reference")
     return words
 
 
@@ -146,7 +151,8 @@ def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console:
     status = 1 if outcome.failed else 0
     try:
         with locked(out / "report.lock"):  # two at once would write into each other's files
-            page = report([str(out / "runs")], out / "report", loaded.title or loaded.name, runs, problems)
+            reference = loaded.experiment.reference
+            page = report([str(out / "runs")], out / "report", loaded.title or loaded.name, runs, problems, reference)
         say(console, f"report: {page}")
     except Exception as error:
         print(f"error: {error}", file=sys.stderr) if isinstance(error, ConfigError) else traceback.print_exc()
@@ -172,7 +178,12 @@ def told(runs: Sequence[Run], outcome: Outcome) -> list[str]:
 
 
 def report(
-    sources: Sequence[str], out: Path, title: str = "", runs: Sequence[Run] = (), problems: Sequence[str] = ()
+    sources: Sequence[str],
+    out: Path,
+    title: str = "",
+    runs: Sequence[Run] = (),
+    problems: Sequence[str] = (),
+    reference: str = "MMSA",
 ) -> Path:
     """The page on these runs; those of `runs` that are missing are named there."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
@@ -182,7 +193,8 @@ def report(
     damaged: list[str] = []
     loaded = load_runs(sources, damaged)
     planned = [Planned.of(run.config) for run in runs]
-    return Path(write_report(loaded, out, title=title, planned=planned, problems=[*problems, *damaged]))
+    problems = [*problems, *damaged]
+    return Path(write_report(loaded, out, title=title, planned=planned, reference=reference, problems=problems))
 
 
 def report_only(options: argparse.Namespace) -> int:
@@ -190,7 +202,7 @@ def report_only(options: argparse.Namespace) -> int:
     if missing:
         raise ConfigError(f"--report {missing[0]}: there is no such folder")
     writable(Path(options.out))
-    print(f"report: {report(options.report, Path(options.out))}")
+    print(f"report: {report(options.report, Path(options.out), reference=options.reference or 'MMSA')}")
     return 0
 
 

@@ -11,7 +11,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import envs
 from utils import config
@@ -48,13 +48,24 @@ class Task(_Strict):
 
 
 class Experiment(_Strict):
-    """Every algorithm on every task with every seed. Later overrides win: all runs', the task's, the algorithm's."""
+    """Every algorithm on every task with every seed. Later overrides win: all runs', the task's, the algorithm's.
+
+    The report compares the `reference` with each other algorithm.
+    """
 
     algorithms: dict[Label, Algorithm] = Field(min_length=1)
     tasks: dict[Label, Task] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(min_length=1)
     t_max: Positive
     overrides: dict[str, Any] = {}
+    reference: str = "MMSA"
+
+    @model_validator(mode="after")
+    def _reference_is_there(self) -> Experiment:
+        if "reference" in self.model_fields_set and self.reference not in self.algorithms:
+            there = ", ".join(self.algorithms)
+            raise ValueError(f"reference = {self.reference!r}: no algorithm is called so; there are {there}")
+        return self
 
     @field_validator("algorithms", "tasks")
     @classmethod

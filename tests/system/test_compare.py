@@ -204,6 +204,7 @@ def test_all_are_run_once(stage: Stage, reported: list, capsys: pytest.CaptureFi
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
     assert call.planned == [run.config for run in runs] and call.title == "Two learners on a game"
+    assert call.reference == "MMSA"
     assert call.problems == ["a damaged record"]
 
 
@@ -461,6 +462,7 @@ def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixt
         (["--report", "somewhere"], "--out is missing"),
         (["--report", "somewhere", "--out", "x"], "--report somewhere: there is no such folder"),
         (["--report", ".", "--out", "x", "--jobs", "2"], "--jobs does not go with --report"),
+        (["--experiment", "quick", "--reference", "QMIX"], "--reference goes with --report alone"),
         (["--report", ".", "with", "a=1", "--out", "x"], "does not go with --report"),
         (["--experiment=quick", "--out", "/dev/null/x"], "is no writable folder"),
     ],
@@ -472,7 +474,8 @@ def test_bad_arguments(stage: Stage, capsys: pytest.CaptureFixture[str], words: 
 
 
 def test_report_only(stage: Stage, reported: list, tmp_path: Path) -> None:
-    assert compare.main(["--report", ".", "mongodb://host/db", "--out", "page"]) == 0
+    assert compare.main(["--report", ".", "mongodb://host/db", "--out", "page", "--reference", "QMIX"]) == 0
+    assert reported[0].reference == "QMIX"
     assert reported[0].runs == ("loaded", ".", "mongodb://host/db") and reported[0].out == Path("page")
 
 
