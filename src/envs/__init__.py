@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import gymma, matrix_game, sc2v2, smax
+from . import gymma, mamujoco, matrix_game, sc2v2, smax
 from .multiagentenv import BackendNotFinishedError, EnvContractError, MissingBackendError, MultiAgentEnv, nearest
 from .vector import EnvWorkerError, SerialVectorEnv, VectorEnv, WorkerVectorEnv, env_seeds
 
@@ -34,6 +34,7 @@ REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
     "gymma": gymma.GymmaEnv,
     "sc2v2": sc2v2.make_env,
     "smax": smax.SmaxEnv,
+    "mamujoco": mamujoco.MamujocoEnv,
     "matrix": matrix_game.MatrixGame,
 }
 
@@ -41,6 +42,7 @@ ARGS: dict[str, Any] = {
     "gymma": gymma.GymmaArgs,
     "sc2v2": sc2v2.Sc2v2Args,
     "smax": smax.SmaxArgs,
+    "mamujoco": mamujoco.MamujocoArgs,
     "matrix": matrix_game.MatrixArgs,
 }
 
@@ -60,6 +62,8 @@ def require(config: Mapping[str, Any]) -> None:
     env, env_args = config["env"], config["env_args"]
     if env == "sc2v2":
         sc2v2.require(**env_args)
+    elif env == "mamujoco":
+        mamujoco.require()
     elif env == "gymma":
         gymma.GymmaEnv(**env_args, common_reward=config["common_reward"]).close()
     if env in BATCHED and config["env_workers"]:
@@ -118,5 +122,6 @@ def describe() -> list[EnvListing]:
         ),
         EnvListing("sc2v2", "SMACv2 battles, in StarCraft II or in SMAX (backend)", "map_name", sc2v2.LISTING),
         EnvListing("smax", "SMAX, a StarCraft-like simulator in JAX (jaxmarl)", "map_name", smax.LISTING),
+        EnvListing("mamujoco", "Multi-Agent MuJoCo: a robot's joints shared out to agents", "key", mamujoco.LISTING),
         EnvListing("matrix", "small games with known answers", "key", tuple(matrix_game.GAMES.items())),
     ]

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CASES = {
     "gymma": {"key": "Foraging-5x5-2p-2f-v3"},
     "matrix": {"key": "two_step"},
+    "mamujoco": {"key": "Hopper-3x1", "time_limit": 12},
     "smax": {"map_name": "3m", "time_limit": 12},
     "sc2v2": {"map_name": "zerg_5_vs_5", "backend": "smax", "time_limit": 12},
 }
