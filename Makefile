@@ -1,6 +1,8 @@
 # Each target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
 #   make train                        MMSA on sc2v2, a short run to look at
 #   make train ARGS="seed=1 t_max=1000000 env_args.map_name=terran_5_vs_5"
+#   make compare                      algorithms side by side in a few minutes (config/experiments/quick.yaml), and a page
+#   make compare ARGS="--experiment=lbf --dry-run"
 #   make test, make test-all, make lint, make bench
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
 ARGS ?=
@@ -8,7 +10,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: train test test-all lint bench setup clean
+.PHONY: train compare test test-all lint bench setup clean
 .DEFAULT_GOAL := train
 
 setup: $(READY)
@@ -22,6 +24,9 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 
 train: $(READY)
 	$(BIN)/python src/main.py --config=mmsa --env-config=sc2v2 with t_max=30000 test_interval=5000 test_nepisode=32 $(ARGS)
+
+compare: $(READY)
+	$(BIN)/python src/compare.py $(if $(filter --experiment% --search% --report%,$(ARGS)),,--experiment=quick) $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

@@ -55,7 +55,7 @@ _Loader.add_implicit_resolver(
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. ConfigError names the file, and the line where there is one."""
-    shown = _shown(path)
+    shown = shown_path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{shown}: larger than {MAX_BYTES} bytes, this is no configuration file")
@@ -102,17 +102,17 @@ def find(kind: str, name: str | None) -> Path:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{option}={name}: a name without path is wanted; {there}")
     if name not in files:
-        raise ConfigError(f"{option}={name}: there is no such {thing}{_nearest(name, files)}; {there}")
+        raise ConfigError(f"{option}={name}: there is no such {thing}{nearest(name, files)}; {there}")
     return files[name]
 
 
 # --- Command line ---
-def parse_override(text: str) -> tuple[Path_, Any]:
+def parse_override(text: str, source: str = COMMAND_LINE) -> tuple[Path_, Any]:
     """`a.b=value` as (("a", "b"), value). The first "=" separates; the value is a Python literal, YAML or a string."""
     key, separator, value = text.partition("=")
     path = tuple(key.strip().split("."))
     if not separator or not all(path):
-        raise ConfigError(f"{text!r} ({COMMAND_LINE}): key=value is wanted, as in t_max=100000 or env_args.map_name=3m")
+        raise ConfigError(f"{text!r} ({source}): key=value is wanted, as in t_max=100000 or env_args.map_name=3m")
     return path, parse_value(value)
 
 
@@ -145,9 +145,17 @@ def _plain(value: Any) -> Any:
 
 
 # --- Composition ---
-def compose(algorithm: str | None, environment: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+def compose(
+    algorithm: str | None,
+    environment: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    file: str = "",
+    file_overrides: Sequence[str] = (),
+) -> dict[str, Any]:
     """The whole checked configuration of a run; its plugin, if any, is imported and registered.
 
+    :param file_overrides: of an experiment's `file`; they come before those of the command line.
     :raises ConfigError: with all problems, each naming the key, its value and the nearest valid name or the range.
     """
     problems: list[str] = []
@@ -157,10 +165,11 @@ def compose(algorithm: str | None, environment: str | None, overrides: Sequence[
         layer = _attempt(problems, _layer, kind, name)
         if layer is not None:
             path, content = layer
-            _merge(config, content, _shown(path), sources)
+            _merge(config, content, shown_path(path), sources)
     complete = not problems
-    for text in overrides:
-        _attempt(problems, _override, config, text, sources)
+    for texts, source in ((file_overrides, file), (overrides, COMMAND_LINE)):
+        for text in texts:
+            _attempt(problems, _override, config, text, sources, source)
     if not complete:  # which keys there are is known only with all files
         raise ConfigError(problems)
     checked, wrong = check(config, sources)
@@ -208,8 +217,8 @@ def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) ->
         for key in hosts.REGISTRIES:
             names = hosts.names(key)
             if config[key] is not None and config[key] not in names:
-                nearest = _nearest(config[key], names)
-                report.add((key,), f"there is no such {key}{nearest}; available: {', '.join(names)}")
+                close = nearest(config[key], names)
+                report.add((key,), f"there is no such {key}{close}; available: {', '.join(names)}")
         for key, problem in cross_checks(config).items():
             report.add((key,), problem)
         if plugin is not None and hasattr(plugin, "check"):
@@ -241,7 +250,7 @@ class _Report:
     def add_unknown(self, path: Path_) -> None:
         name = ".".join(path)
         same = [valid for valid in self.valid if valid.split(".")[-1] == path[-1]]
-        self.add(path, "unknown key" + (f"; did you mean {same[0]}?" if same else _nearest(name, self.valid)))
+        self.add(path, "unknown key" + (f"; did you mean {same[0]}?" if same else nearest(name, self.valid)))
 
     def validate(self, model: type[BaseModel], values: Mapping[str, Any], prefix: Path_ = ()) -> dict[str, Any]:
         """The values by the model, with its defaults; what does not fit is added to the problems."""
@@ -294,16 +303,16 @@ def _merge(
             sources[path] = source
 
 
-def _override(config: dict[str, Any], text: str, sources: dict[Path_, str]) -> None:
-    path, value = parse_override(text)
+def _override(config: dict[str, Any], text: str, sources: dict[Path_, str], source: str) -> None:
+    path, value = parse_override(text, source)
     parent = config
     for depth, key in enumerate(path[:-1], start=1):
         inner = parent.setdefault(key, {})
         if not isinstance(inner, dict):
             name = ".".join(path[:depth])
-            raise ConfigError(f"{text} ({COMMAND_LINE}): {name} = {inner!r} holds no further keys")
+            raise ConfigError(f"{text} ({source}): {name} = {inner!r} holds no further keys")
         parent = inner
-    _merge(parent, {path[-1]: value}, COMMAND_LINE, sources, path[:-1])
+    _merge(parent, {path[-1]: value}, source, sources, path[:-1])
 
 
 def _env_model(env: Any) -> type[BaseModel] | None:
@@ -368,10 +377,10 @@ def _words(node: Mapping[str, Any]) -> str:
     return " ".join([text, *(f"{sign} {node[limit]:g}" for limit, sign in limits.items() if limit in node)])
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _shown(path: Path) -> str:
+def shown_path(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -102,7 +102,8 @@ def test_environments_know_nothing_of_learning() -> None:
 
 
 def test_statistics_know_nothing_of_learning() -> None:
-    paths = [path for path in SRC if path.stem in ("statistics", "report", "figures", "progress")]
+    names = ("statistics", "report", "figures", "progress", "runs", "grouping", "scores", "plots", "commands")
+    paths = [path for path in SRC if path.stem in names]
     assert paths and offenders(paths, lambda name: top(name) in ("torch", "learners", "controllers", "modules")) == []
 
 

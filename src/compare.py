@@ -1,0 +1,258 @@
+"""Runs an experiment or a search, and reports: python src/compare.py --experiment=quick"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+from main import overrides
+from utils import records
+from utils.attempts import LocalPool, Pool, locked
+from utils.conduct import Outcome, Overview, conduct
+from utils.config import ConfigError, parse_override
+from utils.experiments import Loaded, Run, default_jobs, load_experiment, plan
+from utils.progress import duration
+from utils.search import load_search
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; python src/compare.py --help explains")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python src/compare.py",
+        description="Run algorithms on tasks over seeds, and report on them. The same command goes on with what was "
+        "interrupted: finished runs are kept, the others are started again.",
+        epilog="example: python src/compare.py --experiment=lbf with t_max=200000   (files: config/experiments, "
+        "config/searches)",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--experiment", metavar="NAME", help="a file of config/experiments, or the path of one")
+    parser.add_argument("--search", metavar="FILE", help="a file of config/searches, or the path of one")
+    parser.add_argument("--report", metavar="RUNS", nargs="+", help="only report: folders of runs, or mongodb://...")
+    parser.add_argument("--out", metavar="DIR", help="folder of the runs and the report (results/experiments/NAME)")
+    parser.add_argument("--jobs", metavar="N", type=int, help="runs at once (as many as the cores are enough for)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan with the estimated time, then stop")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="send the runs to this Ray cluster: auto, HOST:PORT, ray://..."
+    )
+    parser.add_argument("words", metavar="with key=value", nargs="*", help="values that replace the file's in all runs")
+    return parser
+
+
+def check(options: argparse.Namespace) -> list[str]:
+    """The overrides; ConfigError for options that do not go together."""
+    chosen = [name for name in ("experiment", "search", "report") if getattr(options, name) is not None]
+    if len(chosen) != 1:
+        there = " and ".join(f"--{name}" for name in chosen) or "nothing"
+        raise ConfigError(f"one of --experiment, --search and --report is wanted, {there} is given")
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(f"--jobs {options.jobs}: must be 1 or more")
+    words = overrides(options.words)
+    if options.report is not None:
+        given = [name for name in ("jobs", "ray", "dry_run") if getattr(options, name)]
+        if given or words or "with" in options.report:
+            what = f"--{given[0].replace('_', '-')}" if given else "with key=value"
+            raise ConfigError(f"{what} does not go with --report, which runs nothing")
+        if options.out is None:
+            raise ConfigError("--out is missing: the folder of the report")
+    return words
+
+
+def make_plan(options: argparse.Namespace, words: Sequence[str]) -> tuple[Loaded, Path, list[Run]]:
+    loaded = load_experiment(options.experiment) if options.experiment is not None else load_search(options.search)
+    for word in words:
+        key = ".".join(parse_override(word)[0])
+        if key in loaded.searched:
+            raise ConfigError(f"{word} (the command line): {loaded.source} searches over {key}")
+    out = Path(options.out or Path("results", "experiments", loaded.name))
+    return loaded, out, plan(loaded, out, words)
+
+
+# --- The plan in words ---
+def estimate(runs: Sequence[Run]) -> dict[Run, tuple[float | None, str]]:
+    """Run -> (steps a second, where that is from); None where nothing is known."""
+    pairs: dict[tuple[str, str], tuple[float | None, str]] = {}
+    for run in runs:
+        if (run.algorithm, run.task) not in pairs:
+            measured = records.seconds_per_step(run, runs)
+            known = (run.steps_per_second, "the file") if run.steps_per_second else (None, "unknown")
+            pairs[run.algorithm, run.task] = (1 / measured, "finished runs") if measured else known
+    return {run: pairs[run.algorithm, run.task] for run in runs}
+
+
+def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console: Console) -> None:
+    """The plan as a table, a row for each algorithm on each task, and its hours where they can be told."""
+    speeds = estimate(runs)
+    done = {run for run in runs if records.find(run).finished is not None}
+    table = Table(box=None)
+    for name in ("algorithm", "task", "seeds", "runs", "done", "steps a run", "steps/s", "hours", "from"):
+        table.add_column(name, overflow="fold")
+    pairs: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        pairs.setdefault((run.algorithm, run.task), []).append(run)
+    for (algorithm, task), group in pairs.items():
+        speed, source = speeds[group[0]]
+        left = [run for run in group if run not in done]
+        hours = sum(run.config["t_max"] for run in left) / speed / 3600 if speed else None
+        cells = [
+            algorithm,
+            task,
+            " ".join(str(run.seed) for run in group),
+            str(len(group)),
+            str(len(group) - len(left)),
+        ]
+        cells += [f"{group[0].config['t_max']:,}", f"{speed:,.0f}" if speed else "unknown"]
+        table.add_row(*cells, "unknown" if hours is None else f"{hours:.2f}", source)
+    say(console, f"{loaded.name}: {loaded.title}" if loaded.title else loaded.name)
+    console.print(table, markup=False, highlight=False)
+    left = [run for run in runs if run not in done]
+    known = [run.config["t_max"] / speed for run in left if (speed := speeds[run][0])]
+    text = f"{len(runs)} runs, {len(done)} done, {len(left)} to run, {jobs} at once, into {out}"
+    if left:
+        text += (
+            f"\nestimated time: {duration(max(sum(known) / jobs, max(known)))}"
+            if known
+            else "\nestimated time: unknown"
+        )
+        if known and len(known) < len(left):
+            text += f" for {len(known)} of them; unknown for the other {len(left) - len(known)}"
+    say(console, text)
+
+
+# --- Runs and report ---
+def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console: Console) -> int:
+    """All runs and the report; the exit status."""
+    overview = Overview(runs, loaded.name, console)
+    try:
+        outcome = conduct(runs, pool, overview)
+    except KeyboardInterrupt:
+        say(console, f"interrupted: {overview.line()}; the same command goes on")
+        return 130
+    problems = told(runs, outcome)
+    say(console, "\n".join([f"{loaded.name}: {len(outcome.finished)} of {len(runs)} runs are finished", *problems]))
+    status = 1 if outcome.failed else 0
+    try:
+        with locked(out / "report.lock"):  # two at once would write into each other's files
+            page = report([str(out / "runs")], out / "report", loaded.title or loaded.name, runs, problems)
+        say(console, f"report: {page}")
+    except Exception as error:
+        print(f"error: {error}", file=sys.stderr) if isinstance(error, ConfigError) else traceback.print_exc()
+        say(
+            console,
+            f"the runs are recorded, but there is no report; python src/compare.py --report {out}/runs --out DIR",
+        )
+        status = 1
+    return status
+
+
+def told(runs: Sequence[Run], outcome: Outcome) -> list[str]:
+    """What the reader of the results must know: failures, retries, and finished runs of another configuration."""
+    problems = [f"failed twice: {run}: {text}" for run, text in outcome.failed.items()]
+    retried = [(run, text) for run, text in outcome.retried.items() if run not in outcome.failed]
+    problems += [f"crashed once, then finished: {run}: {text}" for run, text in retried]
+    for run in runs:
+        for other in records.find(run).others:
+            what = records.differences(other.config, run.config)
+            more = f" and {len(what) - 2} more" if len(what) > 2 else ""
+            problems.append(f"not counted, of another configuration: {other.folder}: {'; '.join(what[:2])}{more}")
+    return problems
+
+
+def report(
+    sources: Sequence[str], out: Path, title: str = "", runs: Sequence[Run] = (), problems: Sequence[str] = ()
+) -> Path:
+    """The page on these runs; those of `runs` that are missing are named there."""
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
+    from utils.report import write_report
+    from utils.runs import Planned, load_runs
+
+    damaged: list[str] = []
+    loaded = load_runs(sources, damaged)
+    planned = [Planned.of(run.config) for run in runs]
+    return Path(write_report(loaded, out, title=title, planned=planned, problems=[*problems, *damaged]))
+
+
+def report_only(options: argparse.Namespace) -> int:
+    missing = [source for source in options.report if "://" not in source and not Path(source).is_dir()]
+    if missing:
+        raise ConfigError(f"--report {missing[0]}: there is no such folder")
+    writable(Path(options.out))
+    print(f"report: {report(options.report, Path(options.out))}")
+    return 0
+
+
+def writable(out: Path) -> None:
+    """ConfigError where nothing can be written there."""
+    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: {there} is no writable folder")
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def catch_signals() -> None:
+    """Being ended, or the end of the terminal, is Ctrl-C too; not where nohup has the terminal's end ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; 0 all finished, 1 some failed, 2 wrong arguments or files, 130 interrupted."""
+    catch_signals()
+    console = Console()
+    if not console.is_terminal:  # a file's lines are as long as they are
+        console = Console(width=240)
+    try:
+        options = parser().parse_intermixed_args(argv)
+        words = check(options)
+        if options.report is not None:
+            return report_only(options)
+        loaded, out, runs = make_plan(options, words)
+        writable(out)
+        pool = make_pool(options, runs)
+        catch_signals()  # Ray sets its own
+        if options.dry_run:
+            show_plan(loaded, out, runs, pool.slots, console)
+            pool.stop()
+            return 0
+        return run_all(loaded, out, runs, pool, console)
+    except ConfigError as error:
+        problems = error.problems
+        message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def make_pool(options: argparse.Namespace, runs: Sequence[Run]) -> Pool:
+    """This machine, or the Ray cluster."""
+    if options.ray is None:
+        return LocalPool(options.jobs or default_jobs(runs))
+    from utils.ray_pool import RayPool
+
+    return RayPool(options.ray, max(run.threads for run in runs), options.jobs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

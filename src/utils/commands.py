@@ -1,0 +1,60 @@
+"""Commands that repeat a run, rebuilt from its configuration."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from utils.config import ConfigError, find, load_yaml, parse_value
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("env_args.key", value) for every value, mappings within mappings opened."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def rebuilt_command(config: Mapping[str, Any]) -> str:
+    """A command that makes this configuration, by this checkout's config files; "" where they lack the algorithm.
+
+    local_results_path, which says nothing about the run, is left out.
+    """
+    try:
+        defaults = _defaults(config["name"], config["env"])
+    except ConfigError:
+        return ""
+    words = ["python", "src/main.py", f"--config={config['name']}", f"--env-config={config['env']}"]
+    overrides = [
+        f"{key}={_typed(value)}"
+        for key, value in flat(config)
+        if key != "local_results_path"
+        and (key not in defaults or defaults[key] != value)
+        # what no file names is None or the plugin's own default; None says nothing
+        and not (key not in defaults and value is None)
+    ]
+    return shlex.join([*words, *(["with", *overrides] if overrides else [])])
+
+
+def _defaults(algorithm: str, environment: str) -> Mapping[str, Any]:
+    env = find("envs", environment)
+    return _files((env.parents[1] / "default.yaml", env, find("algs", algorithm)))
+
+
+@lru_cache(maxsize=64)
+def _files(paths: tuple[Path, ...]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for path in paths:
+        defaults.update(flat(load_yaml(path)))
+    return defaults
+
+
+def _typed(value: Any) -> str:
+    """The value as the command line reads it back."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if parse_value(text) == value else repr(value)

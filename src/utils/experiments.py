@@ -1,0 +1,272 @@
+"""Experiment files: algorithms x tasks x seeds, checked and composed into runs before anything is written."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, product
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+import envs
+from utils import config
+from utils.config import ConfigError, compose, describe, find, load_yaml, nearest, parse_value, shown_path
+from utils.schema import MAX_SEED, AboveZero, Positive
+
+# names a folder, a curve and a table's row
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 _.,=+()\-]*[A-Za-z0-9)])?$", max_length=120)]
+ELSEWHERE = {  # keys that no override may set -> where they are set
+    "seed": "list it in seeds",
+    "label": "it is the algorithm's name in the file",
+    "local_results_path": "choose the folder with --out",
+}
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Algorithm(_Strict):
+    """A config file of config/algs and what is changed in it; `steps_per_second` (of one run) serves estimates only."""
+
+    config: str
+    overrides: dict[str, Any] = {}
+    steps_per_second: AboveZero | None = None
+
+
+class Task(_Strict):
+    """A config file of config/envs and what is changed in it."""
+
+    env_config: str
+    overrides: dict[str, Any] = {}
+
+
+class Experiment(_Strict):
+    """Every algorithm on every task with every seed. Later overrides win: all runs', the task's, the algorithm's."""
+
+    algorithms: dict[Label, Algorithm] = Field(min_length=1)
+    tasks: dict[Label, Task] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(min_length=1)
+    t_max: Positive
+    overrides: dict[str, Any] = {}
+
+    @field_validator("algorithms", "tasks")
+    @classmethod
+    def _folders_differ(cls, named: dict[str, Any]) -> dict[str, Any]:
+        seen: dict[str, str] = {}
+        for name in named:  # a file system may ignore case
+            if other := seen.get(folder_name(name).lower()):
+                raise ValueError(f"the names {other!r} and {name!r} would share a folder")
+            seen[folder_name(name).lower()] = name
+        return named
+
+    @field_validator("seeds")
+    @classmethod
+    def _once(cls, seeds: list[int]) -> list[int]:
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"there twice: {', '.join(map(str, twice))}; each seed is run once")
+        return seeds
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An experiment with the name and the first comment line of its file. `searched`: keys that a search varies."""
+
+    name: str
+    source: str
+    title: str
+    experiment: Experiment
+    searched: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run of the plan. `words`: what follows main.py on its command line. `config`: what that composes to."""
+
+    algorithm: str
+    task: str
+    seed: int
+    folder: Path
+    config: dict[str, Any] = field(repr=False)
+    words: tuple[str, ...] = field(repr=False)
+    steps_per_second: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} on {self.task}, seed {self.seed}"
+
+    @property
+    def threads(self) -> int:
+        """Cores that it can keep busy."""
+        return int(self.config["torch_threads"]) + int(self.config["env_workers"])
+
+
+# --- Files ---
+def file_of(kind: str, name: str) -> Path:
+    """The file NAME.yaml in config/<kind>, or the file of a path; ConfigError lists what there is."""
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        if not Path(name).is_file():
+            raise ConfigError(f"{name}: there is no such file")
+        return Path(name)
+    files = {path.stem: path for path in sorted((config.ROOT / "config" / kind).glob("*.yaml"))}
+    if name not in files:
+        there = f"available: {', '.join(files) or 'none'}; or give a path that ends in .yaml"
+        raise ConfigError(f"{name}: there is no such file in config/{kind}{nearest(name, files)}; {there}")
+    return files[name]
+
+
+def load_experiment(name: str) -> Loaded:
+    """The experiment of this name or path, its keys and types checked."""
+    path = file_of("experiments", name)
+    source = shown_path(path)
+    experiment = read(Experiment, load_yaml(path), source, {"algorithms": Algorithm, "tasks": Task})
+    return Loaded(path.stem, source, describe(path), experiment)
+
+
+def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[str, type[BaseModel]]) -> M:
+    """The values as the model; ConfigError names each key that does not fit, its value and the cure.
+
+    :param inner: key -> model of each of the named entries under it.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as errors:
+        problems = []
+        for error in errors.errors(include_url=False):
+            path = [str(part) for part in error["loc"] if part != "[key]"]
+            if not path:  # of several keys together; the message names them
+                problems.append(f"{source}: {error['msg'].removeprefix('Value error, ')}")
+                continue
+            parent = model if len(path) == 1 else inner.get(path[0])
+            said = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+            if error["type"] == "extra_forbidden" and parent is not None:
+                names = list(parent.model_fields)
+                said = f"unknown key{nearest(path[-1], names)}; there are {', '.join(names)}"
+            elif error["type"] == "missing":
+                problems.append(f"{source}: {'.'.join(path)} is missing")
+                continue
+            elif "[key]" in error["loc"]:
+                said = "a name is of letters, digits, spaces and _ . , = + ( ) -, 120 at most: it names a folder"
+            problems.append(f"{source}: {'.'.join(path)} = {_short(error['input'])}: {said}")
+        raise ConfigError(problems) from None
+
+
+def words_of(overrides: Mapping[str, Any], source: str = "") -> list[str]:
+    """The overrides as main.py's command line takes them: key=value."""
+    return [f"{key}={_text(key, value, source)}" for key, value in overrides.items()]
+
+
+def _text(key: str, value: Any, source: str) -> str:
+    for text in (str(value), repr(value)):
+        again = parse_value(text)
+        if again == value and type(again) is type(value):
+            return text
+    wanted = "a number, a word, true, false, null, a list or a mapping is wanted"
+    raise ConfigError(f"{key} = {_short(value)} ({source}): {wanted}")
+
+
+def _short(value: Any) -> str:
+    return repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+
+
+# --- The plan ---
+def plan(loaded: Loaded, out: Path, words: Sequence[str] = ()) -> list[Run]:
+    """Every run of the experiment, by seed, then task, then algorithm, so that a part of it compares already.
+
+    :param words: key=value of the command line, for all runs.
+    :raises ConfigError: with all that is wrong in any of the runs. Nothing is written.
+    """
+    experiment, source = loaded.experiment, loaded.source
+    _check_names(experiment, source, words)
+    problems: dict[str, list[str]] = {}  # problem -> the pairs that have it
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for (task_name, task), (name, algorithm) in product(experiment.tasks.items(), experiment.algorithms.items()):
+        pair = f"{name} on {task_name}"
+        try:
+            runs[task_name, name] = _runs_of(experiment, source, (name, algorithm), (task_name, task), out, words)
+        except ConfigError as error:
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(pair)
+    if problems:
+        n_pairs = len(experiment.tasks) * len(experiment.algorithms)
+        raise ConfigError(f"{problem} ({_where(pairs, n_pairs)})" for problem, pairs in problems.items())
+    return list(chain.from_iterable(zip(*runs.values(), strict=True)))
+
+
+def _check_names(experiment: Experiment, source: str, words: Sequence[str]) -> None:
+    """Config files that are there, and no override of what the plan itself sets."""
+    problems = []
+    layers = [("", experiment.overrides)]
+    for group in (experiment.algorithms, experiment.tasks):
+        key = "algorithms" if group is experiment.algorithms else "tasks"
+        for label, entry in group.items():
+            layers.append((f"{key}.{label}.", entry.overrides))
+            kind, part = ("algs", "config") if isinstance(entry, Algorithm) else ("envs", "env_config")
+            try:
+                find(kind, getattr(entry, part))
+            except ConfigError as error:
+                said = error.problems[0].partition(": ")[2] or error.problems[0]
+                problems.append(f"{source}: {key}.{label}.{part} = {getattr(entry, part)!r}: {said}")
+    for prefix, overrides in layers:
+        problems += [
+            f"{source}: {prefix}overrides.{key} = {_short(overrides[key])}: not to be set here; {cure}"
+            for key, cure in ELSEWHERE.items()
+            if key in overrides
+        ]
+    for word in words:
+        key = word.partition("=")[0].strip()
+        if key in ELSEWHERE:
+            problems.append(f"{word} ({config.COMMAND_LINE}): not to be set here; {ELSEWHERE[key]}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _runs_of(
+    experiment: Experiment,
+    source: str,
+    named_algorithm: tuple[str, Algorithm],
+    named_task: tuple[str, Task],
+    out: Path,
+    words: Sequence[str],
+) -> list[Run]:
+    """The runs of one algorithm on one task: a seed changes nothing but itself, so that one composition serves all."""
+    (name, algorithm), (task_name, task) = named_algorithm, named_task
+    layers = ({"t_max": experiment.t_max}, experiment.overrides, task.overrides, algorithm.overrides)
+    given = list(chain.from_iterable(words_of(layer, source) for layer in layers))
+    whole = compose(algorithm.config, task.env_config, words, file=source, file_overrides=given)
+    try:
+        envs.require(whole)
+    except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    runs = []
+    for seed in experiment.seeds:
+        folder = out / "runs" / folder_name(name) / folder_name(task_name) / f"seed{seed}"
+        own = {"seed": seed, "label": name, "local_results_path": str(folder)}
+        line = [f"--config={algorithm.config}", f"--env-config={task.env_config}", "with", *given, *words]
+        composed = copy.deepcopy(whole) | own
+        runs.append(Run(name, task_name, seed, folder, composed, (*line, *words_of(own)), algorithm.steps_per_second))
+    return runs
+
+
+def _where(pairs: Sequence[str], n_pairs: int) -> str:
+    if len(pairs) == n_pairs > 1:
+        return "in all runs"
+    return f"in {pairs[0]}" + (f" and {len(pairs) - 1} more" if len(pairs) > 1 else "")
+
+
+def folder_name(label: str) -> str:
+    """What the folder of an algorithm or a task is called."""
+    return re.sub(r"\s+", "_", label)
+
+
+def default_jobs(runs: Iterable[Run], cores: int | None = None) -> int:
+    """How many of the runs fit on this machine's cores (those that this process may use) at once."""
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(run.threads for run in runs))

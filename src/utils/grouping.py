@@ -1,0 +1,228 @@
+"""Which runs are averaged with which, and which with none: nothing is mixed that differs in more than the seed."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.commands import flat
+from utils.runs import Planned, RunRecord
+
+METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
+# Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns.
+NOT_COMPARED = {
+    "seed", "label", "local_results_path", "render", "log_interval", "runner_log_interval", "learner_log_interval",
+    "save_model", "save_model_interval", "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only",
+}  # fmt: skip
+ENVIRONMENT = {"env", "common_reward", "reward_scalarisation"}  # with env_args: other values make another task
+NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Runs that differ in the seed only."""
+
+    name: str  # the algorithm, with the keys that tell it from its neighbours
+    algorithm: str
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def seeds(self) -> str:
+        return ", ".join(str(run.seed) for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Curves that may be compared: one task in one version of one environment."""
+
+    title: str  # task, simulator and version
+    backend: str
+    metric: str
+    curves: tuple[Curve, ...]
+
+
+class LeftOut(NamedTuple):
+    """A run that is listed, not averaged."""
+
+    algorithm: str
+    task: str
+    seed: int | None
+    reason: str
+    source: str
+
+
+class Groups(NamedTuple):
+    tasks: tuple[Task, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]  # what a reader of the averages should know
+
+
+def group(runs: Sequence[RunRecord], planned: Sequence[Planned] = ()) -> Groups:
+    """Tasks with their curves, and what is left out of them and why.
+
+    :param planned: what an experiment wanted; without it every complete run is averaged with its like.
+    """
+    left_out: list[LeftOut] = []
+    complete = []
+    met: set[int] = set()  # indices of `planned`
+    for run in sorted(runs, key=lambda run: (run.task, run.algorithm, run.seed or 0, run.started, run.source)):
+        reason = incomplete(run)
+        wanted = [i for i, plan in enumerate(planned) if _is_of(run, plan)]
+        if not reason and planned:
+            wrong = {i: differences(run.config, planned[i].config) for i in wanted}
+            met |= {i for i in wanted if not wrong[i]}
+            if not wanted:
+                reason = "not planned in this experiment"
+            elif all(wrong.values()):
+                reason = "another configuration than planned: " + min(wrong.values(), key=len)
+        if reason:
+            left_out.append(_left_out(run, reason))
+        else:
+            complete.append(run)
+    for i, plan in enumerate(planned):
+        if i not in met:
+            tried = any(_is_of(run, plan) for run in runs)
+            reason = "missing: no complete run of this configuration" if tried else "missing: no run was recorded"
+            left_out.append(LeftOut(plan.algorithm, plan.task, plan.seed, reason, ""))
+
+    tasks = []
+    for title, own in sorted(_split_tasks(complete).items()):
+        metric = next(m for m in METRICS if any(m in run.metrics for run in own))
+        lacking = [run for run in own if metric not in run.metrics]
+        left_out += [_left_out(run, f"it has no {metric}, which the other runs of this task have") for run in lacking]
+        tasks.append((title, metric, [run for run in own if metric in run.metrics]))
+    named = _curve_names([own for _, _, own in tasks])
+    result = []
+    for (title, metric, own), names in zip(tasks, named, strict=True):
+        curves = []
+        for name in sorted(set(names)):
+            of_name = [run for run, of in zip(own, names, strict=True) if of == name]
+            first = {run.seed: run for run in reversed(of_name)}  # sorted by seed, then by beginning
+            chosen = [run for run in of_name if first[run.seed] is run or run.seed is None]
+            repeated = [run for run in of_name if run not in chosen]
+            reason = "a repetition of this seed with the same configuration; the run that began first is averaged"
+            left_out += [_left_out(run, reason) for run in repeated]
+            curves.append(Curve(name, chosen[0].algorithm, tuple(chosen)))
+        result.append(Task(title, own[0].backend, metric, tuple(curves)))
+    return Groups(tuple(result), tuple(left_out), tuple(note for task in result for note in _notes(task)))
+
+
+def incomplete(run: RunRecord) -> str:
+    """Why the run has no whole learning curve; "" where it has."""
+    died = f": {run.error}" if run.error else ""
+    if run.config.get("evaluate"):
+        return "it tests a checkpoint and learns nothing"
+    if run.status == "FAILED":
+        return f"crashed{died}"
+    if run.status == "INTERRUPTED":
+        return "stopped by hand (Ctrl-C)"
+    if run.status == "RUNNING":
+        return f"cut off, or still running (last sign of life: {run.heartbeat or 'none'} UTC)"
+    if run.status != "COMPLETED":
+        return f"not completed: Sacred's status is {run.status}{died}"
+    metric = next((run.metrics[name] for name in METRICS if name in run.metrics), None)
+    if metric is None or not len(metric.steps):
+        return "it has no test"
+    if not np.isfinite(metric.values).all():
+        return "a test's result is no finite number"
+    t_max, between = run.config.get("t_max"), run.config.get("test_interval", 0)
+    if isinstance(t_max, (int, float)) and isinstance(between, (int, float)) and metric.steps[-1] + between < t_max:
+        return f"cut off: the last test is at step {metric.steps[-1]:,.0f} of t_max={t_max:,}"
+    return ""
+
+
+def differences(config: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
+    """The planned keys whose values the run does not have, in words; "" where it has them all."""
+    own, wanted = dict(flat(config)), dict(flat(planned))
+    wrong = [
+        f"{key}={_shown(own.get(key, ABSENT))} instead of {_shown(value)}"
+        for key, value in sorted(wanted.items())
+        if key not in NOT_COMPARED and (key not in own or _shown(own[key]) != _shown(value))
+    ]
+    return ", ".join(wrong)
+
+
+def _is_of(run: RunRecord, plan: Planned) -> bool:
+    return (run.algorithm, run.seed) == (plan.algorithm, plan.seed) and plan.task in (run.task_name, run.task)
+
+
+def _left_out(run: RunRecord, reason: str) -> LeftOut:
+    return LeftOut(run.algorithm, run.task, run.seed, reason, run.source)
+
+
+def _compared(run: RunRecord) -> dict[str, str]:
+    return {key: _shown(value) for key, value in flat(run.config) if key not in NOT_COMPARED}
+
+
+def _is_environment(key: str) -> bool:
+    return key in ENVIRONMENT or key.startswith("env_args.")
+
+
+def _differing(configs: Sequence[Mapping[str, str]]) -> set[str]:
+    keys = {key for config in configs for key in config}
+    return {key for key in keys if len({config.get(key) for config in configs}) > 1}
+
+
+def _suffix(config: Mapping[str, str], keys: Iterable[str]) -> str:
+    return "".join(f" {key}={config.get(key, ABSENT)}" for key in sorted(keys))
+
+
+def _split_tasks(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Runs by task; where the environment's own keys differ, it is another task with these keys in its title."""
+    by_task: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        by_task[run.task].append(run)
+    result: dict[str, list[RunRecord]] = defaultdict(list)
+    for task, own in by_task.items():
+        configs = [_compared(run) for run in own]
+        keys = {key for key in _differing(configs) if _is_environment(key) and key not in NAMES_THE_TASK}
+        for run, config in zip(own, configs, strict=True):
+            result[task + _suffix(config, keys)].append(run)
+    return result
+
+
+def _curve_names(tasks: Sequence[Sequence[RunRecord]]) -> list[list[str]]:
+    """For each run of each task its curve's name. A key that differs among an algorithm's runs of one task is named in
+    all tasks, so that a curve is called the same everywhere."""
+    differing: dict[str, set[str]] = defaultdict(set)
+    for own in tasks:
+        for algorithm in {run.algorithm for run in own}:
+            configs = [_compared(run) for run in own if run.algorithm == algorithm]
+            differing[algorithm] |= {key for key in _differing(configs) if not _is_environment(key)}
+    return [[run.algorithm + _suffix(_compared(run), differing[run.algorithm]) for run in own] for own in tasks]
+
+
+def _notes(task: Task) -> list[str]:
+    notes = []
+    lengths: dict[str, list[str]] = defaultdict(list)
+    for curve in task.curves:
+        lengths[f"{curve.runs[0].config.get('t_max', 0):,}"].append(curve.name)
+        versions = _differing([run.versions for run in curve.runs])
+        if versions:
+            shown = "; ".join(
+                f"{package} {' / '.join(sorted({run.versions.get(package, ABSENT) for run in curve.runs}))}"
+                for package in sorted(versions)
+            )
+            notes.append(f"{task.title}, {curve.name}: the runs were made with different versions: {shown}.")
+        commits = sorted({run.commit[:10] or "not recorded" for run in curve.runs})
+        if len(commits) > 1:
+            notes.append(f"{task.title}, {curve.name}: the runs were made at different commits: {', '.join(commits)}.")
+    if len(lengths) > 1:
+        shown = "; ".join(f"t_max={length}: {', '.join(names)}" for length, names in lengths.items())
+        notes.append(f"{task.title}: lengths differ ({shown}). Scores cover only the steps that all curves share.")
+    hosts = {(run.host.get("machine", ""), run.host.get("cpu", "")) for curve in task.curves for run in curve.runs}
+    threads = {run.config.get("torch_threads") for curve in task.curves for run in curve.runs}
+    devices = {run.host.get("device", "cpu") for curve in task.curves for run in curve.runs}
+    if max(len(hosts), len(threads), len(devices)) > 1:
+        notes.append(f"{task.title}: machines, devices or threads differ, so wall-clock times do not compare.")
+    return notes
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,232 @@
+"""The report's figures. Each is saved as PNG and PDF, and as SVG whose ink takes the page's colours, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import statistics as st
+from utils.grouping import Curve, Task
+from utils.scores import AXES, Band, Improvement, band
+
+LABELS = {
+    "test_battle_won_mean": "win rate in tests",
+    "test_return_mean": "return in tests",
+    "test_total_return_mean": "return of all agents in tests",
+}
+# Readable on white and on near black; the reference takes the first one.
+COLOURS = ("#e4572e", "#3d8bd4", "#2ca58d", "#b07cd6", "#c79a1b", "#d85c9f", "#6b9e3c", "#8a8f98", "#7a6ff0", "#a9714b")
+STYLES = ("-", "--", ":", "-.")
+INK, PAPER, GRID = "#1b1f24", "#fefefd", "#d9dce1"  # found again in the SVG, and replaced by the page's own
+BAND = 0.16  # opacity
+HORIZONS = tuple(range(1, 11))
+WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the second one dashed
+    "KL divergence": ("mmsa_loss_kl",),
+    "SALE loss": ("mmsa_loss_sale",),
+    "SALE error over that of no change": ("mmsa_sale_over_no_change",),
+    "spread of embeddings": ("mmsa_zs_spread",),
+    "team reward, imagined and real (dashed)": ("mmsa_reward_imagined", "mmsa_reward_real"),
+    "correlation of imagined and real reward": ("mmsa_reward_correlation",),
+}
+LACKING = {
+    "steps": "their runs share no steps",
+    "updates": "not every run recorded the metric updates",
+    "seconds": "not every run recorded times, or they share none",
+}
+Styles = Mapping[str, Mapping[str, Any]]
+
+
+def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour, and past the tenth a dash, for each curve, the same in all figures."""
+    n = len(COLOURS)
+    return {name: {"color": COLOURS[i % n], "linestyle": STYLES[i // n % 4]} for i, name in enumerate(names)}
+
+
+def learning_curves(
+    title: str, metric: str, look: Styles, bands: Mapping[str, Mapping[str, Band | None]], label: str = ""
+) -> Any:
+    """A panel for each axis that any curve has. bands: axis -> curve -> band, None where its runs have not the axis."""
+    axes = [axis for axis in AXES if axis == "steps" or any(own is not None for own in bands[axis].values())]
+    figure, panels = _figure(title, len(axes), 1)
+    for panel, axis in zip(panels, axes, strict=True):
+        own = bands[axis]
+        _draw(panel, {name: curve for name, curve in own.items() if curve is not None}, look)
+        lacking = sum(curve is None for curve in own.values())
+        if lacking:
+            note = f"{lacking} of {len(own)} curves not drawn: {LACKING[axis]}"
+            panel.text(0.5, 1.0, note, transform=panel.transAxes, ha="center", va="bottom", fontsize=8, color=INK)
+        panel.set(xlabel=AXES[axis], ylabel=label or LABELS[metric])
+        if metric == "test_battle_won_mean":
+            panel.set_ylim(-0.03, 1.03)
+    seeds = {name: curve.runs for own in bands.values() for name, curve in own.items() if curve is not None}
+    return _legend(figure, look, seeds)
+
+
+def profiles(title: str, label: str, look: Styles, bands: Mapping[str, Band]) -> Any:
+    figure, (panel,) = _figure(title, 1, 1)
+    _draw(panel, bands, look, drawstyle="steps-post")
+    panel.set(xlabel=f"final score τ ({label})", ylabel="share of runs above τ", ylim=(-0.03, 1.03))
+    return _legend(figure, look, {name: curve.runs for name, curve in bands.items()})
+
+
+def improvements(title: str, look: Styles, rows: Sequence[Improvement]) -> Any:
+    """A point with its interval for each pair."""
+    figure, (panel,) = _figure(title, 1, 1, height=1.2 + 0.42 * len(rows))
+    for y, row in enumerate(rows):
+        chance, colour = row.chance, look[row.baseline]["color"]
+        if chance.low is not None and chance.high is not None:
+            panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35)
+        panel.plot(chance.value, y, "o", color=colour)
+        words = textwrap.shorten(f"{row.reference} over {row.baseline}", 110, placeholder=" ...")
+        panel.text(0, y - 0.22, _plain(words), fontsize=8, color=INK).set_in_layout(False)
+    panel.axvline(0.5, color=INK, linewidth=1, linestyle=":")
+    panel.set(xlim=(-0.03, 1.03), xlabel="probability that a run scores more", yticks=[])
+    panel.set_ylim(len(rows) - 0.6, -0.7)
+    return figure
+
+
+# --- world model ---
+def last_values(curve: Curve, metric: str) -> np.ndarray | None:
+    """(N,) for each run the mean of the metric's last tenth; None where a run has not recorded it."""
+    series = [run.metrics.get(metric) for run in curve.runs]
+    known = [s.values[np.isfinite(s.values)] for s in series if s is not None]
+    if len(known) < len(series) or any(len(values) == 0 for values in known):
+        return None
+    return np.array([float(st.final_score(values)) for values in known])
+
+
+def horizon_errors(curve: Curve, prefix: str) -> np.ndarray:
+    """(10,) interquartile mean over seeds of prefix_1 .. prefix_10 at the end of training; NaN where not recorded."""
+    found = [last_values(curve, f"{prefix}_{k}") for k in HORIZONS]
+    return np.array([np.nan if values is None else float(st.iqm(values)) for values in found])
+
+
+def world_model(task: Task, curves: Sequence[Curve], look: Styles) -> Any | None:
+    """Panels of whatever the curves have of the world model's metrics; None where they have nothing."""
+    draws: list[tuple[str, str, Callable[[Any], None]]] = []
+    errors = {c.name: (horizon_errors(c, "mmsa_open_loop"), horizon_errors(c, "mmsa_no_change")) for c in curves}
+    if any(np.isfinite(model).any() for model, _ in errors.values()):
+
+        def horizon(panel: Any) -> None:
+            for name, (model, nothing) in errors.items():
+                panel.plot(HORIZONS, model, color=look[name]["color"], marker="o", markersize=4)
+                panel.plot(HORIZONS, nothing, color=look[name]["color"], linestyle="--")
+            panel.set_xticks(HORIZONS)
+            panel.set_ylim(bottom=0)
+
+        draws.append(("open-loop error, and of no change (dashed)", "steps predicted ahead", horizon))
+    for label, metrics in WORLD_MODEL.items():
+        bands = [{c.name: band(c.runs, metric) for c in curves} for metric in metrics]
+        drawn = [{name: curve for name, curve in own.items() if curve is not None} for own in bands]
+        if not drawn[0]:
+            continue
+
+        def against_steps(panel: Any, drawn: list[dict[str, Band]] = drawn) -> None:
+            for own, dash in zip(drawn, ("-", "--"), strict=False):
+                _draw(panel, own, {name: {**look[name], "linestyle": dash} for name in own})
+
+        draws.append((label, AXES["steps"], against_steps))
+    if not draws:
+        return None
+    columns = min(3, len(draws))
+    figure, panels = _figure(task.title, columns, -(-len(draws) // columns))
+    for panel, (label, xlabel, draw) in zip(panels, draws, strict=False):
+        draw(panel)
+        panel.set_title(label, fontsize=9)
+        panel.set_xlabel(xlabel)
+    for panel in panels[len(draws) :]:
+        panel.set_visible(False)
+    return _legend(figure, look, {curve.name: len(curve.runs) for curve in curves})
+
+
+# --- how a figure looks, and is saved ---
+def save(figure: Any, folder: Path, name: str) -> str:
+    """Writes NAME.png and NAME.pdf, and returns the figure as SVG for a page with the CSS variables --ink, --paper and
+    --grid."""
+    figure.savefig(folder / f"{name}.png", dpi=130)
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    text = io.StringIO()
+    with _matplotlib().rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # unused, and not unique in a page of many figures
+    for colour, variable in ((INK, "--ink"), (PAPER, "--paper"), (GRID, "--grid")):
+        svg = svg.replace(colour, f"var({variable})")
+    return re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', r'style="max-width: \1pt"', svg, count=1)
+
+
+def _matplotlib() -> Any:
+    import matplotlib  # here: it takes a second to import
+
+    return matplotlib
+
+
+def _figure(title: str, columns: int, rows: int, height: float = 3.6) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    ink = {key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
+    with _matplotlib().rc_context({**ink, "font.size": 9, "axes.titlecolor": INK}):
+        width = 4.3 * columns if columns > 1 else 6.6
+        figure = Figure(figsize=(width, (height if rows == 1 else 2.7 * rows) + 0.4), layout="constrained")
+        figure.set_facecolor(PAPER)
+        FigureCanvasAgg(figure)
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        figure.suptitle(_plain(title), fontsize=11, color=INK)
+    for panel in panels:
+        panel.set_facecolor("none")
+        panel.grid(color=GRID, linewidth=0.7)
+        panel.tick_params(color=INK, labelcolor=INK)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.xaxis.set_major_formatter(_short)
+    return figure, panels
+
+
+def _short(x: float, _: int) -> str:
+    """Ticks as 0.5, 20, 150k, 2M"""
+    for size, letter in ((1e6, "M"), (1e4, "k")):
+        if abs(x) >= size:
+            return f"{x / (1e6 if letter == 'M' else 1e3):g}{letter}"
+    return f"{x:g}"
+
+
+def _draw(panel: Any, bands: Mapping[str, Band], look: Styles, **kwargs: Any) -> None:
+    for name, own in bands.items():
+        marker = "o" if len(own.x) == 1 else None
+        panel.plot(own.x, own.mid, **look[name], linewidth=1.8, marker=marker, **kwargs)
+        if own.low is not None:
+            step = {"step": "post"} if kwargs else {}
+            panel.fill_between(own.x, own.low, own.high, color=look[name]["color"], alpha=BAND, linewidth=0, **step)
+
+
+def _legend(figure: Any, look: Styles, seeds: Mapping[str, int]) -> Any:
+    from matplotlib.lines import Line2D
+
+    names = [name for name in look if name in seeds]  # in the look's order: the reference first
+    if not names:
+        return figure
+    lines = [Line2D([], [], **look[name], linewidth=1.8) for name in names]
+    words = [f"{name} ({seeds[name]} seed{'s' * (seeds[name] != 1)})" for name in names]
+    widest = max(map(len, words))
+    columns = max(1, min(len(names), int(figure.get_figwidth() * 13 // (widest + 6))))
+    words = [_plain(textwrap.fill(text, int(figure.get_figwidth() * 13))) for text in words]
+    rows = sum(text.count("\n") + 1 for text in words) / columns
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, rows - 2))  # room for long legends
+    legend = figure.legend(lines, words, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_color(INK)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Dollars are dollars, no mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,125 @@
+"""What the folder of a planned run holds: a finished record, records of other settings, cut-off ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from utils.experiments import Run
+
+# where and how a run is recorded: two runs that differ in nothing else are the same
+RECORDING = {
+    "label",
+    "local_results_path",
+    "log_interval",
+    "runner_log_interval",
+    "learner_log_interval",
+    "save_model",
+    "save_model_interval",
+}
+COMPLETED = "COMPLETED"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One of Sacred's folders. `config` is empty where it cannot be read."""
+
+    folder: Path
+    status: str
+    config: dict[str, Any]
+    seconds: float | None
+
+    @property
+    def steps(self) -> int:
+        """Environment steps up to the last metric that is recorded."""
+        info = _json(self.folder / "info.json")
+        return int(max((values[-1] for key, values in info.items() if key.endswith("_T") and values), default=0))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The records of a planned run: the finished one, finished ones of another configuration, and the rest."""
+
+    finished: Record | None
+    others: tuple[Record, ...]
+    unfinished: tuple[Record, ...]
+
+
+def find(run: Run) -> Found:
+    finished, others, unfinished = [], [], []
+    for record in records(run.folder):
+        if record.status != COMPLETED:
+            unfinished.append(record)
+        elif differences(record.config, run.config):
+            others.append(record)
+        else:
+            finished.append(record)
+    return Found(finished[0] if finished else None, tuple(others), tuple(unfinished))
+
+
+def records(folder: Path) -> Iterator[Record]:
+    """All of Sacred's records of a run's folder, the oldest first."""
+    paths = [path for path in folder.glob("sacred/*/*/*/run.json") if path.parent.name.isdecimal()]
+    for path in sorted(paths, key=lambda path: (path.parent.parent, int(path.parent.name))):
+        entry = _json(path)
+        config = {key: value for key, value in _json(path.parent / "config.json").items() if key != "__annotations__"}
+        yield Record(path.parent, str(entry.get("status", "")), config, _seconds(entry))
+
+
+def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
+    """How the recorded configuration differs from the planned one: "t_max is 1000, the plan has 2000"."""
+    was, wanted = _flat(recorded), _flat(planned)
+    missing = object()
+    return [
+        f"{key} is {was[key]!r}, the plan has {wanted[key]!r}"
+        if key in was and key in wanted
+        else f"{key} is {was[key]!r}, the plan does not have it"
+        if key in was
+        else f"{key} is not there, the plan has {wanted[key]!r}"
+        for key in sorted(was.keys() | wanted.keys())
+        if key.split(".")[0] not in RECORDING and was.get(key, missing) != wanted.get(key, missing)
+    ]
+
+
+def seconds_per_step(run: Run, plan: Sequence[Run]) -> float | None:
+    """Of finished runs of the same algorithm and task with the same settings but for seed and length."""
+    times = []
+    for other in plan:
+        if (other.algorithm, other.task) == (run.algorithm, run.task):
+            for record in records(other.folder):
+                wanted = {**run.config, **{key: record.config.get(key) for key in ("seed", "t_max")}}
+                if record.status == COMPLETED and record.seconds and not differences(record.config, wanted):
+                    times.append(record.seconds / record.config["t_max"])
+    return sum(times) / len(times) if times else None
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys, as JSON knows the values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str))
+    return flat
+
+
+def _seconds(entry: Mapping[str, Any]) -> float | None:
+    try:
+        began, ended = (datetime.fromisoformat(entry[key]) for key in ("start_time", "stop_time"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (ended - began).total_seconds()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A file's mapping; an empty one where the file is missing or was cut off."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

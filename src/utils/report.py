@@ -1,0 +1,342 @@
+"""The report of runs: one self-contained page, figures as PNG and PDF, every test as CSV, the scores as Markdown."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import plots, scores
+from utils import statistics as st
+from utils.config import ConfigError
+from utils.grouping import METRICS, Curve, Groups, Task, group
+from utils.runs import Planned, RunRecord
+
+NEEDED = {"rliable": "rliable", "scipy": "scipy", "jinja2": "jinja2", "matplotlib": "matplotlib"}
+PROFILE_POINTS = 101
+
+
+def write_report(
+    runs: Sequence[RunRecord],
+    out: Path | str,
+    *,
+    title: str = "",
+    planned: Sequence[Planned] = (),
+    reference: str = "MMSA",
+    problems: Sequence[str] = (),
+) -> Path:
+    """Writes index.html, figures/*.png and *.pdf, results.csv and table.md into the folder `out`.
+
+    :param runs: as utils.runs.load_runs gives them.
+    :param planned: what an experiment wanted; what differs from it or is missing is listed.
+    :param reference: the algorithm (label or name, in any case) that is compared with each other one.
+    :param problems: damaged records, listed as they are.
+    :return: the path of the page.
+    :raises ConfigError: where a package is missing or `out` cannot be written to.
+    """
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"a report needs {', '.join(missing)}: pip install -e '.[report]'")
+    out = Path(out)
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        return _Report(runs, out, title or "Comparison", planned, reference, problems).write()
+    except OSError as error:
+        raise ConfigError(f"{out}: the report cannot be written there: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True)
+class _Figure:
+    svg: str
+    name: str  # of the files in figures/
+    text: str
+
+
+class _Report:
+    """Everything that the page shows, computed once."""
+
+    def __init__(
+        self,
+        runs: Sequence[RunRecord],
+        out: Path,
+        title: str,
+        planned: Sequence[Planned],
+        reference: str,
+        problems: Sequence[str],
+    ) -> None:
+        self.runs, self.out, self.title, self.reference, self.problems = runs, out, title, reference, problems
+        self.groups: Groups = group(runs, planned)
+        self.planned = planned
+        self.tasks = [scores.score_task(task) for task in self.groups.tasks]
+        self.suites = scores.suites(self.tasks)
+        self.names: set[str] = set()  # of figure files
+        curves = {curve.name: curve.algorithm for task in self.groups.tasks for curve in task.curves}
+        first = sorted(curves, key=lambda name: (not scores.is_reference(curves[name], reference), name))
+        self.look = plots.styles(first)
+        self.anchors = {
+            (task.title, curve.name): (f"runs-{i}-{j}", f"{curve.name} on {task.title}")
+            for i, task in enumerate(self.groups.tasks)
+            for j, curve in enumerate(task.curves)
+        }
+
+    def write(self) -> Path:
+        self._csv(self.out / "results.csv")
+        tasks = [self._task(task) for task in self.tasks]
+        context = {
+            "title": self.title,
+            "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "reference": self.reference,
+            "has_reference": any(scores.is_reference(c.algorithm, self.reference) for _, c in self._curves()),
+            "n_read": len(self.runs),
+            "n_used": sum(len(curve.runs) for _, curve in self._curves()),
+            "n_planned": len(self.planned),
+            "few": [f"{c.name} on {t.title}" for t, c in self._curves() if len(c.runs) < st.MIN_RUNS],
+            "groups": self.groups,
+            "problems": self.problems,
+            "tasks": tasks,
+            "suites": [self._suite(suite) for suite in self.suites],
+            "world_models": [shown for task in self.groups.tasks if (shown := self._world_model(task))],
+            "provenance": [self._provenance(task, curve) for task, curve in self._curves()],
+            "st": st,
+        }
+        (self.out / "table.md").write_text(self._markdown(), encoding="utf-8")
+        page = self.out / "index.html"
+        page.write_text(_render(context), encoding="utf-8")
+        return page
+
+    def _curves(self) -> list[tuple[Task, Curve]]:
+        return [(task, curve) for task in self.groups.tasks for curve in task.curves]
+
+    # --- sections ---
+    def _task(self, own: scores.TaskScores) -> dict[str, Any]:
+        task = own.task
+        bands = {
+            axis: {curve.name: scores.band(curve.runs, task.metric, axis) for curve in task.curves}
+            for axis in scores.AXES
+        }
+        figure = plots.learning_curves(task.title, task.metric, self.look, bands)
+        found = {score.name: score for score in own.scores}
+        rows = [
+            {
+                "curve": curve,
+                "score": found.get(curve.name),
+                "anchors": [self.anchors[task.title, curve.name]],
+                "steps": max(run.metrics[task.metric].steps[-1] for run in curve.runs),
+            }
+            for curve in task.curves
+        ]
+        return {
+            "task": task,
+            "rows": rows,
+            "shared": (own.grid[0], own.grid[-1]) if len(own.grid) else None,
+            "points": len(own.grid),
+            "metric": plots.LABELS[task.metric],
+            "no_updates": [curve.name for curve in task.curves if bands["updates"][curve.name] is None],
+            "figure": self._figure(figure, f"curves {task.title}", f"Learning curves, {task.title}"),
+            "efficiency": [
+                (row, scores.ratio_words(row), [self.anchors[task.title, n] for n in (row.reference, row.baseline)])
+                for row in scores.efficiency(own, self.reference, bands["steps"])
+            ],
+        }
+
+    def _suite(self, suite: scores.Suite) -> dict[str, Any]:
+        many = len(suite.tasks) > 1
+        head = f"{len(suite.tasks)} tasks together, {suite.backend}" if many else suite.tasks[0].task.title
+        label = plots.LABELS[suite.metric] + (", scaled to 0..1" if any(s != (0, 1) for s in suite.scales) else "")
+        taus = np.linspace(0, 1, PROFILE_POINTS)
+        profiles = {score.name: scores.profile(score.finals, taus) for score in suite.scores}
+        chances = scores.improvements(suite.tasks, self.reference)
+        shown: dict[str, Any] = {
+            "suite": suite,
+            "many": many,
+            "title": head,
+            "label": label,
+            "anchors": {
+                score.name: [self.anchors[task.task.title, score.name] for task in suite.tasks]
+                for score in suite.scores
+            },
+            "curves": None,
+            "profile": None,
+            "improvement": None,
+            "dropped": [score.name for score in suite.scores if self._dropped(suite, score)],
+            "scaled": [
+                (task.task.title, low, high)
+                for task, (low, high) in zip(suite.tasks, suite.scales, strict=True)
+                if (low, high) != (0, 1)
+            ],
+            "chances": [
+                (row, [self.anchors[title, name] for name in (row.reference, row.baseline) for title in row.tasks])
+                for row in chances
+            ],
+        }
+        if many and suite.scores:
+            figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label)
+            shown["curves"] = self._figure(figure, f"aggregate {suite.backend} {suite.metric}", f"All tasks, {head}")
+        if suite.scores:
+            figure = plots.profiles(head, label, self.look, profiles)
+            shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
+        if chances:
+            rows = [row for row in chances if row.kind == "finals"]
+            figure = plots.improvements(f"{head}\nfinal scores", self.look, rows)
+            text = f"Probability of improvement, {head}"
+            shown["improvement"] = self._figure(figure, f"improvement {head} {suite.metric}", text)
+        return shown
+
+    @staticmethod
+    def _dropped(suite: scores.Suite, score: scores.Score) -> bool:
+        return any(
+            len(own.finals) > len(score.finals) for t in suite.tasks for own in t.scores if own.name == score.name
+        )
+
+    def _world_model(self, task: Task) -> dict[str, Any] | None:
+        curves = [c for c in task.curves if any(m.startswith("mmsa_") for run in c.runs for m in run.metrics)]
+        figure = plots.world_model(task, curves, self.look) if curves else None
+        if figure is None:
+            return None
+        single = [metric for metrics in plots.WORLD_MODEL.values() for metric in metrics]
+        columns = [f"{prefix}_{k}" for k in (1, 5, 10) for prefix in ("mmsa_open_loop", "mmsa_no_change")] + single
+        values = {c.name: {m: plots.last_values(c, m) for m in columns} for c in curves}
+        columns = [m for m in columns if any(own[m] is not None for own in values.values())]
+        rows = [
+            {
+                "name": curve.name,
+                "runs": len(curve.runs),
+                "anchors": [self.anchors[task.title, curve.name]],
+                "values": [None if (v := values[curve.name][m]) is None else float(st.iqm(v)) for m in columns],
+            }
+            for curve in curves
+        ]
+        shown = self._figure(figure, f"world model {task.title}", f"World model, {task.title}")
+        return {"task": task, "columns": columns, "rows": rows, "figure": shown}
+
+    def _provenance(self, task: Task, curve: Curve) -> dict[str, Any]:
+        rows = []
+        for run in curve.runs:
+            series = run.metrics[task.metric]
+            updates = run.metrics.get("updates")
+            rows.append(
+                {
+                    "run": run,
+                    "tests": len(series.steps),
+                    "steps": series.steps[-1],
+                    "updates": updates.values[-1] if updates is not None and len(updates.values) else None,
+                    "minutes": series.seconds[-1] / 60,
+                    "final": series.values[-1],
+                }
+            )
+        return {"id": self.anchors[task.title, curve.name][0], "task": task, "curve": curve, "rows": rows}
+
+    def _figure(self, figure: Any, name: str, text: str) -> _Figure:
+        safe = re.sub(r"[^\w.+\-]+", "_", name).strip("_.")[:120]
+        while safe in self.names:
+            safe += "_"
+        self.names.add(safe)
+        return _Figure(plots.save(figure, self.out / "figures", safe), safe, text)
+
+    # --- files ---
+    def _csv(self, path: Path) -> None:
+        """One row for each run and test, of runs that are not averaged, too."""
+        used = {id(run): (task.title, curve.name) for task, curve in self._curves() for run in curve.runs}
+        metrics = {task.title: task.metric for task in self.groups.tasks}
+        reasons = {out.source: out.reason for out in self.groups.left_out}
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            head = "task backend curve algorithm seed metric step updates seconds value averaged why_not commit source"
+            writer.writerow(head.split())
+            for run in sorted(self.runs, key=lambda r: (r.task, r.algorithm, r.seed or 0, r.source)):
+                task, curve = used.get(id(run), (run.task, run.algorithm))
+                known = [metrics[task]] if id(run) in used else [m for m in METRICS if m in run.metrics]
+                if not known:
+                    continue
+                series = run.metrics[known[0]]
+                updates = scores.updates_at(run, series)
+                averaged = ["yes", ""] if id(run) in used else ["no", reasons.get(run.source, "")]
+                writer.writerows(
+                    [task, run.backend, curve, run.algorithm, run.seed, known[0], f"{t:.0f}"]
+                    + [_number(u, ".0f"), _number(s, ".1f"), f"{v:.6g}", *averaged, run.commit, run.source]
+                    for t, u, s, v in zip(series.steps, updates, series.seconds, series.values, strict=True)
+                )
+
+    def _markdown(self) -> str:
+        lines = [f"# {_cell(self.title)}", ""]
+        lines += ["Interquartile mean over seeds [95 % stratified bootstrap interval]; no interval below 3 seeds.", ""]
+        head = ["| curve | final | area under curve | seeds | steps compared |", "|---|---|---|---|---|"]
+        for own in self.tasks:
+            lines += [
+                f"## {_cell(own.task.title)}",
+                "",
+                f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)",
+                "",
+                *head,
+            ]
+            steps = f"{own.grid[-1]:,.0f}" if len(own.grid) else "–"
+            seeds = {curve.name: curve.seeds for curve in own.task.curves}
+            lines += [
+                f"| {_cell(score.name)} | {_interval(score.final)} | {_interval(score.area)} "
+                f"| {score.final.runs} ({seeds[score.name]}) | {steps} |"
+                for score in own.scores
+            ]
+            lines.append("")
+        for suite in self.suites:
+            if len(suite.tasks) > 1:
+                lines += [f"## {len(suite.tasks)} tasks together, {suite.backend}", "", f"`{suite.metric}`", "", *head]
+                steps = f"{suite.grid[-1]:,.0f}" if len(suite.grid) else "–"
+                lines += [
+                    f"| {_cell(score.name)} | {_interval(score.final)} | {_interval(score.area)} "
+                    f"| {score.final.runs} on each task | {steps} |"
+                    for score in suite.scores
+                ]
+                lines.append("")
+        if self.groups.left_out:
+            lines += ["## Not averaged", "", "| algorithm | task | seed | reason |", "|---|---|---|---|"]
+            lines += [
+                f"| {_cell(o.algorithm)} | {_cell(o.task)} | {'' if o.seed is None else o.seed} | {_cell(o.reason)} |"
+                for o in self.groups.left_out
+            ]
+            lines.append("")
+        return "\n".join(lines)
+
+
+# --- words ---
+def _interval(estimate: scores.Estimate) -> str:
+    if estimate.low is None:
+        return _score(estimate.value)
+    return f"{_score(estimate.value)} [{_score(estimate.low)}, {_score(estimate.high)}]"
+
+
+def _score(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    value = 0.0 if abs(value) < 0.0005 else value  # no -0.000
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def _number(value: float | None, form: str = ",.0f") -> str:
+    return "" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def _small(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(score=_score, number=_number, small=_small)
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    return environment.from_string(template).render(context)

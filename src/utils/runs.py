@@ -1,0 +1,340 @@
+"""Runs that were recorded: read from Sacred's folders or from MongoDB, without Sacred and without pickle."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from envs import simulator_suffix
+from utils.commands import rebuilt_command
+from utils.config import ConfigError
+from utils.logging import backend_note, task_name
+
+MONGO_SCHEMES = ("mongodb", "mongodb+srv")
+MONGO_PATIENCE_MS = 5000  # how long a server may take to answer
+
+
+class Series(NamedTuple):
+    """A metric over a run, in the order of its steps, each step once. Arrays of shape (T,)."""
+
+    steps: np.ndarray  # environment steps
+    values: np.ndarray
+    seconds: np.ndarray  # of wall-clock since the run's start; NaN where no time was recorded
+
+
+@dataclass(frozen=True, eq=False)  # a run is equal to itself alone; arrays have no truth value
+class RunRecord:
+    """What one run has left behind."""
+
+    algorithm: str  # the configuration's label, or its name where there is none
+    task: str  # task, simulator and version of the environment: only runs with the same one may share a curve
+    task_name: str  # without the version: what the folder of results is called
+    backend: str  # simulator and version, "" where the run ended before it was known
+    seed: int | None
+    status: str  # Sacred's: COMPLETED, RUNNING (or killed), FAILED, INTERRUPTED, ...
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Series]
+    source: str  # path of the folder, or the database without user and password and the id in it
+    versions: Mapping[str, str] = field(default_factory=dict)
+    host: Mapping[str, str] = field(default_factory=dict)  # machine, cpu, cores, system, Python, as far as recorded
+    command: str = ""  # "" where neither recorded nor to be rebuilt
+    command_rebuilt: bool = False  # from the configuration and this checkout's config files
+    commit: str = ""  # of git; "..., changed" where files differed from it
+    started: str = ""  # ISO 8601, UTC
+    stopped: str = ""
+    heartbeat: str = ""  # last sign of life
+    error: str = ""  # last line of the traceback
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that an experiment wants.
+
+    `algorithm` and `task` are what `algorithm_of` and `task_of` say of the configuration. `config` may be a part of it:
+    only its keys are compared.
+    """
+
+    algorithm: str
+    task: str
+    seed: int | None
+    config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Planned:
+        """The plan to run this composed configuration."""
+        return cls(algorithm_of(config), task_of(config), config.get("seed"), config)
+
+
+def algorithm_of(config: Mapping[str, Any]) -> str:
+    """What a run's algorithm is called: the label, or the name where there is none."""
+    return str(config.get("label") or config["name"])
+
+
+def task_of(config: Mapping[str, Any]) -> str:
+    """What folders of results are called: the task, and "-SMAX" where that simulator stands in for StarCraft II."""
+    return task_name(config) + simulator_suffix(config)
+
+
+def load_runs(sources: Sequence[str], problems: list[str] | None = None) -> list[RunRecord]:
+    """All runs of all sources, each once, in the order of the sources.
+
+    :param sources: folders, searched with all that is in them, and databases as mongodb://host[:port]/DB.
+    :param problems: damaged records are described here and left out; without a list they become warnings.
+    :raises ConfigError: for each source that does not exist or holds no run.
+    """
+    found: dict[str, RunRecord] = {}
+    damaged: list[str] = []
+    wrong: list[str] = []
+    for source in sources:
+        try:
+            records = list(_from_mongo(source, damaged) if _is_mongo(source) else _from_folder(Path(source), damaged))
+        except ConfigError as error:
+            wrong.extend(error.problems)
+            continue
+        for key, record in records:
+            found.setdefault(key, record)
+    if not sources:
+        wrong.append("no source of runs: name folders with Sacred's records or mongodb://host/DB")
+    if wrong:
+        raise ConfigError(wrong)
+    damaged = list(dict.fromkeys(damaged))
+    if problems is not None:
+        problems.extend(damaged)
+    elif damaged:
+        warnings.warn("left out: " + "; ".join(damaged), stacklevel=2)
+    return list(found.values())
+
+
+# --- Sacred's folders ---
+def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRecord]]:
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder; runs are recorded in local_results_path/sacred")
+    there = sorted(path.parent for path in folder.rglob("run.json"))
+    damaged = [f"{path.parent}: run.json is missing" for path in sorted(folder.rglob("cout.txt"))]
+    damaged = [problem for problem in damaged if Path(problem.partition(": ")[0]) not in there]
+    count = 0
+    for path in there:
+        try:
+            record = _read_folder(path, damaged)
+        except _Damaged as error:
+            damaged.append(f"{path}: {error}")
+            continue
+        count += 1
+        yield str(path.resolve()), record
+    problems.extend(damaged)
+    if not count:
+        why = f"; damaged: {'; '.join(damaged)}" if damaged else ""
+        raise ConfigError(f"{folder}: no run is recorded there (no folder with run.json and config.json){why}")
+
+
+def _read_folder(path: Path, problems: list[str]) -> RunRecord:
+    run, config = _json(path / "run.json"), _json(path / "config.json")
+    info: Mapping[str, Any] = {}
+    metrics: Mapping[str, Any] | None = None
+    try:
+        info = _json(path / "info.json") if (path / "info.json").exists() else {}
+    except _Damaged as error:
+        problems.append(f"{path}: {error}; what it says of backend and versions is missing")
+    try:
+        metrics = _json(path / "metrics.json") if (path / "metrics.json").exists() else None
+    except _Damaged as error:
+        problems.append(f"{path}: {error}; its curves are read from info.json, without times")
+    if metrics is None:  # info.json has every value as well, only no times
+        metrics = {
+            key: {"values": values, "steps": info[f"{key}_T"]}
+            for key, values in info.items()
+            if isinstance(values, list) and f"{key}_T" in info
+        }
+    return _record(run, config, info, metrics, str(path), lambda problem: problems.append(f"{path}: {problem}"))
+
+
+class _Damaged(Exception):
+    """A record that cannot be read; says why."""
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _Damaged(f"{path.name} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _Damaged(f"{path.name} cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise _Damaged(f"{path.name} holds no mapping")
+    return content
+
+
+# --- MongoDB ---
+def _is_mongo(source: str) -> bool:
+    return source.partition("://")[0].lower() in MONGO_SCHEMES
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it may be shown: scheme, hosts and database, but neither user and password nor options."""
+    scheme, _, rest = url.partition("://")
+    hosts, _, path = rest.rpartition("@")[2].partition("/")  # a password may hold "@" and "/"
+    return f"{scheme}://{hosts.partition('?')[0]}/{path.partition('?')[0]}"
+
+
+def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]]:
+    """The runs that Sacred's MongoObserver has left in a database. No error of the driver is passed on: it may quote
+    the password."""
+    shown = without_credentials(url)
+    hosts, _, database_name = shown.partition("://")[2].partition("/")
+    if not hosts or not database_name:
+        raise ConfigError(f"{shown}: a database is wanted as mongodb://host[:port]/DB; Sacred's own is called sacred")
+    try:
+        import pymongo
+        import pymongo.errors
+    except ModuleNotFoundError:
+        raise ConfigError(f"{shown}: reading MongoDB needs pymongo: pip install -e '.[mongo]'") from None
+    try:
+        client: Any = pymongo.MongoClient(url, serverSelectionTimeoutMS=MONGO_PATIENCE_MS)
+    except Exception as error:
+        raise ConfigError(f"{shown}: this is no address of a database ({type(error).__name__})") from None
+    try:
+        database = client[database_name]
+        runs = list(database["runs"].find().sort("_id", 1))
+        series: dict[Any, dict[str, Any]] = {}
+        for entry in database["metrics"].find():
+            series.setdefault(entry.get("run_id"), {})[str(entry.get("name"))] = entry
+    except pymongo.errors.PyMongoError as error:
+        cure = "is the server running, and are user and password right?"
+        raise ConfigError(f"{shown}: the database cannot be read ({type(error).__name__}); {cure}") from None
+    finally:
+        client.close()
+    count = 0
+    damaged: list[str] = []
+    for run in runs:
+        source = f"{shown} run {run['_id']}"
+
+        def report(problem: str, source: str = source) -> None:
+            damaged.append(f"{source}: {problem}")
+
+        try:
+            config, info = run.get("config"), run.get("info") or {}
+            if not isinstance(config, dict) or not isinstance(info, dict):
+                raise _Damaged("it has no configuration")
+            record = _record(run, config, info, series.get(run["_id"], {}), source, report)
+        except _Damaged as error:
+            report(str(error))
+            continue
+        count += 1
+        yield source, record
+    problems.extend(damaged)
+    if not count:
+        why = f"; damaged: {'; '.join(damaged)}" if damaged else ""
+        raise ConfigError(f"{shown}: the collection `runs` of this database holds no run{why}")
+
+
+# --- what both have ---
+def _record(
+    run: Mapping[str, Any],
+    config: Mapping[str, Any],
+    info: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    source: str,
+    report: Callable[[str], None],
+) -> RunRecord:
+    missing = [key for key in ("name", "env") if not isinstance(config.get(key), str)]
+    if missing:
+        raise _Damaged(f"this is no run of EPyMARL (no {' and no '.join(missing)} in its configuration)")
+    start = _time(run.get("start_time"))
+    series = {}
+    for name, entry in metrics.items():
+        try:
+            series[name] = _series(entry, start)
+        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+            report(f"the metric {name} is damaged")
+    backend = backend_note(str(info.get("backend") or ""))
+    task = task_of(config)
+    recorded = info.get("command")
+    command = recorded if isinstance(recorded, str) and recorded else rebuilt_command(config)
+    seed = config.get("seed")
+    return RunRecord(
+        algorithm=algorithm_of(config),
+        task=f"{task}, {backend or 'backend not recorded'}",
+        task_name=task,
+        backend=backend,
+        seed=seed if isinstance(seed, int) else None,
+        status=str(run.get("status", "unknown")),
+        config=config,
+        metrics=series,
+        source=source,
+        versions=_words(info.get("versions")),
+        host=_host(run.get("host"), info),
+        command=command,
+        command_rebuilt=command != recorded and bool(command),
+        commit=_commit(run.get("experiment")),
+        started=_iso(start),
+        stopped=_iso(_time(run.get("stop_time"))),
+        heartbeat=_iso(_time(run.get("heartbeat"))),
+        error=_last_line(run.get("fail_trace")),
+    )
+
+
+def _series(entry: Mapping[str, Any], start: datetime | None) -> Series:
+    steps = np.asarray(entry["steps"], float)
+    values = np.array([v.get("value") if isinstance(v, dict) else v for v in entry["values"]], float)
+    if steps.ndim != 1 or steps.shape != values.shape:
+        raise ValueError("as many steps as values are wanted")
+    times = entry.get("timestamps") or []
+    seconds = np.full(len(steps), np.nan)
+    if len(times) == len(steps) and start is not None:
+        parsed = [_time(time) for time in times]
+        seconds = np.array([np.nan if time is None else (time - start).total_seconds() for time in parsed])
+    last = {step: index for index, step in enumerate(steps)}  # a resumed run repeats steps: the later value counts
+    order = np.array([last[step] for step in sorted(last)], int)
+    return Series(steps[order], values[order], seconds[order])
+
+
+def _time(value: Any) -> datetime | None:
+    """Sacred's times are UTC without a zone: ISO text in files, datetimes in MongoDB."""
+    try:
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return time.replace(tzinfo=None)
+
+
+def _iso(time: datetime | None) -> str:
+    return "" if time is None else time.isoformat(timespec="seconds")
+
+
+def _words(mapping: Any) -> dict[str, str]:
+    return {str(key): str(value) for key, value in mapping.items()} if isinstance(mapping, dict) else {}
+
+
+def _host(host: Any, info: Mapping[str, Any]) -> dict[str, str]:
+    if not isinstance(host, dict):
+        return {}
+    system = host.get("os")
+    named = {
+        "machine": host.get("hostname"),
+        "cpu": host.get("cpu"),
+        "cores": host.get("cores") or host.get("cpu_count") or info.get("cores"),
+        "device": info.get("device"),
+        "system": system[-1] if isinstance(system, (list, tuple)) and system else system,
+        "python": host.get("python_version"),
+    }
+    return {key: str(value) for key, value in named.items() if value}
+
+
+def _commit(experiment: Any) -> str:
+    repositories = experiment.get("repositories") if isinstance(experiment, dict) else None
+    for repository in repositories or []:
+        if isinstance(repository, dict) and repository.get("commit"):
+            return str(repository["commit"]) + (", changed" if repository.get("dirty") else "")
+    return ""
+
+
+def _last_line(trace: Any) -> str:
+    lines = [line for line in "".join(trace or []).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""

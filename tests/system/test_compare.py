@@ -1,0 +1,551 @@
+"""compare.py: what is run, what is kept, what happens when it is killed. Most runs are a stand-in's."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import compare
+from utils import attempts, conduct, records
+from utils.attempts import Attempt, Result
+from utils.experiments import Run, load_experiment, plan
+
+ROOT = Path(__file__).resolve().parents[2]
+STAND_IN = ROOT / "tests" / "support" / "stand_in.py"
+FILE = """# Two learners on a game
+algorithms:
+  VDN: {config: vdn, steps_per_second: 50}
+  IQL: {config: iql}
+tasks:
+  game: {env_config: matrix, overrides: {env_args.key: climbing}}
+seeds: [1, 2]
+t_max: 1000
+overrides: {use_cuda: false, torch_threads: 2}
+"""
+DRIVER = f"""import sys
+sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT / "plugins")!r}]
+from types import SimpleNamespace
+from pathlib import Path
+import compare
+from utils import attempts, conduct
+attempts.MAIN, conduct.AGAIN = Path({str(STAND_IN)!r}), 0.2
+sys.modules["utils.runs"] = SimpleNamespace(load_runs=lambda *all: all, Planned=SimpleNamespace(of=dict))
+sys.modules["utils.report"] = SimpleNamespace(write_report=lambda runs, out, **rest: out / "index.html")
+sys.exit(compare.main())
+"""
+LONG = 120  # seconds after which something hangs
+
+
+class Actor:
+    """An attempt of the stand-in that waits for its order."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection = connection
+        connection.settimeout(LONG)
+        self.folder, _, pid = connection.makefile().readline().strip().rpartition(" ")
+        self.pid = int(pid)
+
+    def say(self, order: str) -> None:
+        self.connection.sendall(f"{order}\n".encode())
+
+    def gone(self) -> bool:
+        """Waits until its process has ended."""
+        try:
+            return self.connection.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+class Stage:
+    """The plan of FILE, the stand-in's setting, and the socket where its attempts report."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.out, self.setting = folder / "pair.yaml", folder / "out", folder / "setting.json"
+        self.file.write_text(FILE)
+        self.orders: dict[str, list[str]] = {}
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.server.settimeout(LONG)
+        self.port = 0
+        self.write()
+
+    @property
+    def runs(self) -> list[Run]:
+        return plan(load_experiment(str(self.file)), self.out)
+
+    @property
+    def words(self) -> list[str]:
+        return [f"--experiment={self.file}", "--out", str(self.out)]
+
+    def write(self) -> None:
+        configs = {str(run.folder): run.config for run in self.runs}
+        port = self.server.getsockname()[1]
+        setting = {"configs": configs, "orders": self.orders, "port": self.port and port, "orphans": port}
+        self.setting.write_text(json.dumps(setting))
+
+    def order(self, index: int, *orders: str) -> Run:
+        run = self.runs[index]
+        self.orders[str(run.folder)] = list(orders)
+        self.write()
+        return run
+
+    def wait_for_orders(self) -> None:
+        self.port = 1
+        self.write()
+
+    def accept(self) -> Actor:
+        return Actor(self.server.accept()[0])
+
+    def compare(self, *words: str) -> subprocess.Popen[str]:
+        """In a process of its own."""
+        command = [sys.executable, "-c", DRIVER, *self.words, *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.processes.append(process)
+        return process
+
+    processes: list[subprocess.Popen[str]]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    stage.processes = []
+    monkeypatch.setenv("STAND_IN", str(stage.setting))
+    monkeypatch.setattr(attempts, "MAIN", STAND_IN)
+    monkeypatch.setattr(conduct, "AGAIN", 0.2)
+    monkeypatch.chdir(tmp_path)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield stage
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+    for process in stage.processes:
+        process.kill()
+        process.wait()
+    stage.server.close()
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
+    """What the report was asked for."""
+    calls: list[SimpleNamespace] = []
+
+    def write_report(runs: Any, out: Path, **rest: Any) -> Path:
+        calls.append(SimpleNamespace(runs=runs, out=out, **rest))
+        return out / "index.html"
+
+    def load_runs(sources: Sequence[str], problems: list[str]) -> tuple[str, ...]:
+        problems.append("a damaged record")
+        return ("loaded", *sources)
+
+    for name, module in (
+        ("utils.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
+        ("utils.report", SimpleNamespace(write_report=write_report)),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
+    return calls
+
+
+def statuses(run: Run) -> list[str]:
+    return [record.status for record in records.records(run.folder)]
+
+
+def all_once(runs: Sequence[Run]) -> bool:
+    """Each run is finished, none twice."""
+    return all(statuses(run).count("COMPLETED") == 1 and records.find(run).finished for run in runs)
+
+
+def record(run: Run, status: str, **changes: Any) -> Path:
+    folder = run.folder / "sacred" / run.config["name"] / "task" / "1"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(run.config | changes))
+    times = {"start_time": "2026-01-01T00:00:00", "stop_time": "2026-01-01T00:00:10"}
+    (folder / "run.json").write_text(json.dumps({"status": status, **times}))
+    return folder
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    seen = []
+    watchdog = threading.Timer(LONG, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout:
+            seen.append(line)
+            if text in line:
+                return "".join(seen)
+    finally:
+        watchdog.cancel()
+    raise AssertionError(f"{text!r} was not said, but {''.join(seen)}")
+
+
+# --- what is run ---
+def test_all_are_run_once(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([*stage.words, "--jobs", "2"]) == 0
+    runs = stage.runs
+    assert len(runs) == 4 and all(statuses(run) == ["COMPLETED"] for run in runs)
+    assert {str(run.folder.relative_to(stage.out)) for run in runs} == {
+        f"runs/{algorithm}/game/seed{seed}" for algorithm in ("VDN", "IQL") for seed in (1, 2)
+    }
+    out = capsys.readouterr().out
+    assert "4 of 4 runs done · 0 running · 0 failed · 100% of the steps" in out and "index.html" in out
+    (call,) = reported
+    assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
+    assert call.planned == [run.config for run in runs] and call.title == "Two learners on a game"
+    assert call.problems == ["a damaged record"]
+
+
+def test_threads_are_pinned_and_the_log_is_kept(stage: Stage, reported: list) -> None:
+    assert compare.main(stage.words) == 0
+    (folder,) = stage.runs[0].folder.glob("sacred/*/*/1")
+    assert set(json.loads((folder / "run.json").read_text())["pins"].values()) == {"2"}
+    first, second = (stage.runs[0].folder / "run.log").read_text().splitlines()
+    assert first.startswith("$ ") and "--config=vdn --env-config=matrix with" in first and "label=VDN" in first
+    assert second == "the stand-in speaks"
+
+
+def test_finished_runs_are_skipped(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = [record(run, "COMPLETED", label="x", log_interval=7, save_model=True) for run in stage.runs[:3]]
+    assert compare.main(stage.words) == 0
+    assert all(statuses(run) == ["COMPLETED"] for run in stage.runs) and all(folder.is_dir() for folder in kept)
+    assert [(run.folder / "run.log").exists() for run in stage.runs] == [False, False, False, True]
+    assert "3 of 4 runs done" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FAILED", "INTERRUPTED", "TIMEOUT"])
+def test_cut_off_runs_start_again(stage: Stage, reported: list, status: str) -> None:
+    run = stage.runs[1]
+    record(run, status)
+    assert compare.main(stage.words) == 0
+    assert statuses(run) == [status, "COMPLETED"] and all_once(stage.runs)
+
+
+@pytest.mark.parametrize("damaged", ["run.json", "config.json"])
+def test_half_written_records_are_cut_off(stage: Stage, reported: list, damaged: str) -> None:
+    run = stage.runs[0]
+    path = record(run, "COMPLETED") / damaged
+    path.write_text(path.read_text()[:20])
+    assert compare.main(stage.words) == 0
+    assert records.find(run).finished and records.find(run).finished.folder.name == "2"  # type: ignore[union-attr]
+
+
+def test_another_configuration_is_neither_counted_nor_touched(
+    stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stage.runs[0]
+    other = record(run, "COMPLETED", t_max=77)
+    before = {path: path.read_bytes() for path in other.iterdir()}
+    assert compare.main(stage.words) == 0
+    assert {path: path.read_bytes() for path in other.iterdir()} == before
+    found = records.find(run)
+    assert found.finished is not None and found.finished.folder != other
+    said = f"not counted, of another configuration: {other}: t_max is 77, the plan has 1000"
+    assert said in capsys.readouterr().out and reported[0].problems == [said, "a damaged record"]
+
+
+# --- crashes ---
+def test_a_crashed_run_is_tried_once_more(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stage.order(2, "crash")
+    assert compare.main(stage.words) == 0
+    assert statuses(run) == ["RUNNING", "COMPLETED"] and all_once(stage.runs)
+    assert "crashed, is tried again" in capsys.readouterr().out
+    problem, _ = reported[0].problems
+    assert "crashed once, then finished" in problem and "exit status 3" in problem and "it went wrong here" in problem
+
+
+def test_one_that_crashes_twice_has_failed(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stage.order(0, "crash", "crash")
+    assert compare.main([*stage.words, "--jobs", "1"]) == 1
+    assert statuses(run) == ["RUNNING", "RUNNING"] and all_once(stage.runs[1:])
+    out = capsys.readouterr().out
+    assert out.count("it went wrong here") == 3  # when it crashes, when it fails, and at the end
+    assert "3 of 4 runs are finished" in out and len(reported) == 1
+    assert compare.main(stage.words) == 0 and all_once(stage.runs)
+
+
+def test_one_that_cannot_be_started_has_failed(stage: Stage, reported: list) -> None:
+    folder = stage.runs[0].folder
+    folder.parent.mkdir(parents=True)
+    folder.write_text("no folder")
+    assert compare.main(stage.words) == 1 and all_once(stage.runs[1:])
+    assert "it cannot be started" in reported[0].problems[0]
+
+
+def test_the_record_decides(stage: Stage, reported: list) -> None:
+    run = stage.order(0, "crash after")
+    assert compare.main(stage.words) == 0 and statuses(run) == ["COMPLETED"]
+
+
+def test_what_a_crashed_run_leaves_behind_is_ended(stage: Stage, reported: list) -> None:
+    stage.order(0, "orphan")
+    assert compare.main(stage.words) == 0 and all_once(stage.runs)
+    assert stage.accept().gone()
+
+
+def test_a_report_that_fails_is_no_lost_run(
+    stage: Stage, reported: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules["utils.report"], "write_report", lambda *_, **__: 1 / 0)
+    assert compare.main(stage.words) == 1 and all_once(stage.runs)
+    assert "the runs are recorded, but there is no report" in capsys.readouterr().out
+
+
+# --- interrupted, killed, two at once ---
+def test_killed_and_started_again(stage: Stage) -> None:
+    stage.wait_for_orders()
+    first = stage.compare("--jobs", "2")
+    one, two = stage.accept(), stage.accept()
+    one.say("finish")
+    three = stage.accept()  # so the first one is finished, and its slot is taken
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert two.gone() and three.gone()
+    kept = {path: path.read_bytes() for path in Path(one.folder).rglob("*.json")}
+    stage.port = 0
+    stage.write()
+    assert stage.compare().wait(LONG) == 0
+    assert {path: path.read_bytes() for path in Path(one.folder).rglob("*.json")} == kept
+    assert all_once(stage.runs)
+    again = Counter({str(run.folder): len(statuses(run)) for run in stage.runs})
+    assert again[one.folder] == 1 and again[two.folder] == again[three.folder] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(stage: Stage, number: signal.Signals) -> None:
+    stage.wait_for_orders()
+    process = stage.compare("--jobs", "1")
+    actor = stage.accept()
+    process.send_signal(number)
+    assert process.wait(LONG) == 130 and actor.gone()
+    assert process.stdout is not None and "the same command goes on" in process.stdout.read()
+
+
+def test_two_at_once(stage: Stage) -> None:
+    stage.wait_for_orders()
+    first = stage.compare("--jobs", "4")
+    actors = [stage.accept() for _ in range(4)]
+    second = stage.compare("--jobs", "4")
+    for _ in range(4):
+        read_until(second, "another process has it")
+    for actor in actors:
+        actor.say("finish")
+    assert first.wait(LONG) == 0 and second.wait(LONG) == 0
+    assert all(statuses(run) == ["COMPLETED"] for run in stage.runs)
+
+
+def test_the_second_takes_over(stage: Stage) -> None:
+    stage.wait_for_orders()
+    first = stage.compare("--jobs", "4")
+    before = [stage.accept() for _ in range(4)]
+    second = stage.compare("--jobs", "4")
+    for _ in range(4):
+        read_until(second, "another process has it")
+    first.kill()
+    assert all(actor.gone() for actor in before)
+    for _ in range(4):
+        stage.accept().say("finish")
+    assert second.wait(LONG) == 0 and all_once(stage.runs)
+
+
+def test_the_run_itself_holds_the_lock(stage: Stage) -> None:
+    """Also when it outlives the process that started it, as it may where the system is not Linux."""
+    stage.wait_for_orders()
+    run = stage.runs[0]
+    attempt = attempts.begin(run)
+    assert isinstance(attempt, Attempt)
+    actor = stage.accept()
+    assert attempts.begin(run) == Result("busy") and attempt.poll() is None
+    actor.say("finish")
+    attempt.process.wait()
+    assert attempts.begin(run) == Result("finished") and statuses(run) == ["COMPLETED"]
+
+
+# --- the order of things ---
+class Immediate:
+    """A pool whose runs end in the order of their start."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.going: list[Run] = []
+        self.most = 0
+        self.started: list[Run] = []
+        self.stopped = False
+
+    def start(self, run: Run) -> None:
+        self.going.append(run)
+        self.started.append(run)
+        self.most = max(self.most, len(self.going))
+
+    def ended(self, timeout: float) -> list[tuple[Run, Result]]:
+        return [(self.going.pop(0), Result("finished"))]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.mark.parametrize("slots", [1, 3, 9])
+def test_no_more_than_there_are_slots(stage: Stage, slots: int) -> None:
+    pool = Immediate(slots)
+    outcome = conduct.conduct(stage.runs, pool, conduct.Overview(runs := stage.runs, "pair"))
+    assert pool.most == min(slots, 4) and pool.stopped and len(outcome.finished) == 4
+    assert [(run.algorithm, run.seed) for run in pool.started] == [(run.algorithm, run.seed) for run in runs]
+
+
+def test_overview(stage: Stage) -> None:
+    time = [0.0]
+    runs = stage.runs
+    overview = conduct.Overview(runs, "pair", clock=lambda: time[0])
+    overview.begin()
+    overview.going.append(runs[0])
+    overview.starting(runs[0])
+    (record(runs[0], "RUNNING") / "info.json").write_text(json.dumps({"loss_T": [10, 500], "loss": [1.0, 0.5]}))
+    time[0] = 10.0
+    overview.refresh()
+    assert overview.line() == "0 of 4 runs done · 1 running · 0 failed · 12% of the steps · 1 min 10 s left"
+
+
+def test_overview_on_a_terminal(stage: Stage) -> None:
+    terminal = Console(force_terminal=True, width=140, file=io.StringIO())
+    overview = conduct.Overview(stage.runs, "pair", terminal)
+    conduct.conduct(stage.runs, Immediate(2), overview)
+    assert isinstance(terminal.file, io.StringIO)
+    shown = terminal.file.getvalue()
+    assert "VDN on game, seed 2" in shown and "0 of 1,000 steps" in shown and "4 of 4 runs done" in shown
+
+
+# --- plans, arguments ---
+def test_dry_run(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert not stage.out.exists()
+    assert "4 runs, 0 done, 4 to run, 2 at once" in out
+    assert "estimated time: 20 s for 2 of them; unknown for the other 2" in out  # VDN's figure: 2 x 1000 steps at 50/s
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if "game" in line}
+    assert lines["VDN"][-1] == "file" and "50" in lines["VDN"] and "unknown" in lines["IQL"]
+
+
+def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    record(stage.runs[0], "COMPLETED")  # 1000 steps in 10 s
+    record(stage.runs[1], "COMPLETED", t_max=2000)  # IQL: 200 steps/s, in a run that is not counted
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs, 1 done, 3 to run" in out and "estimated time: 20 s\n" in out  # 10 + 2 x 5 s
+    assert out.count("finished runs") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "one of --experiment, --search and --report is wanted, nothing is given"),
+        (["--experiment=quick", "--search=x"], "--experiment and --search is given"),
+        (["--experiment=quik"], "did you mean quick?"),
+        (["--search=nothing"], "there is no such file in config/searches"),
+        (["--experiment=quick", "--jobs", "0"], "--jobs 0: must be 1 or more"),
+        (["--experiment=quick", "--jobs", "many"], "invalid int value"),
+        (["--experiment=quick", "t_max=5"], "write: with t_max=5"),
+        (["--experiment=quick", "with", "seed=5"], "list it in seeds"),
+        (["--experiment=quick", "with", "t_maks=5"], "did you mean t_max?"),
+        (["--search=mmsa_lbf", "with", "lr=0.1"], "searches over lr"),
+        (["--report", "somewhere"], "--out is missing"),
+        (["--report", "somewhere", "--out", "x"], "--report somewhere: there is no such folder"),
+        (["--report", ".", "--out", "x", "--jobs", "2"], "--jobs does not go with --report"),
+        (["--report", ".", "with", "a=1", "--out", "x"], "does not go with --report"),
+        (["--experiment=quick", "--out", "/dev/null/x"], "is no writable folder"),
+    ],
+)
+def test_bad_arguments(stage: Stage, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    before = set(Path.cwd().rglob("*"))
+    assert compare.main(words) == 2
+    assert message in capsys.readouterr().err and set(Path.cwd().rglob("*")) == before
+
+
+def test_report_only(stage: Stage, reported: list, tmp_path: Path) -> None:
+    assert compare.main(["--report", ".", "mongodb://host/db", "--out", "page"]) == 0
+    assert reported[0].runs == ("loaded", ".", "mongodb://host/db") and reported[0].out == Path("page")
+
+
+# --- the real thing ---
+def test_real_runs(tmp_path: Path, stage: Stage, reported: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """main.py's own records are recognised as finished, and what it learnt is there."""
+    monkeypatch.setattr(attempts, "MAIN", ROOT / "src" / "main.py")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "plugins"))
+    stage.file.write_text(
+        FILE.replace("seeds: [1, 2]", "seeds: [3]")
+        .replace("t_max: 1000", "t_max: 200")
+        .replace("threads: 2", "threads: 1")
+    )
+    words = [*stage.words, "with", "test_interval=100", "env_args.k=-5.0", "epsilon_finish=0.5"]
+    assert compare.main(words) == 0
+    runs = compare.make_plan(compare.parser().parse_intermixed_args(words), words[-3:])[2]
+    assert len(runs) == 2 and all(statuses(run) == ["COMPLETED"] for run in runs) and all_once(runs)
+    found = records.find(runs[0]).finished
+    assert found is not None and found.config["label"] == "VDN" and found.steps >= 200
+    assert compare.main(words) == 0
+    assert all(statuses(run) == ["COMPLETED"] for run in runs)
+    assert all((run.folder / "run.log").read_text().count("$ ") == 1 for run in runs)
+
+
+@pytest.fixture
+def cluster(stage: Stage) -> Iterator[str]:
+    """The address of a Ray cluster of two machines, of one CPU each."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=size | {"include_dashboard": False})
+    try:
+        cluster.add_node(**size)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_ray(stage: Stage, cluster: str) -> None:
+    """Both machines at once, a skipped run, a retry; killed, its runs die; started again, it ends."""
+    stage.file.write_text(FILE.replace("threads: 2", "threads: 1"))
+    stage.wait_for_orders()
+    skipped = stage.runs[3]
+    record(skipped, "COMPLETED")
+    first = stage.compare("--ray", cluster)
+    one, two = stage.accept(), stage.accept()
+    one.say("crash")
+    three = stage.accept()
+    three.say("finish")
+    four = stage.accept()
+    assert four.folder == one.folder, "a crashed run is tried again after the others"
+    first.kill()
+    assert two.gone() and four.gone()
+    interrupted = stage.compare("--ray", cluster)
+    actors = [stage.accept(), stage.accept()]
+    interrupted.terminate()
+    assert interrupted.wait(LONG) == 130 and all(actor.gone() for actor in actors)
+    second = stage.compare("--ray", cluster)
+    for _ in range(2):
+        stage.accept().say("finish")
+    assert second.wait(LONG) == 0 and all_once(stage.runs)
+    assert statuses(stage.runs[2]) == ["COMPLETED"] and not (skipped.folder / "run.log").exists()
+
+
+@pytest.mark.slow
+def test_ray_with_too_small_machines(stage: Stage, cluster: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main([*stage.words, "--ray", cluster]) == 2
+    assert "a run needs 2 CPUs" in capsys.readouterr().err and not stage.out.exists()
+
+
+def test_without_ray(stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
+    assert compare.main([*stage.words, "--ray", "auto"]) == 2
+    assert 'pip install "epymarl-mmsa[ray]"' in capsys.readouterr().err and not stage.out.exists()

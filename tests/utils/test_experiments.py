@@ -1,0 +1,301 @@
+"""Experiment and search files, their plans, and what counts as the same run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils import config, records
+from utils.config import ConfigError, compose, parse_override
+from utils.experiments import Loaded, Run, default_jobs, load_experiment, plan, words_of
+from utils.search import Search, load_search, name_of
+
+EXPERIMENTS = sorted((config.ROOT / "config" / "experiments").glob("*.yaml"))
+SEARCHES = sorted((config.ROOT / "config" / "searches").glob("*.yaml"))
+FILE = """# Two on two
+algorithms:
+  no memory: {config: vdn, overrides: {use_rnn: false, lr: 0.002}}
+  IQL: {config: iql}
+tasks:
+  climbing: {env_config: matrix, overrides: {env_args.key: climbing, lr: 0.001, gamma: 0.5}}
+  penalty: {env_config: matrix, overrides: {env_args: {key: penalty, k: -5.0}, t_max: 77}}
+seeds: [3, 1]
+t_max: 500
+overrides: {use_cuda: false, gamma: 0.25, lr: 0.01}
+"""
+SEARCH = """# Some points
+algorithm: {config: vdn, overrides: {use_rnn: false}}
+tasks: {climbing: {env_config: matrix, overrides: {env_args.key: climbing}}}
+keys:
+  lr: {log_uniform: [0.0001, 0.1]}
+  gamma: {uniform: [0.5, 1]}
+  hidden_dim: {uniform: [8, 64]}
+  td_lambda: [0.0, 0.3]
+samples: 6
+search_seed: 4
+seeds: [1]
+t_max: 100
+"""
+Files = Callable[..., Loaded]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """Loads FILE (or SEARCH) with these replacements."""
+
+    def load(*changes: tuple[str, str], search: bool = False) -> Loaded:
+        text = SEARCH if search else FILE
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        path = tmp_path / "two.yaml"
+        path.write_text(text)
+        return (load_search if search else load_experiment)(str(path))
+
+    return load
+
+
+def planned(loaded: Loaded, *words: str) -> list[Run]:
+    return plan(loaded, Path("out"), words)
+
+
+# --- plans ---
+def test_every_algorithm_on_every_task_with_every_seed(files: Files) -> None:
+    loaded = files()
+    runs = planned(loaded)
+    assert (loaded.name, loaded.title) == ("two", "Two on two")
+    assert [(run.seed, run.task, run.algorithm) for run in runs] == [
+        (seed, task, algorithm)
+        for seed in (3, 1)
+        for task in ("climbing", "penalty")
+        for algorithm in ("no memory", "IQL")
+    ]
+    assert [str(run.folder) for run in runs[:2]] == ["out/runs/no_memory/climbing/seed3", "out/runs/IQL/climbing/seed3"]
+    for run in runs:
+        own = (run.config["seed"], run.config["label"], run.config["local_results_path"])
+        assert own == (run.seed, run.algorithm, str(run.folder))
+
+
+def test_later_overrides_win(files: Files) -> None:
+    runs = {(run.algorithm, run.task): run.config for run in planned(files()) if run.seed == 1}
+    assert {run["gamma"] for (_, task), run in runs.items() if task == "climbing"} == {0.5}
+    assert {run["gamma"] for (_, task), run in runs.items() if task == "penalty"} == {0.25}
+    lr = {pair: run["lr"] for pair, run in runs.items()}
+    assert lr["no memory", "climbing"] == lr["no memory", "penalty"] == 0.002
+    assert lr["IQL", "climbing"] == 0.001 and lr["IQL", "penalty"] == 0.01
+    assert runs["IQL", "penalty"]["t_max"] == 77 and runs["IQL", "climbing"]["t_max"] == 500
+    assert runs["IQL", "penalty"]["env_args"] == {"key": "penalty", "k": -5.0}
+    assert {run.config["lr"] for run in planned(files(), "lr=0.5")} == {0.5}
+
+
+def test_main_composes_the_same(files: Files) -> None:
+    """The words of a run, on main.py's command line, give the planned configuration."""
+    for run in planned(files(), "hidden_dim=8"):
+        algorithm, environment, with_, *words = run.words
+        assert with_ == "with"
+        assert compose(algorithm.partition("=")[2], environment.partition("=")[2], words) == run.config
+
+
+@pytest.mark.parametrize(
+    "value", [1, 1.0, 1e-7, True, None, "word", "", "1e-3", "true", "a b", [1, "x"], {"a": [None]}]
+)
+def test_values_survive_the_command_line(value: Any) -> None:
+    (word,) = words_of({"key.inner": value})
+    again = parse_override(word)
+    assert again == (("key", "inner"), value) and type(again[1]) is type(value)
+
+
+def test_a_run_knows_its_threads(files: Files) -> None:
+    changes = (
+        "overrides: {use_cuda",
+        "overrides: {torch_threads: 2, runner: parallel, batch_size_run: 4, env_workers: 1, use_cuda",
+    )
+    runs = planned(files(changes))
+    assert {run.threads for run in runs} == {3}
+    assert [default_jobs(runs, cores) for cores in (1, 3, 8, 9)] == [1, 1, 2, 3]
+    assert default_jobs(runs) >= 1
+
+
+# --- bad files ---
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds:", "seed:", "seed = [3, 1]: unknown key; did you mean seeds?"),
+        ("seeds: [3, 1]\n", "", "two.yaml: seeds is missing"),
+        ("IQL: {config:", "IQL: {confg:", "algorithms.IQL.confg = 'iql': unknown key; did you mean config?"),
+        ("IQL: {config: iql}", "IQL: iql", "algorithms.IQL = 'iql': must be"),
+        ("config: iql", "config: iqk", "algorithms.IQL.config = 'iqk': there is no such algorithm; did you mean iql?"),
+        ("env_config: matrix", "env_config: matrx", "tasks.climbing.env_config = 'matrx': there is no such"),
+        ("t_max: 500", "t_max: 5e2", "t_max = 500.0: must be a valid integer"),
+        ("t_max: 500", "t_max: 0", "t_max = 0: must be greater than or equal to 1"),
+        ("seeds: [3, 1]", "seeds: [3, 1, 3]", "there twice: 3; each seed is run once"),
+        ("seeds: [3, 1]", "seeds: [-1]", "seeds.0 = -1: must be greater than or equal to 0"),
+        ("seeds: [3, 1]", "seeds: []", "seeds = []: List should have at least 1 item"),
+        ("IQL:", "NO memory:", "the names 'no memory' and 'NO memory' would share a folder"),
+        ("IQL:", "no_memory:", "the names 'no memory' and 'no_memory' would share a folder"),
+        ("IQL:", "../IQL:", "it names a folder"),
+        ("IQL:", "no memory:", "the key 'no memory' is there twice"),
+        ("gamma: 0.5", "gama: 0.5", "(PATH): unknown key; did you mean gamma? (in no memory on climbing and 1 more)"),
+        ("gamma: 0.25", "gamma: 2.5", "(PATH): must be a number from 0 to 1 (in no memory on penalty and 1 more)"),
+        ("lr: 0.01}", "lr: 0.01, batch_size: x}", "batch_size = 'x' (PATH): must be a whole number >= 1 (in all runs)"),
+        ("use_rnn: false", "use_rnn: maybe", "(PATH): must be true or false (in no memory on climbing and 1 more)"),
+        ("key: climbing", "key: climb", "must be 'two_step' or 'climbing' or 'penalty'"),
+        ("gamma: 0.25", "seed: 5", "overrides.seed = 5: not to be set here; list it in seeds"),
+        ("use_rnn: false", "label: x", "algorithms.no memory.overrides.label = 'x': not to be set here"),
+        ("gamma: 0.25", "gamma: 2020-01-01", "gamma = datetime.date(2020, 1, 1) (PATH): a number, a word"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_refused(files: Files, tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(files((old, new)))
+    said = "\n".join(caught.value.problems)
+    assert message.replace("PATH", str(tmp_path / "two.yaml")) in said and str(tmp_path / "two.yaml") in said
+
+
+def test_all_problems_are_named_at_once(files: Files) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(files(("gamma: 0.25", "gamma: 2"), ("use_rnn: false", "use_rnn: 1")), "lr=-1")
+    said = caught.value.problems
+    assert len(said) == 3 and any("lr = -1 (the command line)" in problem for problem in said)
+
+
+def test_names_and_paths(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="quik: there is no such file in config/experiments; did you mean quick?"):
+        load_experiment("quik")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_experiment(str(tmp_path / "x.yaml"))
+
+
+# --- the files that are here ---
+@pytest.mark.parametrize("path", EXPERIMENTS + SEARCHES, ids=lambda path: path.stem)
+def test_shipped_files(path: Path) -> None:
+    loaded = (load_experiment if path in EXPERIMENTS else load_search)(path.stem)
+    assert loaded.title
+    absent = {entry.config for entry in loaded.experiment.algorithms.values()} - set(config.available("algs"))
+    if absent:
+        assert absent <= {"mappo"}, absent
+        pytest.skip("this checkout has no MAPPO")
+    runs = planned(loaded)
+    assert len(runs) == math.prod(
+        map(len, (loaded.experiment.algorithms, loaded.experiment.tasks, loaded.experiment.seeds))
+    )
+    assert len({run.folder for run in runs}) == len(runs)
+
+
+def test_the_shipped_comparisons() -> None:
+    sizes = {}
+    for path in EXPERIMENTS:
+        experiment = load_experiment(path.stem).experiment
+        sizes[path.stem] = tuple(map(len, (experiment.algorithms, experiment.tasks, experiment.seeds)))
+        if path.stem != "ablations":
+            assert not any(entry.overrides for entry in experiment.algorithms.values()), "all share their settings"
+            assert {"mmsa", "qmix", "vdn"} <= {entry.config for entry in experiment.algorithms.values()}
+    assert sizes["lbf"] == (4, 4, 5) and sizes["smax"] == (4, 2, 3)
+    assert sizes["ablations"][1:] == (2, 3) and sizes["quick"][2] == 3
+
+
+def test_each_ablation_differs_from_mmsa() -> None:
+    runs = [run for run in planned(load_experiment("ablations")) if run.seed == 1 and run.task.startswith("2s")]
+    whole = next(run for run in runs if run.algorithm == "MMSA")
+    seen = [tuple(records.differences(run.config, whole.config)) for run in runs]
+    assert len(set(seen)) == len(seen) and sum(not changes for changes in seen) == 1
+
+
+# --- searches ---
+def test_a_random_search(files: Files) -> None:
+    loaded = files(search=True)
+    runs = planned(loaded)
+    assert len(runs) == 6 and len({run.folder for run in runs}) == 6
+    for run in runs:
+        values = run.config
+        assert 1e-4 <= values["lr"] <= 0.1 and 0.5 <= values["gamma"] <= 1 and values["td_lambda"] in (0.0, 0.3)
+        assert 8 <= values["hidden_dim"] <= 64 and isinstance(values["hidden_dim"], int) and not values["use_rnn"]
+        assert run.algorithm == name_of({key: values[key] for key in ("lr", "gamma", "hidden_dim", "td_lambda")})
+    assert set(loaded.searched) == {"lr", "gamma", "hidden_dim", "td_lambda"}
+
+
+def test_the_search_seed_decides(files: Files) -> None:
+    def names(*changes: tuple[str, str]) -> list[str]:
+        return list(files(*changes, search=True).experiment.algorithms)
+
+    assert names() == names() and names() != names(("search_seed: 4", "search_seed: 5"))
+    more = names(("samples: 6", "samples: 9"))
+    assert len(more) == 9 and more[:6] == names()
+
+
+def test_log_uniform_is_even_in_the_logarithm() -> None:
+    keys = {"lr": {"log_uniform": [1e-4, 1e-2]}}
+    values = {"algorithm": {"config": "vdn"}, "tasks": {"a": {"env_config": "matrix"}}, "seeds": [1], "t_max": 1}
+    points = Search.model_validate(values | {"keys": keys, "samples": 2000}).points()
+    below = sum(point["lr"] < 1e-3 for point in points) / len(points)
+    assert 0.45 < below < 0.55  # evenly without the logarithm: 0.09
+
+
+def test_a_grid(files: Files) -> None:
+    keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("seeds")]
+    loaded = files((keys, "  lr: [0.1, 0.2]\n  mixer: [vdn, null]\n"), search=True)
+    assert list(loaded.experiment.algorithms) == [
+        "lr=0.1, mixer=vdn", "lr=0.1, mixer=None", "lr=0.2, mixer=vdn", "lr=0.2, mixer=None"
+    ]  # fmt: skip
+    assert [run.config["mixer"] for run in planned(loaded)] == ["vdn", None] * 2
+
+
+def test_lists_are_used_up(files: Files) -> None:
+    keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("search_seed")]
+    loaded = files((keys, "  lr: [0.1, 0.2]\nsamples: 50\n"), search=True)
+    assert set(loaded.experiment.algorithms) == {"lr=0.1", "lr=0.2"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("samples: 6\n", "", "samples is missing: how many points to draw, since lr is a range"),
+        ("samples: 6", "samples: 0", "samples = 0: must be greater than or equal to 1"),
+        ("[0.0001, 0.1]", "[0.1, 0.0001]", "the first bound must be below the second, these are 0.1 and 0.0001"),
+        ("[0.0001, 0.1]", "[0, 0.1]", "log_uniform: the bounds must be above 0"),
+        ("log_uniform", "loguniform", "lr: a list of values, {uniform: [low, high]}"),
+        ("[0.0, 0.3]", "0.3", "td_lambda: a list of values"),
+        ("[0.0, 0.3]", "[]", "keys.td_lambda"),
+        ("[0.0, 0.3]", "[0.3, 0.3]", "td_lambda: a value is there twice"),
+        ("use_rnn: false", "lr: 0.1", "lr is searched over and also in algorithm.overrides"),
+        ("samples:", "sampels:", "unknown key; did you mean samples?"),
+        ("hidden_dim:", "hiden_dim:", "unknown key; did you mean hidden_dim?"),
+        ("[0.5, 1]", "[0.5, 2]", "must be a number from 0 to 1"),
+    ],
+)
+def test_a_bad_search_is_refused(files: Files, old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planned(files((old, new), search=True))
+    assert message in "\n".join(caught.value.problems)
+
+
+def test_long_names_stay_apart() -> None:
+    a, b = ({"x" * 90: "y", "z": value} for value in (1, 2))
+    assert name_of(a) != name_of(b) and len(name_of(a)) <= 100
+    assert name_of({"path": "a/b"}) != name_of({"path": "a_b"}), "letters that no folder may have"
+
+
+# --- the same run? ---
+def test_only_recording_may_differ() -> None:
+    base = compose("vdn", "matrix", ["seed=1"])
+    elsewhere = base | {"label": "x", "local_results_path": "y", "save_model": True, "log_interval": 5}
+    assert records.differences(elsewhere, base) == []
+    assert records.differences(base | {"seed": 2}, base) == ["seed is 2, the plan has 1"]
+    assert records.differences(base | {"env_args": {"key": "climbing", "k": -100.0}}, base) == [
+        "env_args.key is 'climbing', the plan has 'two_step'"
+    ]
+    less = {key: value for key, value in base.items() if key != "gamma"}
+    assert records.differences(less, base) == ["gamma is not there, the plan has 0.99"]
+    assert records.differences(base, less) == ["gamma is 0.99, the plan does not have it"]
+
+
+def test_nothing_that_decides_a_result_is_ignored() -> None:
+    """Whoever adds a key to records.RECORDING must have thought about it."""
+    assert records.RECORDING == {
+        "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval", "save_model",
+        "save_model_interval",
+    }  # fmt: skip

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import sacred_runs as sr
+
+from utils.grouping import Groups, group
+from utils.runs import Planned, RunRecord, load_runs
+
+
+@pytest.fixture
+def lay(tmp_path: Path) -> Any:
+    """Writes runs from (configuration, keyword arguments of sr.record), and reads them."""
+
+    def lay(*runs: tuple[dict[str, Any], dict[str, Any]]) -> list[RunRecord]:
+        for number, (config, given) in enumerate(runs):
+            metrics = given.pop("metrics", sr.tests(1))
+            sr.write(tmp_path / f"{number:02d}", sr.record(config, metrics, **given))
+        return load_runs([str(tmp_path)])
+
+    return lay
+
+
+def names(groups: Groups) -> list[tuple[str, str, list[int | None]]]:
+    return [
+        (task.title, curve.name, [run.seed for run in curve.runs]) for task in groups.tasks for curve in task.curves
+    ]
+
+
+LBF = f"{sr.LBF}, lbforaging 2.0.0"
+
+
+def test_seeds_are_one_curve(lay: Any) -> None:
+    groups = group(lay(*((sr.configuration(seed=seed, local_results_path=f"r{seed}"), {}) for seed in (3, 1, 2))))
+    assert names(groups) == [(LBF, "qmix", [1, 2, 3])] and not groups.left_out and not groups.notes
+
+
+def test_other_configurations_are_other_curves(lay: Any) -> None:
+    groups = group(
+        lay(
+            (sr.configuration(seed=1), {}),
+            (sr.configuration(seed=2, lr=0.01), {}),
+            (sr.configuration(seed=3, lr=0.01, deep__key=1), {}),
+        )
+    )
+    assert names(groups) == [
+        (LBF, "qmix deep.key=1 lr=0.01", [3]),
+        (LBF, "qmix deep.key=absent lr=0.0005", [1]),
+        (LBF, "qmix deep.key=absent lr=0.01", [2]),
+    ]
+
+
+def test_a_curve_is_called_the_same_on_all_tasks(lay: Any) -> None:
+    other = {"env_args": {"key": "other"}}
+    runs = lay((sr.configuration(lr=1), {}), (sr.configuration(lr=2), {}), (sr.configuration(lr=1, **other), {}))
+    assert [curve for _, curve, _ in names(group(runs))] == ["qmix lr=1", "qmix lr=2", "qmix lr=1"]
+
+
+def test_algorithms_may_differ_in_their_keys(lay: Any) -> None:
+    groups = group(lay((sr.configuration(), {}), (sr.configuration("mmsa", lr=1), {})))
+    assert [curve for _, curve, _ in names(groups)] == ["mmsa", "qmix"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"env_args__time_limit": 25}, {"common_reward": False}, {"reward_scalarisation": "mean"}]
+)
+def test_another_environment_is_another_task(lay: Any, change: dict[str, Any]) -> None:
+    groups = group(lay((sr.configuration(), {}), (sr.configuration("vdn", **change), {})))
+    assert len(groups.tasks) == 2 and all(len(task.curves) == 1 for task in groups.tasks)
+
+
+@pytest.mark.parametrize(
+    "backends",
+    [("SMAX (jaxmarl 0.2.0)", "StarCraft II 4.10"), ("SMAX (jaxmarl 0.2.0)", "SMAX (jaxmarl 0.3.0)"), ("SMAX", "")],
+)
+def test_simulators_and_versions_never_share_a_curve(lay: Any, backends: tuple[str, str]) -> None:
+    runs = lay(*((sr.configuration(env="sc2v2", seed=i), {"backend": backend}) for i, backend in enumerate(backends)))
+    assert [len(task.curves[0].runs) for task in group(runs).tasks] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "given", "reason"),
+    [
+        ({}, {"status": "FAILED"}, "crashed: ValueError: a bad value"),
+        ({}, {"status": "INTERRUPTED"}, "stopped by hand"),
+        ({}, {"status": "RUNNING"}, "last sign of life: 2026-01-02T03:04:25"),
+        ({}, {"status": "TIMEOUT"}, "status is TIMEOUT"),
+        ({"t_max": 2000}, {}, "the last test is at step 1,000 of t_max=2,000"),
+        ({"evaluate": True}, {}, "tests a checkpoint"),
+        ({}, {"metrics": {"loss": ([0], [1])}}, "no test"),
+        ({}, {"metrics": {"test_return_mean": ([0, 1000], [0, float("nan")])}}, "no finite number"),
+    ],
+)
+def test_incomplete_runs_are_listed(lay: Any, change: dict[str, Any], given: dict[str, Any], reason: str) -> None:
+    groups = group(lay((sr.configuration(), {}), (sr.configuration(seed=2, **change), given)))
+    assert names(groups) == [(LBF, "qmix", [1])]
+    (out,) = groups.left_out
+    assert (out.algorithm, out.seed) == ("qmix", 2) and reason in out.reason and out.source.endswith("01")
+
+
+def test_a_repeated_seed_counts_once(lay: Any) -> None:
+    later = sr.START + timedelta(days=1)
+    groups = group(
+        lay((sr.configuration(), {"start": later}), (sr.configuration(), {}), (sr.configuration(seed=2), {}))
+    )
+    ((_, _, seeds),) = names(groups)
+    assert seeds == [1, 2] and groups.tasks[0].curves[0].runs[0].source.endswith("01")
+    assert "repetition" in groups.left_out[0].reason and groups.left_out[0].source.endswith("00")
+
+
+def test_win_rates_come_before_returns(lay: Any) -> None:
+    wins = sr.tests(0.5, metric="test_battle_won_mean")
+    groups = group(lay((sr.configuration(), {"metrics": wins | sr.tests(9)}), (sr.configuration(seed=2), {})))
+    assert groups.tasks[0].metric == "test_battle_won_mean" and names(groups) == [(LBF, "qmix", [1])]
+    assert "no test_battle_won_mean" in groups.left_out[0].reason
+
+
+def test_lengths_versions_and_commits_are_noted(lay: Any) -> None:
+    runs = lay(
+        (sr.configuration(), {}),
+        (sr.configuration(seed=2), {"versions": {"torch": "2.0"}}),
+        (sr.configuration("vdn", t_max=1050), {}),
+    )
+    notes = "\n".join(group(runs).notes)
+    assert "different versions" in notes and "torch 2.0 / 2.13.0" in notes
+    assert "lengths differ" in notes and "t_max=1,050: vdn" in notes and "commits" not in notes
+
+
+# --- planned ---
+def test_what_was_planned_is_asked_for(lay: Any) -> None:
+    runs = lay(
+        (sr.configuration(), {}),
+        (sr.configuration(seed=2, lr=1), {}),
+        (sr.configuration(seed=3), {"status": "FAILED"}),
+        (sr.configuration("vdn"), {}),
+    )
+    groups = group(runs, [Planned.of(sr.configuration(seed=seed)) for seed in (1, 2, 3, 4)])
+    assert names(groups) == [(LBF, "qmix", [1])]
+    reasons = {(out.algorithm, out.seed, bool(out.source)): out.reason for out in groups.left_out}
+    assert reasons["qmix", 2, True] == "another configuration than planned: lr=1 instead of 0.0005"
+    assert "crashed" in reasons["qmix", 3, True] and reasons["vdn", 1, True] == "not planned in this experiment"
+    assert "no run was recorded" in reasons["qmix", 4, False]
+    assert {seed for _, seed, recorded in reasons if not recorded} == {2, 3, 4}
+
+
+def test_a_plan_may_be_a_part_of_the_configuration(lay: Any) -> None:
+    runs = lay((sr.configuration(), {}))
+    assert not group(runs, [Planned("qmix", sr.LBF, 1, {"lr": 0.0005, "local_results_path": "elsewhere"})]).left_out
+    assert not group(runs, [Planned("qmix", LBF, 1, {})]).left_out
+    assert len(group(runs, [Planned("qmix", sr.LBF, 1, {"new_key": 1})]).left_out) == 2

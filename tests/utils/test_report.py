@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from support import sacred_runs as sr
+
+from utils import scores as sc
+from utils.config import ConfigError
+from utils.grouping import group
+from utils.runs import Planned, RunRecord, load_runs
+
+pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
+from utils.report import write_report  # noqa: E402
+
+TASKS = {"Foraging-a": 1.0, "Foraging-b": 0.5}
+ENDS = {"mmsa": 0.8, "qmix": 0.4}
+
+
+def lay(folder: Path, seeds: int = 4, **given: Any) -> list[RunRecord]:
+    """MMSA and QMIX on two tasks; a run's curve is a straight line to ENDS * TASKS + 0.01 * seed."""
+    number = 0
+    for task, ease in TASKS.items():
+        for name, end in ENDS.items():
+            for seed in range(1, seeds + 1):
+                metrics = sr.tests(end * ease + 0.01 * seed) | (sr.world_model() if name == "mmsa" else {})
+                config = sr.configuration(name, seed, env_args={"key": task})
+                sr.write(folder / f"{number:03d}", sr.record(config, metrics, **given))
+                number += 1
+    return load_runs([str(folder)])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[RunRecord]]:
+    folder = tmp_path_factory.mktemp("runs")
+    runs = lay(folder / "sacred")
+    broken = sr.configuration("mmsa", 9, env_args={"key": "Foraging-a"}, label="<b>MMSA</b> $x_")
+    sr.write(folder / "sacred/broken", sr.record(broken, {}, status="FAILED"))
+    runs = load_runs([str(folder / "sacred")])
+    page = write_report(runs, folder / "out", title="A & B", problems=["folder/7: run.json is missing"])
+    assert page == folder / "out/index.html"
+    return folder / "out", runs
+
+
+# --- files ---
+def test_every_file_is_there(made: tuple[Path, list[RunRecord]]) -> None:
+    out, _ = made
+    figures = sorted(path.name for path in (out / "figures").iterdir())
+    kinds = {path.split("_")[0] for path in figures}
+    assert kinds == {"curves", "aggregate", "profile", "improvement", "world"}
+    assert len([name for name in figures if name.endswith(".png")]) == len(figures) // 2 == 7
+    assert all((out / "figures" / name).read_bytes()[:4] in (b"\x89PNG", b"%PDF") for name in figures)
+
+
+def test_the_page_needs_nothing_else(made: tuple[Path, list[RunRecord]]) -> None:
+    page = (made[0] / "index.html").read_text()
+    own = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert not re.search(r'(src|href)="(?!#|figures/|table\.md|results\.csv|data:)', own) and "@import" not in own
+    assert page.count("<svg") == 7 and "base64" not in page
+    head, _, body = page.partition("<body>")
+    assert "var(--ink)" in body and "--ink: #1b1f24" in head
+    assert "#1b1f24" not in body, "ink that stays dark on a dark page"
+
+
+def test_words_of_a_run_are_no_markup(made: tuple[Path, list[RunRecord]]) -> None:
+    page = (made[0] / "index.html").read_text()
+    assert "<b>MMSA" not in page and "&lt;b&gt;MMSA&lt;/b&gt; $x_" in page and "A &amp; B" in page
+
+
+def test_words_of_averaged_runs_are_neither_markup_nor_paths_nor_formulas(tmp_path: Path) -> None:
+    for number, label in enumerate(("<script>alert(1)</script> |", "../../x", r"mmsa $\frac{", "long " * 40)):
+        config = sr.configuration("mmsa", label=label, env_args={"key": "<img src=x onerror=alert(1)>/../.."})
+        sr.write(tmp_path / f"runs/{number}", sr.record(config, sr.tests(-5) | sr.world_model()))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", title="</title>", reference="../../x")
+    assert (
+        page.read_text().count("<script>") == 1
+        and "<img" not in page.read_text()
+        and "</title></title>" not in page.read_text()
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "out"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"index.html", "results.csv", "table.md", "figures"}
+    table = (tmp_path / "out/table.md").read_text()
+    assert "<" not in table and "&lt;script>alert(1)&lt;/script> \\|" in table and "-0.000" not in table
+
+
+def test_what_the_page_says(made: tuple[Path, list[RunRecord]]) -> None:
+    page = (made[0] / "index.html").read_text()
+    assert "16 of 17 runs averaged" in page and "crashed: ValueError: a bad value" in page
+    assert "folder/7: run.json is missing" in page and "No interval is drawn" not in page
+    assert "Some CPU" in page and "torch 2.13.0" in page and "0123456789abcdef" in page
+    assert "python src/main.py --config=mmsa --env-config=gymma with" in page
+    assert page.count("<details id=") == 4
+    assert set(re.findall(r'href="#(runs-[\d-]+)"', page)) == set(re.findall(r'<details id="(runs-[\d-]+)"', page))
+
+
+def test_the_table_has_the_numbers(made: tuple[Path, list[RunRecord]]) -> None:
+    """Seeds 1..4 end at 0.8 + 0.01 s: without the lowest and the highest 0.825, and half of it on the average."""
+    table = (made[0] / "table.md").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("| mmsa | 0.825 ["))
+    assert "| 0.412 [" in row or "| 0.413 [" in row
+    assert "4 (1, 2, 3, 4) | 1,000 |" in row
+    assert "## 2 tasks together, lbforaging 2.0.0" in table and "crashed" in table
+
+
+def test_the_csv_has_every_test(made: tuple[Path, list[RunRecord]]) -> None:
+    out, runs = made
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert len(rows) == 16 * 5 and {row["averaged"] for row in rows} == {"yes"}
+    first = next(row for row in rows if row["curve"] == "mmsa" and row["step"] == "500" and row["seed"] == "2")
+    assert (first["updates"], first["seconds"], first["metric"]) == ("50", "5.0", "test_return_mean")
+    assert float(first["value"]) == pytest.approx(0.41) and first["task"] == "Foraging-a, lbforaging 2.0.0"
+
+
+def test_the_csv_says_which_tests_are_averaged(tmp_path: Path) -> None:
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), sr.tests(1)))
+    sr.write(tmp_path / "runs/2", sr.record(sr.configuration(seed=2), sr.tests(1), status="RUNNING"))
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").open()))
+    assert {(row["seed"], row["averaged"], row["why_not"][:7]) for row in rows} == {
+        ("1", "yes", ""),
+        ("2", "no", "cut off"),
+    }
+
+
+def test_two_reports_of_the_same_runs_are_the_same(made: tuple[Path, list[RunRecord]], tmp_path: Path) -> None:
+    out, runs = made
+    write_report(runs[::-1], tmp_path, title="A & B")
+    assert (tmp_path / "table.md").read_text() == (out / "table.md").read_text()
+    assert (tmp_path / "results.csv").read_text() == (out / "results.csv").read_text()
+
+
+# --- what is drawn ---
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Figure]:
+    """The figure whose PNG has such a name."""
+    figures: dict[str, Figure] = {}
+    save = Figure.savefig
+
+    def savefig(self: Figure, target: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(target, Path):
+            figures[target.stem] = self
+        if not isinstance(target, Path) or target.suffix == ".png":
+            save(self, target, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return lambda start: next(figure for name, figure in figures.items() if name.startswith(start))
+
+
+def test_curves_against_steps_updates_and_minutes(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    write_report(lay(tmp_path / "runs"), tmp_path / "out")
+    figure = drawn("curves_Foraging-a")
+    assert "lbforaging 2.0.0" in figure.get_suptitle()
+    steps, updates, minutes = figure.axes
+    assert [panel.get_xlabel() for panel in figure.axes] == list(sc.AXES.values())
+    assert [panel.lines[0].get_xdata()[-1] for panel in figure.axes] == pytest.approx(
+        [1000, 100, 1000 * sr.SECONDS / 60]
+    )
+    assert steps.lines[0].get_ydata()[-1] == pytest.approx(0.825) and len(steps.collections) == 2
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["mmsa (4 seeds)", "qmix (4 seeds)"]
+
+
+def test_with_two_seeds_no_interval_is_drawn(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    write_report(lay(tmp_path / "runs", seeds=2), tmp_path / "out")
+    for name in ("curves_Foraging-a", "aggregate", "profile"):
+        assert not any(panel.collections for panel in drawn(name).axes), name
+    page = (tmp_path / "out/index.html").read_text()
+    assert "No interval is drawn for 4 of 4 curves" in page and "fewer than 3 seeds" in page
+    assert "[" not in (tmp_path / "out/table.md").read_text().partition("## ")[2]
+
+
+def test_without_updates_the_page_says_so(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    metrics = {"test_return_mean": sr.tests(1)["test_return_mean"]}
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), metrics))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    assert [panel.get_xlabel() for panel in drawn("curves").axes] == ["environment steps", "wall-clock, minutes"]
+    assert "No curve is drawn against gradient updates" in page.read_text()
+    sr.write(tmp_path / "runs/2", sr.record(sr.configuration("vdn"), sr.tests(1)))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    assert len(drawn("curves").axes) == 3 and len(drawn("curves").axes[1].lines) == 1
+    assert re.search(r"Without a curve against gradient updates.*: qmix\.", page.read_text())
+
+
+def test_simulators_are_never_put_together(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    for number, backend in enumerate(("SMAX (jaxmarl 0.2.0)", "StarCraft II 4.10")):
+        config = sr.configuration("mmsa", env="sc2v2", seed=number)
+        sr.write(tmp_path / f"runs/{number}", sr.record(config, sr.tests(1), backend=backend))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out").read_text()
+    assert "tasks together, " not in page
+    titles = [drawn(f"curves_protoss_5_vs_5-SMAX_{name}").get_suptitle() for name in ("SMAX", "StarCraft")]
+    assert "not StarCraft II" in titles[0] and "SMAX (" not in titles[1]
+
+
+# --- scores ---
+def test_scores_cover_only_shared_steps(tmp_path: Path) -> None:
+    long = sr.tests(2.0, (0, 500, 1000, 1500, 2000))
+    sr.write(tmp_path / "1", sr.record(sr.configuration(t_max=2000, test_interval=500), long))
+    sr.write(tmp_path / "2", sr.record(sr.configuration("vdn"), sr.tests(0.5)))
+    (task,) = (sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks)
+    assert (task.grid[0], task.grid[-1]) == (0, 1000)
+    assert [(score.name, score.final.value, score.area.value) for score in task.scores] == [
+        ("qmix", pytest.approx(1.0), pytest.approx(0.5)),
+        ("vdn", pytest.approx(0.5), pytest.approx(0.25)),
+    ]
+
+
+def test_a_suite_has_all_tasks_or_none(tmp_path: Path) -> None:
+    runs = lay(tmp_path)
+    sr.write(tmp_path / "x", sr.record(sr.configuration("vdn", env_args={"key": "Foraging-a"}), sr.tests(1)))
+    (suite,) = sc.suites([sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks])
+    assert [score.name for score in suite.scores] == ["mmsa", "qmix"] and len(runs) == 16
+    assert suite.missing == {"vdn": ["Foraging-b, lbforaging 2.0.0"]} and suite.scores[0].finals.shape == (4, 2)
+    # of 0.81 .. 0.84 and 0.41 .. 0.44 the two lowest and the two highest are cut
+    assert suite.scores[0].final.value == pytest.approx((0.43 + 0.44 + 0.81 + 0.82) / 4)
+    band = suite.bands["steps"]["mmsa"]
+    assert band is not None and band.low is not None and band.high is not None
+    assert band.mid[-1] == pytest.approx(suite.scores[0].final.value)
+    assert band.low[-1] < 0.625 < band.high[-1]
+    minutes = suite.bands["seconds"]["qmix"]
+    assert minutes is not None and minutes.x[-1] == pytest.approx(10 / 60)
+    # VDN is compared on the task that it was run on
+    rows = sc.improvements(suite.tasks, "QMIX")
+    found = {(row.baseline, row.kind): (row.chance.value, len(row.tasks)) for row in rows}
+    assert found["mmsa", "finals"] == (0, 2) and found["vdn", "finals"] == (0, 1) and len(rows) == 4
+
+
+def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> None:
+    for number, (key, name, end) in enumerate([("a", "x", -10), ("a", "y", -20), ("b", "x", 1), ("b", "y", 0.5)]):
+        sr.write(tmp_path / f"{number}", sr.record(sr.configuration(name, env_args={"key": key}), sr.tests(end)))
+    (suite,) = sc.suites([sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks])
+    assert suite.scales == ((-20, 0), (0, 1))
+    assert suite.scores[0].finals.tolist() == [[0.5, 1]] and suite.scores[1].finals.tolist() == [[0, 0.5]]
+
+
+def test_improvement_and_efficiency(tmp_path: Path) -> None:
+    (task, _) = (sc.score_task(task) for task in group(lay(tmp_path)).tasks)
+    mmsa, qmix = task.scores
+    chance = sc.improvement(mmsa.finals[:, None], qmix.finals[:, None])
+    assert (chance.value, chance.low, chance.high) == (1, 1, 1)
+    bands = {curve.name: sc.band(curve.runs, task.task.metric) for curve in task.task.curves}
+    half, most = sc.efficiency(task, "MMSA", bands)
+    assert half.level == pytest.approx(0.4125) and half.steps == pytest.approx(500)
+    assert half.ratio == pytest.approx(0.825 / 0.425) and sc.ratio_words(half) == "1.94"
+    assert np.isinf(most.ratio) and sc.ratio_words(most) == "> 1.11"
+    assert sc.efficiency(task, "nobody", bands) == []
+
+
+def test_efficiency_is_measured_from_the_worst_beginning(tmp_path: Path) -> None:
+    for name, start, end in (("mmsa", -10, 10), ("qmix", -6, 2)):
+        metrics = {"test_return_mean": ([0, 500, 1000], [start, (start + end) / 2, end])}
+        sr.write(tmp_path / name, sr.record(sr.configuration(name), metrics))
+    (task,) = (sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks)
+    bands = {curve.name: sc.band(curve.runs, task.task.metric) for curve in task.task.curves}
+    half, most = sc.efficiency(task, "mmsa", bands)
+    assert (half.level, half.steps, half.baseline_steps) == pytest.approx((0, 500, 750))
+    assert most.level == pytest.approx(8) and most.steps == pytest.approx(900)
+
+
+# --- world model ---
+def test_the_world_model_is_shown(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    page = write_report(lay(tmp_path / "runs", seeds=3), tmp_path / "out").read_text()
+    horizon, kl, *rest = drawn("world_model_Foraging-a").axes
+    model, nothing = horizon.lines
+    assert model.get_xdata().tolist() == list(range(1, 11))
+    assert model.get_ydata() == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert nothing.get_ydata() == pytest.approx([0.3 * k for k in range(1, 11)]) and nothing.get_linestyle() == "--"
+    assert kl.lines[0].get_ydata().tolist() == [3, 2, 1] and len(rest) == 7 and len(rest[3].lines) == 2
+    section = page.partition('<h2 id="world-model">')[2].partition("<h2")[0]
+    assert "open loop 10" in section and "reward correlation" in section and "qmix" not in section.partition("<svg")[0]
+
+
+def test_whatever_is_there_of_the_world_model_is_shown(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    metrics = sr.tests(1) | {"mmsa_loss_sale": ([0, 1000], [2, 1])}
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration("mmsa"), metrics))
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    assert [panel.get_title() for panel in drawn("world_model").axes] == ["SALE loss"]
+
+
+# --- nothing to average ---
+def test_a_report_of_nothing(tmp_path: Path) -> None:
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), {}, status="FAILED"))
+    runs = load_runs([str(tmp_path / "runs")])
+    page = write_report(runs, tmp_path / "out", planned=[Planned.of(sr.configuration(seed=5))]).read_text()
+    assert "nothing to average" in page and "0 of 1 runs averaged, 1 planned" in page and "no run was recorded" in page
+
+
+def test_curves_that_share_no_steps(tmp_path: Path) -> None:
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), sr.tests(1)))
+    sr.write(tmp_path / "runs/2", sr.record(sr.configuration("vdn", t_max=3000), sr.tests(1, (2000, 3000))))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out").read_text()
+    assert "share no environment steps" in page
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("utils.report.find_spec", lambda name: None if name == "rliable" else object())
+    with pytest.raises(ConfigError, match=r"needs rliable: pip install -e '\.\[report\]'"):
+        write_report([], tmp_path)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_report([], tmp_path / "file")
+
+
+# --- in a browser ---
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture
+def browser() -> Any:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no Chromium is installed (none of {', '.join(BROWSERS)})")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def test_the_page_in_chromium(made: tuple[Path, list[RunRecord]], browser: Any, tmp_path: Path) -> None:
+    page = browser.new_page(color_scheme="light", viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((made[0] / "index.html").as_uri())
+    assert said == [] and [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in asked if url.startswith("file:")]) == 1
+
+    # tables sort: names upwards first, numbers downwards first
+    table = page.locator("table.scores").first
+    column = table.locator("tbody tr td:first-child")
+    assert column.all_inner_texts() == ["mmsa", "qmix"]
+    head = table.locator("thead th").nth(1)
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending" and column.all_inner_texts() == ["mmsa", "qmix"]
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "ascending" and column.all_inner_texts() == ["qmix", "mmsa"]
+
+    # a number's link opens its runs
+    link = table.locator("a").first
+    details = page.locator(f"details{link.get_attribute('href')}")
+    assert details.get_attribute("open") is None
+    link.click()
+    page.wait_for_function("document.querySelector('details:target')?.open")
+
+    # light and dark
+    colours = "[document.body, document.querySelector('svg text')].map((e) => getComputedStyle(e))"
+    light = page.evaluate(f"{colours}.map((s, i) => i ? s.fill : s.backgroundColor)")
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(f"{colours}.map((s, i) => i ? s.fill : s.backgroundColor)")
+    page.get_by_role("button", name="Light or dark").click()
+    toggled = page.evaluate(f"{colours}.map((s, i) => i ? s.fill : s.backgroundColor)")
+    assert light[0] != dark[0] and light[1] != dark[1] and toggled == light
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.screenshot(path=tmp_path / "page.png")
+    assert (tmp_path / "page.png").stat().st_size > 10_000 and said == []
