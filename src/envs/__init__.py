@@ -26,6 +26,7 @@ __all__ = [
     "VectorEnv",
     "describe",
     "make_vector_env",
+    "register",
     "require",
     "simulator_suffix",
 ]
@@ -54,6 +55,17 @@ BATCHED: dict[str, Callable[[dict[str, Any], list[int], bool, str], VectorEnv]] 
     "smax": smax.make_batched,
     "vmas": vmas.make_batched,
 }
+
+
+def register(name: str, make: Callable[..., MultiAgentEnv], args: Any) -> None:
+    """Adds an environment from outside this package; a module that a configuration names as env_module calls it.
+
+    make: callable(**env_args, seed=, common_reward=, reward_scalarisation=); a class or function at module level, so
+    that worker processes can be given it. args: the pydantic model of its env_args. ValueError where the name is taken.
+    """
+    if REGISTRY.get(name, make) is not make:
+        raise ValueError(f"there is already another environment {name!r}: choose a name of its own")
+    REGISTRY[name], ARGS[name] = make, args
 
 
 def require(config: Mapping[str, Any]) -> None:
