@@ -195,14 +195,10 @@ def _stream(own: list[Any]) -> Iterator[None]:
     The package keeps the states of its random generators in one list, which all its environments share.
     """
     shared = sys.modules["vmas"].simulator.environment.Environment.vmas_random_state
-    before = list(shared)
     if own:
         shared[:] = own
-    try:
-        yield
-    finally:
-        own[:] = shared
-        shared[:] = before
+    yield
+    own[:] = shared
 
 
 class VmasEnv(SingleEnv):

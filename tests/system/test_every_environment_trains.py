@@ -34,7 +34,8 @@ TASKS: dict[str, tuple[list[str], tuple[str, ...]]] = {
 SLOW = ("smax", "sc2v2")  # JAX compiles for longer than the rest takes
 SMALL = [
     "seed=1", "use_cuda=false", "t_max=300", "batch_size=4", "buffer_size=50", "hidden_dim=16",
-    "env_steps_per_update=25", "test_interval=200", "test_nepisode=2", "runner_log_interval=100", "learner_log_interval=1",
+    "env_steps_per_update=25", "test_interval=200", "test_nepisode=2", "runner_log_interval=100",
+    "learner_log_interval=1",
 ]  # fmt: skip
 
 
