@@ -108,12 +108,13 @@ def under_git() -> bool:
         return False
 
 
-def train(config: dict[str, Any]) -> int:
-    """One recorded run; the exit status."""
+def train(config: dict[str, Any], files: tuple[str, str]) -> int:
+    """One recorded run; the exit status. `files`: names of the algorithm's and the environment's file."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from sacred import SETTINGS, Experiment
 
     import envs
+    from utils.commands import rebuilt_command
     from utils.figures import learning_curve
     from utils.logging import RunFolder, backend_note, get_logger, task_name
     from utils.progress import stop_display
@@ -139,7 +140,8 @@ def train(config: dict[str, Any]) -> int:
 
     @experiment.main
     def main(_run: Any) -> None:
-        _run.info["versions"] = versions()
+        # The command is made from the configuration: what was typed may lack the drawn seed and hold a password.
+        _run.info |= {"versions": versions(), "command": rebuilt_command(config, *files), "cores": os.cpu_count()}
         import_module("run").run(_run, copy.deepcopy(config), console)
 
     status = 0
@@ -175,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
             return 0
-        return train(config)
+        return train(config, (options.config, options.env_config))
     except ConfigError as error:
         problems = error.problems
         message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])

@@ -28,7 +28,7 @@ class RolloutEncoder(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """states (K+1, R, N, D), the present first -> (R, E)."""
-        return unroll_gru(self.rnn, states.flatten(2).flip(0))[-1]
+        return unroll_gru(self.rnn, states.flatten(2).flip(0), last=True)
 
 
 def imagine(

@@ -24,6 +24,6 @@ except ImportError:  # upstream EPyMARL, or no host at all
     ELU, elu, elu_, tanh = nn.ELU, F.elu, F.elu_, F.tanh
     Linear, linear = nn.Linear, F.linear
 
-    def unroll_gru(gru: nn.GRU, x: Tensor) -> Tensor:
-        """The hidden states (T, M, H) of a one-layer GRU over x (T, M, I), from h = 0."""
-        return gru(x)[0]
+    def unroll_gru(gru: nn.GRU, x: Tensor, last: bool = False) -> Tensor:
+        """The hidden states (T, M, H) of a one-layer GRU over x (T, M, I), from h = 0; with `last` the last, (M, H)."""
+        return gru(x)[0][-1] if last else gru(x)[0]

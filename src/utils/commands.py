@@ -20,16 +20,18 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def rebuilt_command(config: Mapping[str, Any]) -> str:
+def rebuilt_command(config: Mapping[str, Any], algorithm: str = "", environment: str = "") -> str:
     """A command that makes this configuration, by this checkout's config files; "" where they lack the algorithm.
 
+    `algorithm`, `environment`: names of the config files; by default what the configuration calls them.
     local_results_path, which says nothing about the run, is left out.
     """
+    algorithm, environment = algorithm or config["name"], environment or config["env"]
     try:
-        defaults = _defaults(config["name"], config["env"])
+        defaults = _defaults(algorithm, environment)
     except ConfigError:
         return ""
-    words = ["python", "src/main.py", f"--config={config['name']}", f"--env-config={config['env']}"]
+    words = ["python", "src/main.py", f"--config={algorithm}", f"--env-config={environment}"]
     overrides = [
         f"{key}={_typed(value)}"
         for key, value in flat(config)

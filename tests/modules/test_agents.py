@@ -110,6 +110,17 @@ def test_gru_gradients_by_finite_differences() -> None:
     assert th.autograd.gradcheck(lambda x, *_: unroll_gru(gru, x), (x, *gru.parameters()))
 
 
+@pytest.mark.parametrize(("steps", "rows"), [(1, 3), (4, 3), (5, 9000)])  # the last one in blocks
+def test_the_last_hidden_state_alone(steps: int, rows: int) -> None:
+    gru, x = nn.GRU(5, 16).double(), th.randn(steps, rows, 5, dtype=th.double, requires_grad=True)
+    ours, theirs, wanted = unroll_gru(gru, x, last=True), gru(x)[0][-1], [x, *gru.parameters()]
+    th.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    weights = th.randn_like(ours)
+    th.testing.assert_close(
+        th.autograd.grad((ours * weights).sum(), wanted), th.autograd.grad((theirs * weights).sum(), wanted)
+    )
+
+
 def test_gru_in_part_and_without_gradient() -> None:
     gru, x = nn.GRU(4, 8), th.randn(6, 3, 4)
     with th.no_grad():

@@ -122,6 +122,8 @@ def test_a_run_is_recorded(capsys: pytest.CaptureFixture[str], tree: Path, fake_
     assert config["seed"] == 5 and config["label"] == "a=b" and config["env_args"]["key"] == "Foraging-5x5-2p-1f-v3"
     assert info["test_return_mean"] == [0.1, 0.2] and info["test_return_mean_T"] == [10, 20]
     assert info["backend"] == "SMAX (jaxmarl 0.2.0)" and {"torch", "numpy", "lbforaging"} <= set(info["versions"])
+    assert info["command"] == "python src/main.py --config=vdn --env-config=lbf with label=a=b seed=5"
+    assert info["cores"] >= 1
     assert metrics["test_return_mean"]["steps"] == [10, 20]
     assert record["status"] == "COMPLETED" and record["experiment"]["sources"]
 

@@ -23,11 +23,11 @@ BLOCK = 2**17  # values of one gate in a block of steps
 
 
 class _Unroll(th.autograd.Function):
-    """x (T, M, I) and the weights -> h (T, M, H), from h = 0."""
+    """x (T, M, I) and the weights -> h (T, M, H), from h = 0; with `last` only that of the last step, (M, H)."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: th.Tensor, w_ih: th.Tensor, w_hh: th.Tensor, b_ih: th.Tensor, b_hh: th.Tensor
+        ctx: Any, x: th.Tensor, w_ih: th.Tensor, w_hh: th.Tensor, b_ih: th.Tensor, b_hh: th.Tensor, last: bool
     ) -> th.Tensor:
         n_steps, n_rows, width = x.shape[0], x.shape[1], w_hh.shape[1]
         bias = b_ih.clone()
@@ -54,7 +54,8 @@ class _Unroll(th.autograd.Function):
             tanh_(n.addcmul_(r, new))
             th.lerp(n, h, z, out=h_next)
         ctx.save_for_backward(x, w_ih, w_hh, gates, new_h, hs)
-        return hs[1:]
+        ctx.last = last
+        return hs[-1] if last else hs[1:]
 
     @staticmethod
     @once_differentiable
@@ -66,7 +67,7 @@ class _Unroll(th.autograd.Function):
         block = max(1, BLOCK // (n_rows * width))
         back = w_hh.t().contiguous()
         one = x.new_ones(())
-        dh = grad_h[-1]
+        dh = grad_h if ctx.last else grad_h[-1]
         for stop in range(n_steps, 0, -block):
             steps = slice(max(0, stop - block), stop)
             # Each gradient is that at h' times a factor which is known beforehand.
@@ -81,21 +82,26 @@ class _Unroll(th.autograd.Function):
                 at_hidden[t].view(n_rows, 3, width).mul_(dh.unsqueeze(1))
                 at_input[t].mul_(dh)
                 if t > 0:
-                    dh = th.addcmul(grad_h[t - 1], dh, z[t - steps.start]).add_(linear(at_hidden[t], back))
+                    through_z = z[t - steps.start]
+                    dh = dh * through_z if ctx.last else th.addcmul(grad_h[t - 1], dh, through_z)
+                    dh.add_(linear(at_hidden[t], back))
         flat = at_hidden.flatten(0, 1)
         grad_w_hh = weight_gradient(at_hidden[1:].flatten(0, 1), hs[1:-1].flatten(0, 1))  # h is 0 before the first step
         grad_b_hh = flat.sum(0)
         at_hidden[..., 2 * width :] = at_input
         grad_w_ih, grad_b_ih = weight_gradient(flat, x.flatten(0, 1)), flat.sum(0)
         grad_x = linear(at_hidden, w_ih.t()) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_w_ih, grad_w_hh, grad_b_ih, grad_b_hh
+        return grad_x, grad_w_ih, grad_w_hh, grad_b_ih, grad_b_hh, None
 
 
-def unroll_gru(gru: nn.GRU, x: th.Tensor) -> th.Tensor:
-    """The hidden states (T, M, H) of a one-layer nn.GRU over x (T, M, I), from h = 0: gru(x)[0], on a CPU faster."""
+def unroll_gru(gru: nn.GRU, x: th.Tensor, last: bool = False) -> th.Tensor:
+    """The hidden states (T, M, H) of a one-layer nn.GRU over x (T, M, I), from h = 0: gru(x)[0], on a CPU faster.
+
+    last: only that of the last step, (M, H).
+    """
     if x.device.type != "cpu":
-        return gru(x)[0]
-    return _Unroll.apply(x, *gru.all_weights[0])
+        return gru(x)[0][-1] if last else gru(x)[0]
+    return _Unroll.apply(x, *gru.all_weights[0], last)
 
 
 def step_gru(gru: nn.GRU, x: th.Tensor, h: th.Tensor) -> th.Tensor:
