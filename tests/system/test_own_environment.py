@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import envs
-from utils import config, hosts
+from utils import config, experiments, hosts
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["t_max=150", "batch_size=4", "test_interval=100", "test_nepisode=2", "hidden_dim=16", "seed=1"]
@@ -105,3 +105,13 @@ def test_the_module_is_found_beside_its_yaml_and_registered_once(own: Path, monk
     second = config.compose("vdn", str(own / "corridor.yaml"))
     assert first["env_module"] == second["env_module"] == str(own / "corridor_env.py")
     assert "corridor" in envs.REGISTRY and first["env_args"]["length"] == 6
+
+
+def test_an_experiment_finds_it_from_every_run_s_folder(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    (own / "mine.yaml").write_text(
+        "algorithms: {QMIX: {config: qmix}}\ntasks: {corridor: {env_config: ./corridor.yaml}}\nseeds: [1]\nt_max: 100\n"
+    )
+    (run,) = experiments.plan(experiments.load_experiment("mine.yaml"), own / "out")
+    assert f"--env-config={own / 'corridor.yaml'}" in run.words
+    assert run.config["env_module"] == str(own / "corridor_env.py")
