@@ -20,7 +20,10 @@ import yaml
 from utils.config import ConfigError, available, compose, describe
 
 # whose versions are recorded
-PACKAGES = ("torch", "numpy", "gymnasium", "lbforaging", "jaxmarl", "jax", "smacv2", "pysc2", "epymarl-mmsa")
+PACKAGES = (
+    "torch", "numpy", "gymnasium", "lbforaging", "rware", "mpe2", "vmas", "mujoco", "gymnasium-robotics",
+    "jaxmarl", "jax", "smacv2", "pysc2", "epymarl-mmsa",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import gymma, matrix_game, sc2v2, smax
+from . import gymma, mamujoco, matrix_game, sc2v2, smax, vmas
 from .multiagentenv import BackendNotFinishedError, EnvContractError, MissingBackendError, MultiAgentEnv, nearest
 from .vector import EnvWorkerError, SerialVectorEnv, VectorEnv, WorkerVectorEnv, env_seeds
 
@@ -26,6 +26,7 @@ __all__ = [
     "VectorEnv",
     "describe",
     "make_vector_env",
+    "register",
     "require",
     "simulator_suffix",
 ]
@@ -34,6 +35,8 @@ REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
     "gymma": gymma.GymmaEnv,
     "sc2v2": sc2v2.make_env,
     "smax": smax.SmaxEnv,
+    "mamujoco": mamujoco.MamujocoEnv,
+    "vmas": vmas.VmasEnv,
     "matrix": matrix_game.MatrixGame,
 }
 
@@ -41,14 +44,28 @@ ARGS: dict[str, Any] = {
     "gymma": gymma.GymmaArgs,
     "sc2v2": sc2v2.Sc2v2Args,
     "smax": smax.SmaxArgs,
+    "mamujoco": mamujoco.MamujocoArgs,
+    "vmas": vmas.VmasArgs,
     "matrix": matrix_game.MatrixArgs,
 }
 
-# Natively batched environments: callable(env_args, seeds, common_reward) -> VectorEnv, or None where it is not one.
-BATCHED: dict[str, Callable[[dict[str, Any], list[int], bool], VectorEnv | None]] = {
+# Natively batched environments: callable(env_args, seeds, common_reward, reward_scalarisation) -> VectorEnv.
+BATCHED: dict[str, Callable[[dict[str, Any], list[int], bool, str], VectorEnv]] = {
     "sc2v2": sc2v2.make_batched,
     "smax": smax.make_batched,
+    "vmas": vmas.make_batched,
 }
+
+
+def register(name: str, make: Callable[..., MultiAgentEnv], args: Any) -> None:
+    """Adds an environment from outside this package; a module that a configuration names as env_module calls it.
+
+    make: callable(**env_args, seed=, common_reward=, reward_scalarisation=); a class or function at module level, so
+    that worker processes can be given it. args: the pydantic model of its env_args. ValueError where the name is taken.
+    """
+    if REGISTRY.get(name, make) is not make:
+        raise ValueError(f"there is already another environment {name!r}: choose a name of its own")
+    REGISTRY[name], ARGS[name] = make, args
 
 
 def require(config: Mapping[str, Any]) -> None:
@@ -60,17 +77,23 @@ def require(config: Mapping[str, Any]) -> None:
     env, env_args = config["env"], config["env_args"]
     if env == "sc2v2":
         sc2v2.require(**env_args)
+    elif env == "mamujoco":
+        mamujoco.require()
+    elif env == "vmas":
+        vmas.require(**env_args)
     elif env == "gymma":
         gymma.GymmaEnv(**env_args, common_reward=config["common_reward"]).close()
     if env in BATCHED and config["env_workers"]:
-        raise ValueError(f"env_workers={config['env_workers']}: {env} steps all battles in one call; set env_workers=0")
+        raise ValueError(
+            f"env_workers={config['env_workers']}: {env} steps all environments in one call; set env_workers=0"
+        )
     if config["render"] and env != "gymma":
         raise ValueError(f"render=True: {env} cannot be shown; set render=False")
 
 
 def simulator_suffix(config: Mapping[str, Any]) -> str:
     """What folders of results add to a task's name: "-SMAX" where SMAX stands in for StarCraft II, else nothing."""
-    return "-SMAX" if config["env"] in BATCHED else ""
+    return "-SMAX" if config["env"] in ("sc2v2", "smax") else ""
 
 
 def make_vector_env(args: Any) -> VectorEnv:
@@ -84,9 +107,7 @@ def make_vector_env(args: Any) -> VectorEnv:
     env_args = dict(args.env_args)
     seeds = env_seeds(args.seed, args.batch_size_run)
     if args.env in BATCHED:
-        batched = BATCHED[args.env](env_args, seeds, args.common_reward)
-        if batched is not None:
-            return batched
+        return BATCHED[args.env](env_args, seeds, args.common_reward, args.reward_scalarisation)
     rewards = {"common_reward": args.common_reward, "reward_scalarisation": args.reward_scalarisation}
     factories = [partial(REGISTRY[args.env], **env_args, seed=seed, **rewards) for seed in seeds]
     if args.env_workers > 0:
@@ -116,7 +137,11 @@ def describe() -> list[EnvListing]:
                 (lbf, "pattern: field size S 5-19, N 2-9 players, F 1-5 foods; 2s: sight of 2; coop: all must load"),
             ),
         ),
+        EnvListing("rware", "RWARE: robots fetch the shelves of a warehouse (gymma)", "key", gymma.RWARE_LISTING),
+        EnvListing("mpe", "MPE: multi-particle environments (mpe2, through gymma)", "key", gymma.MPE_LISTING),
+        EnvListing("vmas", "VMAS: a vectorised 2D physics simulator", "key", vmas.LISTING),
         EnvListing("sc2v2", "SMACv2 battles, in StarCraft II or in SMAX (backend)", "map_name", sc2v2.LISTING),
         EnvListing("smax", "SMAX, a StarCraft-like simulator in JAX (jaxmarl)", "map_name", smax.LISTING),
+        EnvListing("mamujoco", "Multi-Agent MuJoCo: a robot's joints shared out to agents", "key", mamujoco.LISTING),
         EnvListing("matrix", "small games with known answers", "key", tuple(matrix_game.GAMES.items())),
     ]

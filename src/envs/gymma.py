@@ -1,7 +1,8 @@
-"""Gymnasium environments of several agents: Level-Based Foraging and others of the same form.
+"""Gymnasium environments of several agents: Level-Based Foraging, RWARE, MPE and others of the same form.
 
 The environment's spaces are tuples with one entry an agent (Discrete actions), it takes a list of actions and gives a
 list of observations and of rewards. Shorter observations are padded with zeros, smaller action sets are masked.
+MPE (package mpe2) has PettingZoo's parallel form, which `pettingzoo_adapter` brings into this one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,26 @@ PAPER_TASKS = (  # the LBF tasks of the MMSA paper, under their -v3 names
     "Foraging-2s-8x8-2p-2f-coop-v3",
     "Foraging-2s-10x10-3p-3f-v3",
 )
-_PACKAGES = {"Foraging": "lbforaging", "rware": "rware"}  # begin of a key -> package that registers it
+RWARE_LISTING = (
+    ("rware-tiny-2ag-v2", "2 robots in the smallest warehouse (default)"),
+    (
+        "rware-SIZE-Nag[-easy|-hard]-v2",
+        "pattern: SIZE tiny, small, medium or large, N 1-19 robots; requests double or half",
+    ),
+)
+MPE_LISTING = (
+    ("pz-mpe-simple-spread-v3", "three agents share out three landmarks (default)"),
+    ("pz-mpe-simple-speaker-listener-v4", "one sees the goal and speaks, the other one moves"),
+    ("pz-mpe-simple-reference-v3", "both speak and move, each knows the other's goal"),
+    ("pz-mpe-simple-formation-v1", "agents form a circle around a landmark"),
+    ("pz-mpe-simple-line-v1", "agents form a line between two landmarks"),
+    ("pz-mpe-NAME-vN", "pattern: any other task of mpe2; most of those have opposing teams"),
+)
+_MPE = "pz-mpe-"
+# Begin of a key -> package that registers it.
+_PACKAGES = {"Foraging": "lbforaging", "rware": "rware", _MPE: "mpe2"}
+_ELSEWHERE = {"vmas-": "vmas", "matrixgames:": "matrix"}  # upstream's keys of what is no gymma environment here
+_LIMITS = {"rware": "max_steps", _MPE: "max_cycles"}  # time limits that are an argument: time_limit takes their place
 _FIVE_FOODS = re.compile(r"(Foraging(?:-2s)?-\d+x\d+-\d+p)-5f((?:-coop)?-v3)")
 
 
@@ -37,6 +57,7 @@ class GymmaArgs(BaseModel):
     key: str
     time_limit: int | None = Field(None, ge=1)
     max_player_level: int | None = Field(None, ge=1)
+    make: dict[str, Any] = {}
 
     @field_validator("key", mode="before")
     @classmethod
@@ -62,6 +83,13 @@ class GymmaArgs(BaseModel):
             raise ValueError(f"only Foraging-... environments have player levels, {key} has none")
         return level
 
+    @field_validator("make")
+    @classmethod
+    def _no_limit(cls, make: dict[str, Any]) -> dict[str, Any]:
+        if limits := sorted(set(make) & {*_LIMITS.values(), "max_episode_steps"}):
+            raise ValueError(f"{', '.join(limits)} cannot be set here: env_args.time_limit is the limit's key")
+        return make
+
 
 def find_spec(key: str) -> Any:
     """The gymnasium spec of `key`; registers the Foraging ids with 5 foods, which the package leaves out.
@@ -70,6 +98,9 @@ def find_spec(key: str) -> Any:
     """
     import gymnasium
 
+    for begin, config in _ELSEWHERE.items():
+        if key.startswith(begin):
+            raise ValueError(f"{key} is not in gymma: use --env-config={config}, --list names its keys")
     module, _, key = key.rpartition(":")  # module:id, as upstream's users write it
     if module:
         try:
@@ -82,6 +113,11 @@ def find_spec(key: str) -> Any:
                 importlib.import_module(package)
             except ModuleNotFoundError as error:
                 raise MissingBackendError(f"{key} needs the package {package}: pip install {package}") from error
+    if key.startswith(_MPE) and key not in gymnasium.registry:
+        from .pettingzoo_adapter import mpe_entry_point
+
+        if (make := mpe_entry_point(key)) is not None:
+            gymnasium.register(id=key, entry_point=make, max_episode_steps=25)
     if (match := _FIVE_FOODS.fullmatch(key)) and key not in gymnasium.registry:
         four = gymnasium.registry.get(f"{match[1]}-4f{match[2]}")
         if four is not None:
@@ -91,7 +127,8 @@ def find_spec(key: str) -> Any:
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         with contextlib.suppress(ModuleNotFoundError):  # a misspelt key may be meant for it
             importlib.import_module("lbforaging")
-        names = [*PAPER_TASKS, *(name for name in gymnasium.registry if name not in PAPER_TASKS)]
+        names = [*PAPER_TASKS, *(name for name, _ in MPE_LISTING)]
+        names += [name for name in gymnasium.registry if name not in names]
         raise ValueError(f"{key} is no known environment.{nearest(key, names)}") from error
 
 
@@ -100,10 +137,12 @@ class GymmaEnv(MultiAgentEnv):
 
     key: gymnasium id. time_limit: steps after which the episode is truncated, None for the environment's own limit.
     max_player_level: highest level of an LBF player (None: that of the id, 2 for -v3; 3 gives the older -v2 levels).
+    make: more arguments of the environment's own constructor, as {"N": 5} for MPE.
     With common_reward the reward is the sum or mean of the agents' rewards.
 
-    LBF ends its own 50 steps with `terminated`: that limit is part of the task and stays so. A limit set here, or by
-    gymnasium's registry, is `truncated`.
+    LBF ends its own 50 steps with `terminated`: that limit is part of the task and stays so. RWARE says `terminated`
+    after 500 steps, too, but its task has no end and its robots do not see the time: here that is `truncated`, as is a
+    limit set here or by gymnasium's registry.
     """
 
     def __init__(
@@ -111,6 +150,7 @@ class GymmaEnv(MultiAgentEnv):
         key: str,
         time_limit: int | None = None,
         max_player_level: int | None = None,
+        make: dict[str, Any] | None = None,
         seed: int | None = None,
         common_reward: bool = True,
         reward_scalarisation: str = "sum",
@@ -119,17 +159,26 @@ class GymmaEnv(MultiAgentEnv):
 
         spec = find_spec(key)
         key = key.rpartition(":")[2]
-        GymmaArgs(key=key, time_limit=time_limit, max_player_level=max_player_level)
-        changes = {} if max_player_level is None else {"max_player_level": max_player_level}
-        env = gymnasium.make(key, disable_env_checker=True, **changes)
+        make = dict(make or {})
+        GymmaArgs(key=key, time_limit=time_limit, max_player_level=max_player_level, make=make)
+        changes = make if max_player_level is None else {**make, "max_player_level": max_player_level}
+        argument = next((name for begin, name in _LIMITS.items() if key.startswith(begin)), "")
+        if argument in spec.kwargs:
+            changes = {**changes, argument: None}
+        try:
+            env = gymnasium.make(key, disable_env_checker=True, **changes)
+        except TypeError as error:  # the constructor's own words name the argument
+            raise ValueError(f"env_args.make={make}: {key} cannot be made with it: {error}") from error
         # gymnasium's call-order and time-limit wrappers cost a third of the step: this class does both jobs itself.
         plain = (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)
         while isinstance(env, plain):
             env = env.env
         self._env, self.name = env, key
         raw = env.unwrapped
-        own_limit = spec.max_episode_steps or getattr(raw, "_max_episode_steps", None)
+        own_limit = spec.max_episode_steps or spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
         limits = [int(limit) for limit in (time_limit, own_limit) if limit]
+        if argument and time_limit:
+            limits = [time_limit]
         if not limits:
             raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
         self.episode_limit = min(limits)
@@ -153,7 +202,7 @@ class GymmaEnv(MultiAgentEnv):
         self._common, self._mean = common_reward, reward_scalarisation == "mean"
         self._t = 0
         self._raw: Sequence[np.ndarray] = [np.zeros(n, np.float32) for n in sizes]
-        package = type(raw).__module__.split(".")[0]
+        package = getattr(raw, "package", type(raw).__module__.split(".")[0])
         try:
             self.backend = f"{package} {version(package)}"
         except PackageNotFoundError:
@@ -161,6 +210,8 @@ class GymmaEnv(MultiAgentEnv):
         self.info = {"key": key, "episode_limit": self.episode_limit}
         if max_player_level is not None:
             self.info["max_player_level"] = max_player_level
+        if make:
+            self.info["make"] = make
 
     def seed(self, seed: int | None = None) -> int | None:
         self._next_seed = seed

@@ -13,7 +13,7 @@ from .multiagentenv import MultiAgentEnv
 GAMES = {
     "two_step": "QMIX paper: the first agent's first action picks the second table; best return 8, VDN reaches 7",
     "climbing": "three actions each; best payoff 11 beside penalties of -30",
-    "penalty": "three actions each; two best payoffs of 10, a miss costs k",
+    "penalty": "three actions each; two best payoffs of 10, a miss pays env_args.k (0, -25, -50, -75 or -100)",
 }
 
 

@@ -121,7 +121,9 @@ def make_env(
     return smax.SmaxBattleEnv(battle, seed, common_reward, name, note)
 
 
-def make_batched(env_args: dict[str, Any], seeds: list[int], common_reward: bool) -> smax.SmaxVectorEnv:
+def make_batched(
+    env_args: dict[str, Any], seeds: list[int], common_reward: bool, reward_scalarisation: str
+) -> smax.SmaxVectorEnv:
     """All environments of a run at once, as SMAX allows. StarCraft II, one process a battle, will be no such thing."""
     args = Sc2v2Args(**env_args)
     require(args.map_name, args.backend)

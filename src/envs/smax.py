@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .multiagentenv import EnvContractError, MissingBackendError, MultiAgentEnv, nearest
-from .vector import Ended, VectorEnv
+from .multiagentenv import EnvContractError, MissingBackendError, nearest
+from .vector import Ended, SingleEnv, VectorEnv
 
 UNITS = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")  # in jaxmarl's order
 LISTING = (
@@ -286,8 +286,8 @@ class SmaxVectorEnv(VectorEnv):
         self._carry = None
 
 
-class SmaxBattleEnv(MultiAgentEnv):
-    """One battle behind the contract of a single environment: a view of SmaxVectorEnv with E = 1."""
+class SmaxBattleEnv(SingleEnv):
+    """One battle behind the contract of a single environment."""
 
     def __init__(
         self,
@@ -299,49 +299,8 @@ class SmaxBattleEnv(MultiAgentEnv):
     ) -> None:
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
-        self._vector = SmaxVectorEnv(battle, [seed], common_reward, backend, note)
-        self._active = np.ones(1, bool)
-        self.n_agents, self.episode_limit = self._vector.n_agents, self._vector.episode_limit
-        self.backend, self.banner, self.info = self._vector.backend, note, self._vector.info
-        self.name = battle.map_name or f"{battle.n_allies}_vs_{battle.n_enemies} of {', '.join(battle.units)}"
-
-    def seed(self, seed: int | None = None) -> int | None:
-        if seed is not None:
-            self._vector.seed(0, seed)
-        return seed
-
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[np.ndarray], dict]:
-        self.seed(seed)
-        self._vector.reset()
-        return self.get_obs(), {}
-
-    def step(self, actions: Sequence[int]) -> tuple[list[np.ndarray], Any, bool, bool, dict]:
-        ended = self._vector.step(np.asarray(actions, np.int64).reshape(1, -1), self._active)
-        reward = self._vector.reward[0]
-        terminated, truncated = bool(self._vector.terminated[0]), bool(self._vector.truncated[0])
-        info = ended[0][1] if ended else {}
-        return self.get_obs(), reward.tolist(), terminated, truncated, info
-
-    def get_obs(self) -> list[np.ndarray]:
-        return list(self._vector.obs[0].copy())
-
-    def get_state(self) -> np.ndarray:
-        return self._vector.state[0].copy()
-
-    def get_obs_size(self) -> int:
-        return self._vector.obs_size
-
-    def get_state_size(self) -> int:
-        return self._vector.state_size
-
-    def get_total_actions(self) -> int:
-        return self._vector.n_actions
-
-    def get_avail_agent_actions(self, agent_id: int) -> list[int]:
-        return self._vector.avail_actions[0, agent_id].tolist()
-
-    def close(self) -> None:
-        self._vector.close()
+        name = battle.map_name or f"{battle.n_allies}_vs_{battle.n_enemies} of {', '.join(battle.units)}"
+        super().__init__(SmaxVectorEnv(battle, [seed], common_reward, backend, note), name)
 
 
 class SmaxEnv(SmaxBattleEnv):
@@ -364,5 +323,8 @@ def scenario(map_name: str = "smacv2_5_units", time_limit: int | None = None) ->
     return Battle(args.map_name, args.time_limit or DEFAULT_LIMIT)
 
 
-def make_batched(env_args: dict[str, Any], seeds: list[int], common_reward: bool) -> SmaxVectorEnv:
+def make_batched(
+    env_args: dict[str, Any], seeds: list[int], common_reward: bool, reward_scalarisation: str
+) -> SmaxVectorEnv:
+    """All environments of a run at once; the reward is the team's, so that its sum or mean is no question."""
     return SmaxVectorEnv(scenario(**env_args), seeds, common_reward)

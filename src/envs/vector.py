@@ -1,4 +1,4 @@
-"""Many environments as one: in this process, in worker processes, or (envs.smax) natively batched.
+"""Many environments as one: in this process, in worker processes, or (envs.smax, envs.vmas) natively batched.
 
 E environments, N agents, A actions, observations of size O, a state of size S. All arrays are numpy and belong to the
 vector environment: they hold until its next call, and the rows of environments that are not active stay as they are.
@@ -373,6 +373,57 @@ class WorkerVectorEnv(VectorEnv):
             if process.is_alive():
                 process.kill()
                 process.join()
+
+
+class SingleEnv(MultiAgentEnv):
+    """The only environment of a natively batched VectorEnv, behind the contract of a single one.
+
+    vector: one with E = 1 and a method seed(environment, seed), which starts a random stream anew at the next reset.
+    """
+
+    def __init__(self, vector: Any, name: str) -> None:
+        self._vector, self.name = vector, name
+        self._active = np.ones(1, bool)
+        self.n_agents, self.episode_limit = vector.n_agents, vector.episode_limit
+        self.backend, self.banner, self.info = vector.backend, vector.banner, vector.info
+
+    def seed(self, seed: int | None = None) -> int | None:
+        if seed is not None:
+            self._vector.seed(0, seed)
+        return seed
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[np.ndarray], dict]:
+        self.seed(seed)
+        self._vector.reset()
+        return self.get_obs(), {}
+
+    def step(self, actions: Sequence[int]) -> tuple[list[np.ndarray], Any, bool, bool, dict]:
+        ended = self._vector.step(np.asarray(actions, np.int64).reshape(1, -1), self._active)
+        reward = self._vector.reward[0]
+        terminated, truncated = bool(self._vector.terminated[0]), bool(self._vector.truncated[0])
+        info = ended[0][1] if ended else {}
+        return self.get_obs(), reward.tolist(), terminated, truncated, info
+
+    def get_obs(self) -> list[np.ndarray]:
+        return list(self._vector.obs[0].copy())
+
+    def get_state(self) -> np.ndarray:
+        return self._vector.state[0].copy()
+
+    def get_obs_size(self) -> int:
+        return self._vector.obs_size
+
+    def get_state_size(self) -> int:
+        return self._vector.state_size
+
+    def get_total_actions(self) -> int:
+        return self._vector.n_actions
+
+    def get_avail_agent_actions(self, agent_id: int) -> list[int]:
+        return self._vector.avail_actions[0, agent_id].tolist()
+
+    def close(self) -> None:
+        self._vector.close()
 
 
 def _work(

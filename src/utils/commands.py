@@ -37,8 +37,8 @@ def rebuilt_command(config: Mapping[str, Any], algorithm: str = "", environment:
         for key, value in flat(config)
         if key != "local_results_path"
         and (key not in defaults or defaults[key] != value)
-        # what no file names is None or the plugin's own default; None says nothing
-        and not (key not in defaults and value is None)
+        # what no file names is a model's own default; None and {} say nothing
+        and not (key not in defaults and value in (None, {}))
     ]
     return shlex.join([*words, *(["with", *overrides] if overrides else [])])
 

@@ -93,14 +93,18 @@ def describe(path: Path) -> str:
 
 
 def find(kind: str, name: str | None) -> Path:
-    """The config file of that name; ConfigError lists what there is."""
+    """The config file of that name, or the environment's YAML file itself; ConfigError lists what there is."""
     option, thing = ("--config", "algorithm") if kind == "algs" else ("--env-config", "environment")
     files = available(kind)
     there = f"available: {', '.join(files) or 'none'}"
     if not name:
         raise ConfigError(f"{option} is missing: it names the {thing}; {there}")
+    own = kind == "envs" and name.endswith(".yaml")
+    if own and Path(name).is_file():
+        return Path(name).resolve()
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{option}={name}: a name without path is wanted; {there}")
+        wanted = "there is no such file" if own else "a name without path is wanted"
+        raise ConfigError(f"{option}={name}: {wanted}; {there}")
     if name not in files:
         raise ConfigError(f"{option}={name}: there is no such {thing}{nearest(name, files)}; {there}")
     return files[name]
@@ -198,6 +202,11 @@ def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) ->
         except hosts.PluginError as error:
             report.add(("plugin",), str(error))
             plugin_works = False
+    if isinstance(config.get("env_module"), str) and config["env_module"]:
+        try:
+            hosts.register_environment(config["env_module"])
+        except hosts.PluginError as error:
+            report.add(("env_module",), str(error))
     env_args = _env_model(config.get("env"))
     if plugin_config is not None:
         valid |= {".".join(path) for path in _model_paths(plugin_config)}
@@ -287,7 +296,11 @@ def _attempt(problems: list[str], action: Callable[..., T], *args: Any) -> T | N
 
 def _layer(kind: str, name: str | None) -> tuple[Path, dict[str, Any]]:
     path = find(kind, name) if kind else ROOT / "config" / f"{name}.yaml"
-    return path, load_yaml(path)
+    content = load_yaml(path)
+    module = content.get("env_module")
+    if isinstance(module, str) and module.endswith(".py"):  # a file beside the YAML, wherever the run is started
+        content["env_module"] = str(path.parent / module)
+    return path, content
 
 
 def _merge(

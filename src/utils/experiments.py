@@ -256,10 +256,12 @@ def _runs_of(
     except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
         raise ConfigError(str(error)) from None
     runs = []
+    # runs are started in other folders: a file of the user's own is named with its whole path
+    environment = str(find("envs", task.env_config)) if task.env_config.endswith(".yaml") else task.env_config
     for seed in experiment.seeds:
         folder = out / "runs" / folder_name(name) / folder_name(task_name) / f"seed{seed}"
         own = {"seed": seed, "label": name, "local_results_path": str(folder)}
-        line = [f"--config={algorithm.config}", f"--env-config={task.env_config}", "with", *given, *words]
+        line = [f"--config={algorithm.config}", f"--env-config={environment}", "with", *given, *words]
         composed = copy.deepcopy(whole) | own
         runs.append(Run(name, task_name, seed, folder, composed, (*line, *words_of(own)), algorithm.steps_per_second))
     return runs

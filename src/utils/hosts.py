@@ -1,8 +1,10 @@
-"""Plugins: a package named in an algorithm's YAML is imported, and fills the host's registries."""
+"""Plugins: a package that an algorithm's YAML names, or a module that an environment's names, fills the registries."""
 
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from types import ModuleType
 
 REGISTRIES = {  # config key -> module whose REGISTRY holds its values
@@ -41,6 +43,49 @@ def register_plugin(name: str) -> None:
     if name not in _registered:
         import_plugin(name).register()
         _registered.add(name)
+
+
+def register_environment(module: str) -> None:
+    """Let a module add its environment, once a process; PluginError where it cannot.
+
+    module: a Python file (its folder is appended to sys.path, so that worker processes find it, too), or the name of an
+    installed module. It offers `register()`, which calls `envs.register`.
+    """
+    if module in _registered:
+        return
+    imported = _import_file(Path(module)) if module.endswith(".py") else _import_name(module)
+    if not hasattr(imported, "register"):
+        raise PluginError(f"{module!r} adds no environment: it has no register(); examples/my_env.py shows one")
+    try:
+        imported.register()
+    except ValueError as error:
+        raise PluginError(f"register() of {module!r}: {error}") from None
+    _registered.add(module)
+
+
+def _import_name(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name.partition(".")[0]:
+            raise
+        raise PluginError(f"there is no installed module {name!r}; name a file: env_module=path/to/my_env.py") from None
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.absolute()
+    if not path.is_file():
+        raise PluginError(f"there is no file {path}")
+    if not path.stem.isidentifier():
+        raise PluginError(f"{path.name}: Python can import no file of this name; letters, digits and _ are fine")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()
+    module = importlib.import_module(path.stem)
+    if module.__file__ is None or not path.samefile(module.__file__):
+        there = module.__file__ or "Python itself"
+        raise PluginError(f"another module has the name {path.stem} ({there}): rename {path.name}")
+    return module
 
 
 def names(key: str) -> list[str]:

@@ -31,6 +31,7 @@ class HostConfig(BaseModel):
 
     # environment
     env: Name
+    env_module: Annotated[str, Field(min_length=1)] | None
     env_args: dict[str, Any]
     common_reward: bool
     reward_scalarisation: Literal["sum", "mean"]

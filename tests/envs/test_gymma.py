@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -135,3 +138,137 @@ def test_a_module_before_the_id() -> None:
     assert env.n_agents == 2 and env.name == "Foraging-8x8-2p-3f-v3"
     with pytest.raises(ValidationError, match="no installed module no_such_module"):
         GymmaArgs(key="no_such_module:Foraging-8x8-2p-3f-v3")
+
+
+# --- RWARE ---
+needs_rware = pytest.mark.skipif(importlib.util.find_spec("rware") is None, reason="needs rware: pip install rware")
+needs_mpe = pytest.mark.skipif(importlib.util.find_spec("mpe2") is None, reason="needs mpe2: pip install mpe2")
+
+
+@needs_rware
+@pytest.mark.parametrize(
+    ("key", "limit", "steps"),
+    [("rware-tiny-2ag-v2", None, 500), ("rware:rware-small-4ag-easy-v2", 7, 7), ("rware-tiny-2ag-v2", 501, 501)],
+)
+def test_rware_s_limit_is_a_truncation(key: str, limit: int | None, steps: int) -> None:
+    env = GymmaEnv(key, time_limit=limit, seed=1)
+    assert env.episode_limit == steps and env.backend.startswith("rware 2") and env.get_total_actions() == 5
+    env.reset()
+    ends = [env.step([0] * env.n_agents)[2:4] for _ in range(steps)]
+    assert ends == [(False, False)] * (steps - 1) + [(False, True)]
+
+
+@needs_rware
+def test_rware_pays_the_robot_that_delivers() -> None:
+    def first_reward(**changes: Any) -> Any:
+        env = GymmaEnv("rware-tiny-2ag-v2", seed=1, **changes)
+        env.reset()
+        raw = env._env.unwrapped
+        robot, shelf = raw.agents[0], raw.request_queue[0]
+        x, y = raw.goals[0]
+        others = [(column, row) for column, row in ((0, 0), (1, 0)) if (column, row) != (x, y)]
+        robot.x, robot.y, (raw.agents[1].x, raw.agents[1].y) = x, y, others[0]
+        shelf.x, shelf.y, robot.carrying_shelf = x, y, shelf
+        raw._recalc_grid()
+        return env.step([0, 0])[1]
+
+    assert first_reward() == 1.0
+    assert first_reward(reward_scalarisation="mean") == 0.5
+    assert first_reward(common_reward=False) == [1.0, 0.0]
+
+
+# --- MPE ---
+@needs_mpe
+@pytest.mark.parametrize(
+    ("key", "make", "sizes", "actions"),
+    [
+        ("pz-mpe-simple-spread-v3", {}, (3, 18), [5, 5, 5]),
+        ("pz-mpe-simple-spread-v3", {"N": 4}, (4, 24), [5, 5, 5, 5]),
+        ("pz-mpe-simple-speaker-listener-v4", {}, (2, 11), [3, 5]),
+    ],
+)
+def test_mpe(key: str, make: dict[str, Any], sizes: tuple[int, int], actions: list[int]) -> None:
+    env = GymmaEnv(key, make=make, seed=1)
+    assert (env.n_agents, env.get_obs_size()) == sizes and env.backend.startswith("mpe2 1")
+    assert env.episode_limit == 25 and GymmaEnv(key, time_limit=40).episode_limit == 40
+    assert [sum(mask) for mask in env.get_avail_actions()] == actions
+    observations, _ = env.reset(seed=4)
+    module = importlib.import_module("mpe2." + key.removeprefix("pz-mpe-").replace("-", "_"))
+    theirs = module.parallel_env(**make)
+    raw, _ = theirs.reset(seed=4)
+    for step in range(25):
+        for mine, o in zip(observations, raw.values(), strict=True):
+            assert np.array_equal(mine[: len(o)], o) and not mine[len(o) :].any()
+        chosen = [(step + i) % n for i, n in enumerate(actions)]
+        raw, rewards, _, cut, _ = theirs.step(dict(zip(theirs.agents, chosen, strict=True)))
+        observations, reward, terminated, truncated, _ = env.step(chosen)
+        assert reward == pytest.approx(sum(rewards.values())) and not terminated
+        assert truncated == all(cut.values()) == (step == 24)
+
+
+class LeavingAgents:
+    """PettingZoo's parallel form: agent b leaves after two steps, a ends after four, as `how` says."""
+
+    possible_agents = ["a", "b"]
+
+    def __init__(self, how: str = "terminated") -> None:
+        self.how, self.unwrapped = how, self
+        self.seen: list[dict[str, int]] = []
+
+    def observation_space(self, agent: str) -> gymnasium.Space:
+        return gymnasium.spaces.Box(-9, 9, (2,))
+
+    def action_space(self, agent: str) -> gymnasium.Space:
+        return gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+        self.agents, self.t = ["a", "b"], 0
+        return {name: np.ones(2, np.float32) for name in self.agents}, {}
+
+    def step(self, actions: dict[str, int]) -> tuple[dict, dict, dict, dict, dict]:
+        assert list(actions) == self.agents
+        self.t += 1
+        there = list(self.agents)
+        leaving = {"a": self.t == 4, "b": self.t == 2}
+        self.agents = [name for name in there if not leaving[name]]
+        cut = {name: leaving[name] and self.how == "truncated" for name in there}
+        end = {name: leaving[name] and not cut[name] for name in there}
+        return {n: np.full(2, 1.0 + self.t, np.float32) for n in there}, dict.fromkeys(there, 1.0), end, cut, {}
+
+
+@pytest.mark.parametrize("how", ["terminated", "truncated"])
+def test_agents_that_leave_early(how: str) -> None:
+    from envs.pettingzoo_adapter import ParallelAsTuple
+
+    env = ParallelAsTuple(LeavingAgents, how=how)
+    env.reset(seed=1)
+    steps = [env.step([0, 1]) for _ in range(4)]
+    assert [reward for _, reward, *_ in steps] == [(1.0, 1.0), (1.0, 1.0), (1.0, 0.0), (1.0, 0.0)]
+    assert [o[1].tolist() for o, *_ in steps] == [[2, 2], [3, 3], [0, 0], [0, 0]]
+    assert [step[2:4] for step in steps] == [(False, False)] * 3 + [(how == "terminated", how == "truncated")]
+
+
+@needs_mpe
+@needs_rware
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"key": "pz-mpe-simple-spred-v3"}, "pz-mpe-simple-spread-v3"),
+        ({"key": "rware-tiny-2ag-v1"}, "rware-tiny-2ag-v2"),
+        ({"key": "vmas-balance"}, "--env-config=vmas"),
+        ({"key": "matrixgames:penalty-100-nostate-v0"}, "--env-config=matrix"),
+        ({"key": "pz-mpe-simple-spread-v3", "make": {"max_cycles": 9}}, "max_cycles.*time_limit"),
+        ({"key": "rware-tiny-2ag-v2", "make": {"max_steps": 9}}, "max_steps.*time_limit"),
+        ({"key": "pz-mpe-simple-spread-v3", "make": {"M": 9}}, "env_args.make=.*'M'"),
+    ],
+)
+def test_wrong_keys_and_arguments_of_the_others(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GymmaEnv(**arguments)
+
+
+@pytest.mark.parametrize(("package", "key"), [("rware", "rware-tiny-2ag-v2"), ("mpe2", "pz-mpe-simple-spread-v3")])
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str, key: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValidationError, match=f"pip install {package}"):
+        GymmaArgs(key=key)

@@ -41,3 +41,10 @@ def test_one_step_games() -> None:
     assert penalty[0, 2] == penalty[2, 0] == 10 and penalty[1, 1] == 2 and penalty[0, 0] == penalty[2, 2] == -7
     with pytest.raises(ValidationError):
         MatrixArgs(key="penalty", k=1.0)
+
+
+@pytest.mark.parametrize("k", [0, -25, -50, -75, -100])
+def test_penalty_s_table(k: int) -> None:
+    rows = [[k, 0, 10], [0, 2, 0], [10, 0, k]]
+    assert payoffs("penalty", k=k) == {(i, j): rows[i][j] for i in range(3) for j in range(3)}
+    assert MatrixArgs(key="penalty", k=k).k == k

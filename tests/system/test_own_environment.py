@@ -1,0 +1,117 @@
+"""An environment from outside the tree: examples/my_env.py and its YAML copied elsewhere, and what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import envs
+from utils import config, experiments, hosts
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["t_max=150", "batch_size=4", "test_interval=100", "test_nepisode=2", "hidden_dim=16", "seed=1"]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The two files, copied under another name; what they change in this process is undone."""
+    text = (ROOT / "examples/my_env.py").read_text()
+    (tmp_path / "corridor_env.py").write_text(text.replace('register("my_env"', 'register("corridor"'))
+    text = (ROOT / "examples/my_env.yaml").read_text()
+    text = text.replace("env: my_env ", "env: corridor ").replace("my_env.py ", "corridor_env.py ")
+    (tmp_path / "corridor.yaml").write_text(text)
+    monkeypatch.setattr(envs, "REGISTRY", dict(envs.REGISTRY))
+    monkeypatch.setattr(envs, "ARGS", dict(envs.ARGS))
+    monkeypatch.setattr(hosts, "_registered", set(hosts._registered))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("corridor"):
+            del sys.modules[name]
+
+
+def problem(folder: Path, *overrides: str, environment: str = "corridor.yaml") -> str:
+    with pytest.raises(config.ConfigError) as caught:
+        config.compose("qmix", str(folder / environment), overrides)
+    (only,) = caught.value.problems
+    return only
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "more"), [("mmsa", []), ("qmix", ["runner=parallel", "batch_size_run=2", "env_workers=2"])]
+)
+def test_two_copied_files_are_enough(own: Path, algorithm: str, more: list[str]) -> None:
+    work = own / "work"
+    work.mkdir()
+    command = [
+        sys.executable,
+        str(ROOT / "src/main.py"),
+        f"--config={algorithm}",
+        "--env-config=../corridor.yaml",
+        "with",
+    ]
+    path = os.pathsep.join([str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*command, *SMALL, *more, "env_args.length=4"],
+        cwd=work, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = (work / "results/sacred" / algorithm / "corridor").glob("[0-9]*")
+    info, composed = (json.loads((folder / f"{name}.json").read_text()) for name in ("info", "config"))
+    assert info["backend"] == "my_env 1.0" and info["env_info"]["length"] == 4
+    assert composed["env_module"] == str(own / "corridor_env.py")
+    assert info["test_met_mean"] and info["loss"]
+
+
+def test_its_arguments_are_checked_like_any_other_s(own: Path) -> None:
+    assert "did you mean env_args.length?" in problem(own, "env_args.lenght=4")
+    assert "env_args.length = 1" in problem(own, "env_args.length=1")
+
+
+def test_what_can_be_wrong_with_the_module(own: Path) -> None:
+    assert "there is no file" in problem(own, f"env_module={own / 'corridor_nv.py'}")
+    assert "no installed module 'corridor_package'" in problem(own, "env_module=corridor_package")
+    (own / "corridor_empty.py").write_text("")
+    said = problem(own, f"env_module={own / 'corridor_empty.py'}")
+    assert "it has no register()" in said and "examples/my_env.py" in said
+    (own / "json.py").write_text("def register(): pass")
+    assert "another module has the name json" in problem(own, f"env_module={own / 'json.py'}")
+    (own / "corridor-2.py").write_text("def register(): pass")
+    assert "can import no file of this name" in problem(own, f"env_module={own / 'corridor-2.py'}")
+    taken = (own / "corridor_env.py").read_text().replace('register("corridor"', 'register("smax"')
+    (own / "corridor_taken.py").write_text(taken)
+    assert "already another environment 'smax'" in problem(own, f"env_module={own / 'corridor_taken.py'}")
+
+
+def test_a_module_that_registers_another_name(own: Path) -> None:
+    said = problem(own, "env=corridoor")
+    assert "env = 'corridoor'" in said and "did you mean corridor?" in said
+
+
+def test_a_file_that_is_not_there(own: Path) -> None:
+    assert "corridoor.yaml: there is no such file" in problem(own, environment="corridoor.yaml")
+
+
+def test_the_module_is_found_beside_its_yaml_and_registered_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    first = config.compose("qmix", "corridor.yaml")
+    second = config.compose("vdn", str(own / "corridor.yaml"))
+    assert first["env_module"] == second["env_module"] == str(own / "corridor_env.py")
+    assert "corridor" in envs.REGISTRY and first["env_args"]["length"] == 6
+
+
+def test_an_experiment_finds_it_from_every_run_s_folder(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    (own / "mine.yaml").write_text(
+        "algorithms: {QMIX: {config: qmix}}\ntasks: {corridor: {env_config: ./corridor.yaml}}\nseeds: [1]\nt_max: 100\n"
+    )
+    (run,) = experiments.plan(experiments.load_experiment("mine.yaml"), own / "out")
+    assert f"--env-config={own / 'corridor.yaml'}" in run.words
+    assert run.config["env_module"] == str(own / "corridor_env.py")
