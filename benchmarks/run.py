@@ -179,6 +179,7 @@ def main() -> None:
         ratio = ["env_steps_per_update=episode"]  # upstream's
         theirs = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
         end_to_end("QMIX, GRU, one-step targets", ["--config=qmix", "td_lambda=0.0", *ratio], theirs, *run)
+        end_to_end("MAPPO, GRU, 10 environments", ["--config=mappo"], ["--config=mappo"], *run)
         end_to_end("MMSA, against upstream's QMIX", ["--config=mmsa", *ratio], theirs, *run)
 
 

@@ -61,7 +61,7 @@ def run(_run: Any, config: Mapping[str, Any], log: Any) -> None:
 
 def train(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, learner: Any, logger: Logger) -> None:
     """The training loop."""
-    updates = UpdateSchedule(args.env_steps_per_update)
+    updates = UpdateSchedule(args.env_steps_per_update, args.batch_size)
     test_due = Every(args.test_interval)
     log_due = Every(args.log_interval, start=args.log_interval)
     save_due = Every(args.save_model_interval, start=args.save_model_interval)
@@ -78,6 +78,7 @@ def train(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, learner: Any
         last = runner.t_env > args.t_max
         if test_due(runner.t_env) or last:
             test(args, runner)
+            logger.log_stat("updates", learner.training_steps, runner.t_env)
         if args.save_model and (save_due(runner.t_env) or last):
             save(args, runner.t_env, learner, logger)
         if log_due(runner.t_env) or last:
@@ -130,7 +131,7 @@ def build(args: SimpleNamespace, runner: Any, logger: Logger) -> tuple[ReplayBuf
 def announce(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, logger: Logger) -> None:
     """Says at the start, and notes in the run's record, what no configuration file shows."""
     env, log = runner.env, logger.console_logger
-    ratio = str(UpdateSchedule(args.env_steps_per_update))
+    ratio = str(UpdateSchedule(args.env_steps_per_update, args.batch_size))
     size = buffer.capacity_bytes
     logger.record(backend=env.backend, env_info=dict(env.info), update_to_data=ratio, buffer_bytes=size)
     logger.record(device=args.device, unique_token=args.unique_token)  # the token names the folder of saved networks

@@ -34,6 +34,7 @@ class MMSAController:
         self.agent = MMSAAgent(input_shape, args)
         self.action_selector = SELECTORS[args.action_selector](args)
         self.hidden_states: Tensor | None = None  # (B, N, H), every episode's
+        self._ids = th.eye(self.n_agents)
 
     def inputs(self, obs: Tensor, last_actions: Tensor | None) -> Tensor:
         """[obs; last action; id]: obs (..., N, O), last_actions (..., N) long, -1 for none -> x (..., N, I)."""
@@ -42,11 +43,12 @@ class MMSAController:
             assert last_actions is not None
             parts.append(F.one_hot(last_actions + 1, self.n_actions + 1)[..., 1:].to(obs.dtype))
         if self.args.obs_agent_id:
-            identity = th.eye(self.n_agents, dtype=obs.dtype, device=obs.device)
-            parts.append(identity.expand(*obs.shape[:-1], self.n_agents))
+            if self._ids.device != obs.device:
+                self._ids = self._ids.to(obs.device)
+            parts.append(self._ids.expand(*obs.shape[:-1], self.n_agents))
         return th.cat(parts, dim=-1)
 
-    @th.no_grad()
+    @th.inference_mode()
     def select_actions(
         self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:

@@ -19,6 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from .agent import Choice
 from .config import MMSAConfig, check
 from .controller import MMSAController
+from .diagnostics import open_loop
 from .imagination import RolloutEncoder, imagine
 from .mixer import MMSAMixer
 from .returns import RewardStandardiser, Rows, q_lambda
@@ -39,6 +40,15 @@ class Packed(NamedTuple):
     avail: Tensor
     reward: Tensor
     terminated: Tensor
+
+
+class Seen(NamedTuple):
+    """What the world model was trained on: h (R, N, H) of the target trunk, zs (R, N, Z) fixed."""
+
+    rows: Rows
+    data: Packed
+    h: Tensor
+    zs: Tensor | None
 
 
 class Networks(NamedTuple):
@@ -114,7 +124,7 @@ class MMSALearner:
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
         """One update on a sampled batch of episodes. Logs every `learner_log_interval` environment steps."""
-        losses, stats = self.losses(batch)  # 1. representation, 2. world model, 3. imagination, 4. value
+        losses, stats, seen = self.losses(batch)  # 1. representation, 2. world model, 3. imagination, 4. value
         assert losses.keys() == self.weights.keys(), (losses.keys(), self.weights.keys())
         total = sum((self.weights[name] * loss for name, loss in losses.items()), th.zeros(()))
 
@@ -128,10 +138,10 @@ class MMSALearner:
 
         # 6. Metrics
         if t_env - self.log_stats_t >= self.args.learner_log_interval:
-            self._log(total, losses, norms, stats, t_env)
+            self._log(total, losses, norms, stats, seen, t_env)
             self.log_stats_t = t_env
 
-    def losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], Seen]:
         """Every loss, unweighted, by name, and the detached tensors that the metrics are computed from."""
         cfg, online, target = self.cfg, self.online, self.target
         agent, target_agent = online.mac.agent, target.mac.agent
@@ -194,7 +204,7 @@ class MMSALearner:
         if online_zs is not None:
             stats["zs"] = online_zs.detach()
             stats["src"] = rows.trained_src
-        return losses, stats
+        return losses, stats, Seen(rows, data, target_h, zs)
 
     def _pack(self, batch: Any, rows: Rows) -> Packed:
         actions = batch["actions"][..., 0]
@@ -267,7 +277,13 @@ class MMSALearner:
 
     @th.no_grad()
     def _log(
-        self, total: Tensor, losses: dict[str, Tensor], norms: dict[str, Tensor], stats: dict[str, Tensor], t_env: int
+        self,
+        total: Tensor,
+        losses: dict[str, Tensor],
+        norms: dict[str, Tensor],
+        stats: dict[str, Tensor],
+        seen: Seen,
+        t_env: int,
     ) -> None:
         n = self.args.n_agents  # upstream divides the team's values by N
         metrics = {
@@ -287,6 +303,11 @@ class MMSALearner:
             metrics["mmsa_sale_over_no_change"] = losses["sale"] / (predictions * still.clamp(min=1e-12))
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
+        if self.online.model is not None:
+            data, agent = seen.data, self.mac.agent
+            found = open_loop(self.online.model, agent, seen.rows, seen.h, seen.zs, data.actions, data.reward)
+            for name, value in found.items():
+                self.logger.log_stat(f"mmsa_{name}", value, t_env)
 
     def cuda(self) -> None:
         self.mac.cuda()

@@ -51,6 +51,10 @@ class Rows:
     def __len__(self) -> int:
         return self._flat.numel()
 
+    def only_trained(self, x: Tensor) -> Tensor:
+        """The rows of x (R, ...) that enter losses."""
+        return x if self.trained.numel() == len(self) else x.index_select(0, self.trained)
+
     def pack(self, x: Tensor) -> Tensor:
         """(B, T, ...) -> (R, ...)."""
         return x.flatten(0, 1).index_select(0, self._flat)

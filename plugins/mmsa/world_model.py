@@ -56,6 +56,11 @@ def symlog(x: Tensor) -> Tensor:
     return x.sign() * x.abs().log1p()
 
 
+def _before(x: Tensor) -> Tensor:
+    """Each row's predecessor; the first row, which has none and is masked like the first of any episode, stays."""
+    return th.cat([x[:1], x[:-1]])
+
+
 def _mlp(inp: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(Linear(inp, hidden), nn.ReLU(), Linear(hidden, out))
 
@@ -162,18 +167,13 @@ class WorldModel(nn.Module):
             actions: (R, N), those taken; zsa: (R, N, Z), theirs.
             avail: (R, N, A) bool. reward, terminated: (R,), of the step that starts at the row.
         """
-        used, prev, n = rows.trained, rows.trained_with_prev - 1, self.n_agents
+        prev, n = rows.trained_with_prev - 1, self.n_agents
         sample = posterior.sample()
-        before = (th.arange(len(rows), device=h.device) - 1).clamp(min=0)  # the predecessor's row; masked on first rows
-        prior = self.prior(
-            sample.index_select(0, before),
-            actions.index_select(0, before),
-            None if zsa is None else zsa.index_select(0, before),
-            rows.first,
-        )
+        prior = self.prior(_before(sample), _before(actions), None if zsa is None else _before(zsa), rows.first)
 
         def over_rows(x: Tensor) -> Tensor:
-            return x.index_select(0, used).sum() / (used.numel() * n)
+            x = rows.only_trained(x)
+            return x.sum() / (x.shape[0] * n)
 
         out: dict[str, Tensor] = {}
         on = self.weights

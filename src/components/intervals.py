@@ -20,16 +20,23 @@ class UpdateSchedule:
     """How many updates the experience collected so far pays for, whatever the size of the rollouts it came in.
 
     env_steps_per_update: an int k for floor(steps / k) updates in all, where steps are those collected since the buffer
-    could first be sampled; or "episode" for one update for each episode.
+    could first be sampled; or "episode" for one update for each episode; or "batch" for one update for each batch_size
+    episodes, which are then new (on-policy).
     """
 
-    def __init__(self, env_steps_per_update: int | str) -> None:
+    def __init__(self, env_steps_per_update: int | str, batch_size: int) -> None:
         self.every = env_steps_per_update
+        self.batch_size = batch_size
+        self.episodes = 0  # not yet trained on, where batches are to be new
         self.ready = False
         self.steps = 0  # not yet paid for
 
     def due(self, steps: int, episodes: int, can_sample: bool) -> int:
         """Updates due after a rollout of so many steps and episodes; call it once for each rollout."""
+        if self.every == "batch":
+            self.episodes += episodes
+            updates, self.episodes = divmod(self.episodes, self.batch_size)
+            return updates
         if not can_sample:
             return 0
         if isinstance(self.every, str):
@@ -41,6 +48,8 @@ class UpdateSchedule:
         return updates
 
     def __str__(self) -> str:
+        if self.every == "batch":
+            return f"one update for every {self.batch_size} episodes, which are new"
         if isinstance(self.every, str):
             return "one update for each episode"
         return f"one update for every {self.every} environment steps"

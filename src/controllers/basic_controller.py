@@ -52,9 +52,13 @@ class BasicMAC:
         return self._step(ep_batch, t, _ALL)
 
     def unroll(self, batch: EpisodeBatch) -> th.Tensor:
-        """All steps of all episodes, from a hidden state of zeros, in one call: outputs (B, T, N, A)."""
+        """All steps of all episodes, from a hidden state of zeros, in one call: the agents' outputs (B, T, N, A)."""
         outputs, _ = self.agent.unroll(self.inputs(batch))
-        return self._policy(outputs, batch["avail_actions"])
+        return outputs
+
+    def log_policy(self, batch: EpisodeBatch) -> th.Tensor:
+        """Log-probabilities of all actions at all steps, (B, T, N, A); policies (pi_logits) only."""
+        return self._logits(self.unroll(batch), batch["avail_actions"]).log_softmax(-1)
 
     def inputs(self, batch: EpisodeBatch) -> th.Tensor:
         """The agents' inputs at all steps, (B, T, N, I)."""
@@ -88,14 +92,10 @@ class BasicMAC:
         outputs = outputs.view(len(obs), self.n_agents, -1)
         if self.agent_output_type == "q":
             return outputs
-        return self._policy(outputs, self._at(batch["avail_actions"], t, bs))
+        return self._logits(outputs, self._at(batch["avail_actions"], t, bs)).softmax(-1)
 
-    def _policy(self, outputs: th.Tensor, avail: th.Tensor) -> th.Tensor:
-        if self.agent_output_type == "q":
-            return outputs
-        if self.args.mask_before_softmax:
-            outputs = outputs.masked_fill(avail == 0, -1e10)
-        return outputs.softmax(-1)
+    def _logits(self, outputs: th.Tensor, avail: th.Tensor) -> th.Tensor:
+        return outputs.masked_fill(avail == 0, -1e10) if self.args.mask_before_softmax else outputs
 
     def _last_actions(self, batch: EpisodeBatch, t: int, bs: Any, obs: th.Tensor) -> th.Tensor:
         one_hot = obs.new_zeros(len(obs), self.n_agents, self.n_actions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch as th
+from torch.nn import functional as F
 
 
 def transition_mask(filled: th.Tensor) -> th.Tensor:
@@ -37,3 +38,23 @@ def q_lambda(
         g = th.addcmul(constant, factor, g)
         returns.append(g)
     return th.stack(returns[::-1], 1)
+
+
+def n_step(
+    rewards: th.Tensor, terminated: th.Tensor, values: th.Tensor, mask: th.Tensor, gamma: float, n: int
+) -> th.Tensor:
+    """n-step returns, (B, T-1, C).
+
+    G^1_t = r_t + gamma (1 - terminated_t) V_{t+1}
+    G^n_t = r_t + gamma (1 - terminated_t) [m_{t+1} G^{n-1}_{t+1} + (1 - m_{t+1}) V_{t+1}], with m_{T-1} = 0: nothing is
+    added past a termination, and where an episode is cut off the return bootstraps from its last observation.
+
+    rewards (B, T-1, C or 1); terminated (B, T-1, 1); values (B, T, C), V of each step; mask m (B, T-1, 1).
+    """
+    discount = gamma * (1 - terminated.to(rewards.dtype))
+    going_on = F.pad(mask[:, 1:], (0, 0, 0, 1)).bool()  # m_{t+1}
+    after = values[:, 1:]
+    returns = rewards + discount * after
+    for _ in range(n - 1):
+        returns = rewards + discount * th.where(going_on, F.pad(returns[:, 1:], (0, 0, 0, 1)), after)
+    return returns

@@ -10,6 +10,7 @@ REGISTRIES = {  # config key -> module whose REGISTRY holds its values
     "mac": "controllers",
     "agent": "modules.agents",
     "mixer": "modules.mixers",
+    "critic_type": "modules.critics",
     "action_selector": "components.action_selectors",
     "env": "envs",
     "runner": "runners",

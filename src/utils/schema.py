@@ -12,6 +12,7 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$")]  # names a registry entry, a folder or a package
 MAX_SEED = 2**32 - 1
 
@@ -72,7 +73,7 @@ class HostConfig(BaseModel):
     grad_norm_clip: AboveZero
     batch_size: Positive
     buffer_size: Positive
-    env_steps_per_update: Positive | Literal["episode"]
+    env_steps_per_update: Positive | Literal["episode", "batch"]
     sequence_length: Positive | None
     burn_in: Count
     td_lambda: Share
@@ -80,6 +81,14 @@ class HostConfig(BaseModel):
     target_update_interval_or_tau: AboveZero
     standardise_rewards: bool
     standardise_returns: bool
+
+    # policy learning
+    critic_type: Name
+    obs_individual_obs: bool
+    q_nstep: Positive
+    epochs: Positive
+    eps_clip: AboveZero
+    entropy_coef: NotNegative
 
     # agents
     mac: Name
@@ -124,6 +133,10 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
             f"does not go with agent_output_type={config['agent_output_type']}: "
             "epsilon_greedy takes action values (q), the others draw from policies (pi_logits)"
         )
+    if config["learner"] == "ppo_learner":
+        wrong |= _on_policy(config)
+    elif config["env_steps_per_update"] == "batch":
+        wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
     if config["render"] and not config["evaluate"]:
         wrong["render"] = "needs evaluate=True: training is not shown"
     for key in ("evaluate", "load_step"):
@@ -137,4 +150,27 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
         else:
             if step > config["t_max"] and not config["evaluate"]:
                 wrong["t_max"] = f"must be above {step}, the step of the checkpoint, for training to go on"
+    return wrong
+
+
+def _on_policy(config: dict[str, Any]) -> dict[str, str]:
+    """What ppo_learner asks: it learns from episodes that the present policy has played, and from no others."""
+    wrong: dict[str, str] = {}
+    if config["env_steps_per_update"] != "batch":
+        wrong["env_steps_per_update"] = "must be batch with learner=ppo_learner: old episodes teach it nothing"
+    if config["buffer_size"] != config["batch_size"]:
+        wrong["buffer_size"] = (
+            f"must be batch_size={config['batch_size']} with learner=ppo_learner, which uses no others"
+        )
+    if config["batch_size"] % config["batch_size_run"]:
+        wrong["batch_size"] = (
+            f"must be a multiple of batch_size_run={config['batch_size_run']} with learner=ppo_learner: "
+            "a batch is played before each update"
+        )
+    if config["agent_output_type"] != "pi_logits":
+        wrong["agent_output_type"] = "must be 'pi_logits' with learner=ppo_learner, which learns policies"
+    if config["mixer"] is not None:
+        wrong["mixer"] = "must be null with learner=ppo_learner, which has no action values to mix"
+    if config["sequence_length"] is not None:
+        wrong["sequence_length"] = "must be null with learner=ppo_learner, which trains on whole episodes"
     return wrong

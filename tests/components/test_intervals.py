@@ -10,7 +10,7 @@ from components.intervals import Every, UpdateSchedule
 
 def total_updates(rollouts: list[tuple[int, int]], per_update: int | str, ready_at: int) -> int:
     """Updates after rollouts of (steps, episodes); the buffer can be sampled from `ready_at` episodes on."""
-    schedule, episodes, updates = UpdateSchedule(per_update), 0, 0
+    schedule, episodes, updates = UpdateSchedule(per_update, 32), 0, 0
     for steps, count in rollouts:
         episodes += count
         updates += schedule.due(steps, count, episodes >= ready_at)
@@ -27,7 +27,7 @@ def test_the_ratio_is_the_same_for_one_and_eight_environments() -> None:
 
 
 def test_updates_are_paid_right_after_the_rollout() -> None:
-    schedule = UpdateSchedule(10)
+    schedule = UpdateSchedule(10, 32)
     assert [schedule.due(steps, 1, True) for steps in (500, 9, 1, 25, 4, 1, 100)] == [0, 0, 1, 2, 0, 1, 10]
 
 
@@ -36,9 +36,16 @@ def test_one_update_for_each_episode() -> None:
     assert total_updates([(400, 8)] * 10, "episode", 1) == 80
 
 
+def test_new_batches_are_trained_on_once() -> None:
+    one, five = UpdateSchedule("batch", 10), UpdateSchedule("batch", 10)
+    assert [one.due(50, 1, True) for _ in range(25)] == ([0] * 9 + [1]) * 2 + [0] * 5
+    assert [five.due(250, 5, ready) for ready in (False, True, True, True)] == [0, 1, 0, 1]
+    assert str(one) == "one update for every 10 episodes, which are new"
+
+
 def test_the_ratio_in_words() -> None:
-    assert str(UpdateSchedule(50)) == "one update for every 50 environment steps"
-    assert str(UpdateSchedule("episode")) == "one update for each episode"
+    assert str(UpdateSchedule(50, 32)) == "one update for every 50 environment steps"
+    assert str(UpdateSchedule("episode", 32)) == "one update for each episode"
 
 
 def test_every() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from learners.returns import q_lambda, transition_mask
+from learners.returns import n_step, q_lambda, transition_mask
 
 
 def loop(r: np.ndarray, term: np.ndarray, v: np.ndarray, filled: np.ndarray, gamma: float, lam: float) -> np.ndarray:
@@ -89,3 +89,55 @@ def test_padding_does_not_reach_the_returns() -> None:
     before = q_lambda(r, term, v, mask, 0.9, 0.7)[:, :2]
     r[:, 2:], v[:, 2:], term[:, 2:] = 1e6, -1e6, 1
     assert th.equal(before, q_lambda(r, term, v, mask, 0.9, 0.7)[:, :2])
+
+
+def n_step_loop(r: np.ndarray, term: np.ndarray, v: np.ndarray, length: int, gamma: float, n: int) -> np.ndarray:
+    """Rewards up to n steps ahead, then the value there; nothing past a termination or beyond the last transition."""
+    returns = np.zeros(length)
+    for t in range(length):
+        for k in range(n):
+            returns[t] += gamma**k * r[t + k]
+            if term[t + k]:
+                break
+            if k == n - 1 or t + k == length - 1:
+                returns[t] += gamma ** (k + 1) * v[t + k + 1]
+                break
+    return returns
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 50])
+def test_n_step_equals_a_float64_loop(n: int) -> None:
+    rng = np.random.default_rng(4)
+    episodes, steps, columns = 12, 9, 2
+    r = rng.normal(size=(episodes, steps - 1, columns))
+    v = rng.normal(size=(episodes, steps, columns))
+    lengths = rng.integers(1, steps, episodes)
+    lengths[:3] = 1, steps - 1, steps - 1
+    filled = (np.arange(steps)[None] <= lengths[:, None]).astype(float)
+    term = np.zeros((episodes, steps - 1))
+    for b in range(0, episodes, 2):  # every other one is cut off
+        term[b, lengths[b] - 1] = 1
+    mask = transition_mask(th.tensor(filled)[..., None]).double()
+    got = n_step(th.tensor(r), th.tensor(term)[..., None], th.tensor(v), mask, gamma=0.97, n=n)
+    for b in range(episodes):
+        for c in range(columns):
+            want = n_step_loop(r[b, :, c], term[b], v[b, :, c], lengths[b], 0.97, n)
+            np.testing.assert_allclose(got[b, : lengths[b], c], want, rtol=1e-10)
+
+
+def test_n_step_returns_do_not_reach_into_the_padding() -> None:
+    # An episode without rewards that ends at its third transition; the values of the padding are large.
+    values = th.full((1, 9, 1), 100.0)
+    term, filled = th.zeros(1, 8, 1), th.zeros(1, 9, 1)
+    term[0, 2], filled[0, :4] = 1, 1
+    got = n_step(th.zeros(1, 8, 1), term, values, transition_mask(filled), gamma=0.99, n=5)
+    assert got[0, :3].abs().max() == 0
+    cut_off = n_step(th.zeros(1, 8, 1), 0 * term, values, transition_mask(filled), gamma=0.5, n=5)
+    assert cut_off[0, :3].flatten().tolist() == [12.5, 25.0, 50.0]
+
+
+def test_n_step_returns_of_a_long_horizon_are_monte_carlo_returns() -> None:
+    r, term = th.randn(1, 5, 1), th.zeros(1, 5, 1)
+    term[0, 4] = 1
+    got = n_step(r, term, 50 * th.randn(1, 6, 1), th.ones(1, 5, 1), 0.9, 5)
+    assert got[0, 0, 0].item() == pytest.approx(sum(0.9**k * r[0, k, 0].item() for k in range(5)), rel=1e-5)

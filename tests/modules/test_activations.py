@@ -4,9 +4,9 @@ import pytest
 import torch as th
 from torch.nn import functional as F
 
-from modules.activations import ELU, elu, elu_, tanh, tanh_
+from modules.activations import ELU, MIN_VALUES, elu, elu_, tanh, tanh_
 
-X = th.cat([th.linspace(-120.0, 120.0, 997), th.linspace(-1e-3, 1e-3, 101), th.tensor([-1e30, -0.0, 0.0, 1e30])])
+X = th.cat([th.linspace(-120.0, 120.0, 8997), th.linspace(-1e-3, 1e-3, 101), th.tensor([-1e30, -0.0, 0.0, 1e30])])
 CASES = {"elu": (elu, F.elu), "ELU": (ELU(), F.elu), "tanh": (tanh, th.tanh)}
 IN_PLACE = {"elu_": (elu_, F.elu), "tanh_": (tanh_, th.tanh)}
 
@@ -34,4 +34,6 @@ def test_in_place_forms_write_into_their_argument(name):
 
 @pytest.mark.parametrize("activation", [elu_, tanh_, elu, tanh])
 def test_nan_stays_nan(activation):
-    assert activation(th.tensor([float("nan"), 1.0])).isnan().tolist() == [True, False]
+    x = th.ones(MIN_VALUES)
+    x[7] = th.nan
+    assert activation(x).isnan().nonzero().tolist() == [[7]]

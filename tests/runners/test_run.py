@@ -14,6 +14,8 @@ from support.settings import RecordingLogger, config
 
 import envs
 import run
+from components.episode_buffer import ReplayBuffer
+from learners.ppo_learner import PPOLearner
 from learners.q_learner import QLearner
 
 
@@ -55,6 +57,19 @@ def parallel(n_envs: int) -> dict[str, Any]:
     return {"runner": "parallel", "batch_size_run": n_envs}
 
 
+def on_policy(**changes: Any) -> dict[str, Any]:
+    return {
+        "learner": "ppo_learner",
+        "mixer": None,
+        "agent_output_type": "pi_logits",
+        "action_selector": "multinomial",
+        "env_steps_per_update": "batch",
+        "batch_size": 4,
+        "buffer_size": 4,
+        "target_update_interval_or_tau": 0.01,
+    } | changes
+
+
 LOG = logging.getLogger("test")
 
 
@@ -81,6 +96,60 @@ def test_every_setting_trains(tmp_path: Path, loggers: Loggers, changes: dict[st
         assert len(values) >= 2 and all(abs(v) < 1e6 for v in values), key
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        on_policy(**parallel(2)),
+        on_policy(critic_type="ac_critic_ns", agent="rnn_ns", use_rnn=False, standardise_returns=True),
+        on_policy(common_reward=False, standardise_rewards=True, obs_last_action=True, obs_individual_obs=True),
+    ],
+    ids=str,
+)
+def test_every_setting_of_ppo_trains(tmp_path: Path, loggers: Loggers, changes: dict[str, Any]) -> None:
+    run.run(None, small(tmp_path, **changes), LOG)
+    (logger,) = loggers
+    for key in ("pg_loss", "critic_loss", "entropy", "approx_kl"):
+        values = [value for _, value in logger.stats[key]]
+        assert len(values) >= 2 and all(abs(v) < 1e6 for v in values), key
+    assert "epsilon" not in logger.stats
+
+
+@pytest.mark.parametrize("n_envs", [1, 2, 4])
+def test_ppo_trains_once_on_each_new_batch(
+    tmp_path: Path, loggers: Loggers, monkeypatch: pytest.MonkeyPatch, n_envs: int
+) -> None:
+    played_actions: list[list[int]] = []
+    seen: list[bool] = []
+    insert = ReplayBuffer.insert_episode_batch
+
+    def note(self: ReplayBuffer, batch: Any) -> None:
+        played_actions.extend(batch["actions"].flatten(1).tolist())
+        insert(self, batch)
+
+    def train(self: Any, batch: Any, t_env: int, episode_num: int) -> None:
+        given = [actions + [0] * 3 * (7 - len(actions) // 3) for actions in batch["actions"].flatten(1).tolist()]
+        seen.append(sorted(given) == sorted(played_actions[-4:]))
+
+    monkeypatch.setattr(ReplayBuffer, "insert_episode_batch", note)
+    monkeypatch.setattr(PPOLearner, "train", train)
+    run.run(None, small(tmp_path, t_max=500, **on_policy(**parallel(n_envs))), LOG)
+    played = loggers[0].progressed[-1][1]
+    assert len(seen) == played // 4 > 10 and all(seen)
+    updates = loggers[0].stats["updates"]
+    assert len(updates) == len(loggers[0].stats["test_return_mean"])
+
+
+def test_updates_are_counted(tmp_path: Path, loggers: Loggers, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    train = QLearner.train
+    monkeypatch.setattr(QLearner, "train", lambda self, *given: (calls.append(1), train(self, *given)))
+    run.run(None, small(tmp_path, t_max=300), LOG)
+    run.run(None, small(tmp_path, t_max=300, **on_policy(epochs=3)), LOG)
+    off, on = ([value for _, value in logger.stats["updates"]] for logger in loggers)
+    assert off[0] == 0 and off[-1] == len(calls) > 10
+    assert on[-1] == 3 * (loggers[1].progressed[-1][1] // 4)
+
+
 def test_two_runs_with_one_seed_are_identical(tmp_path: Path, loggers: Loggers) -> None:
     changes = {"mixer": "qmix", "standardise_rewards": True, "sequence_length": 3, "burn_in": 1, **parallel(2)}
     for seed in (3, 3, 4):
@@ -88,6 +157,14 @@ def test_two_runs_with_one_seed_are_identical(tmp_path: Path, loggers: Loggers) 
     one, two, other = (logger.stats for logger in loggers)
     assert one == two and len(one["loss"]) > 10
     assert one["loss"] != other["loss"]
+
+
+def test_two_runs_of_ppo_with_one_seed_are_identical(tmp_path: Path, loggers: Loggers) -> None:
+    for seed in (3, 3, 4):
+        run.run(None, small(tmp_path, **on_policy(**parallel(2))) | {"seed": seed}, LOG)
+    one, two, other = (logger.stats for logger in loggers)
+    assert one == two and len(one["pg_loss"]) > 10
+    assert one["pg_loss"] != other["pg_loss"]
 
 
 @pytest.mark.parametrize("n_envs", [1, 8])

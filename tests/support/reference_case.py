@@ -1,4 +1,4 @@
-"""Inputs of the comparison with upstream's Q-learner, made from integers alone so that they never change."""
+"""Inputs of the comparison with upstream's learners, made from integers alone so that they never change."""
 
 from __future__ import annotations
 
@@ -51,9 +51,43 @@ CASES: dict[str, dict[str, Any]] = {
     "qmix, feed-forward, last action": {"mixer": "qmix", "use_rnn": False, "obs_last_action": True},
     "qmix, single q, one hypernet layer": {"mixer": "qmix", "double_q": False, "hypernet_layers": 1},
 }
+PPO_SETTINGS: dict[str, Any] = {
+    "agent_output_type": "pi_logits",
+    "action_selector": "soft_policies",
+    "mask_before_softmax": True,
+    "obs_individual_obs": False,
+    "critic_type": "cv_critic",
+    "q_nstep": 3,
+    "epochs": 3,
+    "eps_clip": 0.1,
+    "entropy_coef": 0.05,
+    "lr": 0.01,
+    "target_update_interval_or_tau": 0.01,
+    # Upstream's n-step returns are right for full-length episodes only, cut off (True) or terminated (False) there.
+    "add_value_last_step": True,
+}
+PPO_CASES: dict[str, dict[str, Any]] = {
+    "mappo, cut off": {},
+    "mappo, terminated": {"add_value_last_step": False},
+    "mappo, all observations, last action, feed-forward": {
+        "obs_individual_obs": True,
+        "obs_last_action": True,
+        "use_rnn": False,
+    },
+    "mappo, individual rewards, one-step returns": {"common_reward": False, "q_nstep": 1},
+    "ippo, last action, terminated": {
+        "critic_type": "ac_critic",
+        "obs_last_action": True,
+        "add_value_last_step": False,
+    },
+    "ippo, own parameters": {"critic_type": "ac_critic", "agent": "rnn_ns"},
+    "maa2c": {"epochs": 1},
+}
 
 
 def args_of(case: str) -> SimpleNamespace:
+    if case in PPO_CASES:
+        return SimpleNamespace(**(SETTINGS | PPO_SETTINGS | SIZES | PPO_CASES[case]))
     return SimpleNamespace(**(SETTINGS | SIZES | CASES[case]))
 
 
@@ -80,9 +114,11 @@ def fields(args: SimpleNamespace) -> dict[str, np.ndarray]:
     actions = (uniform("actions", (*agents, args.n_actions)) * avail).argmax(-1)[..., None]
     terminated = np.zeros((*lead, 1), bool)
     filled = np.zeros((*lead, 1), bool)
-    for b, length in enumerate(LENGTHS):
+    full = [(N_STEPS - 1, not getattr(args, "add_value_last_step", True))] * N_EPISODES
+    ends = full if hasattr(args, "critic_type") else [(length, b > 0) for b, length in enumerate(LENGTHS)]
+    for b, (length, end) in enumerate(ends):
         filled[b, : length + 1] = True
-        terminated[b, length - 1] = b > 0
+        terminated[b, length - 1] = end
     n_rewards = 1 if args.common_reward else args.n_agents
     return {
         "state": 2 * uniform("state", (*lead, args.state_shape)) - 1,

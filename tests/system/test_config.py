@@ -157,6 +157,9 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("epsilon_start=0.01", ["epsilon_finish = 0.05", "epsilon_start=0.01"]),
         ("common_reward=false", ["common_reward = False", "mixer=vdn"]),
         ("target_update_interval_or_tau=1.5", ["target_update_interval_or_tau = 1.5"]),
+        ("critic_type=cv_critik", ["critic_type = 'cv_critik'", "did you mean cv_critic?"]),
+        ("entropy_coef=-1", ["entropy_coef = -1"]),
+        ("env_steps_per_update=batch", ["env_steps_per_update = 'batch'", "learner=ppo_learner"]),
     ],
 )
 def test_a_problem_names_key_value_and_cure(
@@ -176,6 +179,36 @@ def test_keys_that_do_not_go_together(tree: Path, problems: Callable[..., list[s
     assert "t_max = 400" in problem and "500" in problem
     (problem,) = problems("checkpoint_path=saved/models/500")
     assert "no subfolder named by a step number" in problem and "name the folder above" in problem
+
+
+PPO = [
+    "learner=ppo_learner",
+    "mixer=null",
+    "agent_output_type=pi_logits",
+    "action_selector=soft_policies",
+    "env_steps_per_update=batch",
+    "batch_size=10",
+    "buffer_size=10",
+]
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("env_steps_per_update=50", ["env_steps_per_update = 50", "must be batch"]),
+        ("buffer_size=5000", ["buffer_size = 5000", "batch_size=10"]),
+        ("batch_size_run=3 runner=parallel", ["batch_size = 10", "a multiple of batch_size_run=3"]),
+        ("agent_output_type=q action_selector=epsilon_greedy", ["agent_output_type = 'q'", "'pi_logits'"]),
+        ("mixer=vdn", ["mixer = 'vdn'", "must be null"]),
+        ("sequence_length=5", ["sequence_length = 5", "whole episodes"]),
+    ],
+)
+def test_what_ppo_asks_of_its_settings(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], override: str, parts: list[str]
+) -> None:
+    assert compose(*PPO)["learner"] == "ppo_learner"
+    (problem,) = problems(*PPO, *override.split())
+    assert all(part in problem for part in parts), problem
 
 
 def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:

@@ -21,11 +21,12 @@ LAYERS = [
     "agent",
     "world_model",
     "imagination",
+    "diagnostics",
     "mixer",
     "controller",
     "learner",
 ]
-ALGORITHM = {"sale", "world_model", "imagination", "agent", "mixer"}
+ALGORITHM = {"sale", "world_model", "imagination", "agent", "mixer", "diagnostics"}
 
 
 def imports(path: Path, lazy: bool = True) -> Iterator[str]:

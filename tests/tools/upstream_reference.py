@@ -1,5 +1,5 @@
-"""Writes tests/learners/data/upstream_q_learner.json: what an EPyMARL checkout's own Q-learner makes of the inputs of
-tests/support/reference_case.py.
+"""Writes tests/learners/data/upstream_q_learner.json and upstream_ppo_learner.json: what an EPyMARL checkout's own
+learners make of the inputs of tests/support/reference_case.py.
 
     EPYMARL_PATH=/path/to/epymarl python tests/tools/upstream_reference.py
 """
@@ -27,6 +27,7 @@ from support import reference_case  # noqa: E402
 from components.episode_buffer import EpisodeBatch  # noqa: E402
 from components.transforms import OneHot  # noqa: E402
 from controllers import REGISTRY as MACS  # noqa: E402
+from learners.ppo_learner import PPOLearner  # noqa: E402
 from learners.q_learner import QLearner  # noqa: E402
 
 # Upstream's names of parameters -> ours, applied in this order
@@ -41,15 +42,20 @@ RENAMED = (
     ("bias_ih", "bias_ih_l0"),
     ("bias_hh", "bias_hh_l0"),
 )
+CRITIC_RENAMED = {"fc1": "members.0.0", "fc2": "members.0.2", "fc3": "members.0.4"}
 
 
-def our_name(name: str, shared_agent: bool) -> str:
+def our_name(name: str, shared_agent: bool | None) -> str:
+    """`shared_agent`: None for a critic."""
+    if shared_agent is None:
+        layer, _, rest = name.partition(".")
+        return f"{CRITIC_RENAMED[layer]}.{rest}"
     for theirs, ours in RENAMED:
         name = name.replace(theirs, ours)
     return f"members.0.{name}" if shared_agent else name
 
 
-def set_weights(module: th.nn.Module, salt: str, shared_agent: bool) -> None:
+def set_weights(module: th.nn.Module, salt: str, shared_agent: bool | None) -> None:
     state = module.state_dict()
     names = {our_name(key, shared_agent): key for key in state}
     filled = reference_case.fill_weights({ours: state[theirs] for ours, theirs in names.items()}, salt)
@@ -85,20 +91,29 @@ def reference(case: str) -> dict[str, object]:
 
     mac = MACS["basic_mac" if shared else "non_shared_mac"](batch.scheme, groups, args)
     notes = Notes()
-    learner = QLearner(mac, batch.scheme, notes, args)
-    for salt, agent, mixer in (
-        ("online ", mac.agent, learner.mixer),
-        ("target ", learner.target_mac.agent, learner.target_mixer if learner.mixer is not None else None),
-    ):
-        set_weights(agent, salt + "agent ", shared)
-        if mixer is not None:
-            set_weights(mixer, salt + "mixer ", False)
+    if case in reference_case.PPO_CASES:
+        learner = PPOLearner(mac, batch.scheme, notes, args)
+        set_weights(mac.agent, "online agent ", shared)
+        set_weights(learner.old_mac.agent, "online agent ", shared)
+        set_weights(learner.critic, "online critic ", None)
+        set_weights(learner.target_critic, "target critic ", None)
+        parts = {"agent": (mac.agent, shared), "critic": (learner.critic, None)}
+    else:
+        learner = QLearner(mac, batch.scheme, notes, args)
+        for salt, agent, mixer in (
+            ("online ", mac.agent, learner.mixer),
+            ("target ", learner.target_mac.agent, learner.target_mixer if learner.mixer is not None else None),
+        ):
+            set_weights(agent, salt + "agent ", shared)
+            if mixer is not None:
+                set_weights(mixer, salt + "mixer ", False)
+        parts = {"agent": (mac.agent, shared), "mixer": (learner.mixer, False)}
     learner.train(batch, t_env=10, episode_num=1)
 
     gradients = {}
-    for part, module in (("agent", mac.agent), ("mixer", learner.mixer)):
+    for part, (module, kind) in parts.items():
         for name, parameter in module.named_parameters() if module is not None else ():
-            ours = our_name(name, shared and part == "agent")
+            ours = our_name(name, kind)
             gradient = parameter.grad.double().flatten().numpy()
             first = [round(float(x), 9) for x in gradient[:8]]
             gradients[f"{part} {ours}"] = {"norm": float(np.linalg.norm(gradient)), "first": first}
@@ -107,15 +122,19 @@ def reference(case: str) -> dict[str, object]:
 
 if __name__ == "__main__":
     commit = subprocess.run(["git", "-C", UPSTREAM, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    result = {
-        "source": "github.com/uoe-agents/epymarl",
-        "commit": commit.stdout.strip(),
-        "command": "EPYMARL_PATH=... python tests/tools/upstream_reference.py",
-        "torch": th.__version__,
-        "cases": {case: reference(case) for case in reference_case.CASES},
-    }
-    target = TESTS / "learners" / "data" / "upstream_q_learner.json"
-    target.parent.mkdir(exist_ok=True)
-    text = re.sub(r"\[[^\]]*\]", lambda found: " ".join(found[0].split()), json.dumps(result, indent=1))
-    target.write_text(text + "\n")
-    print(f"{target}: {len(reference_case.CASES)} cases")
+    for name, cases in (
+        ("upstream_q_learner.json", reference_case.CASES),
+        ("upstream_ppo_learner.json", reference_case.PPO_CASES),
+    ):
+        result = {
+            "source": "github.com/uoe-agents/epymarl",
+            "commit": commit.stdout.strip(),
+            "command": "EPYMARL_PATH=... python tests/tools/upstream_reference.py",
+            "torch": th.__version__,
+            "cases": {case: reference(case) for case in cases},
+        }
+        target = TESTS / "learners" / "data" / name
+        target.parent.mkdir(exist_ok=True)
+        text = re.sub(r"\[[^\]]*\]", lambda found: " ".join(found[0].split()), json.dumps(result, indent=1))
+        target.write_text(text + "\n")
+        print(f"{target}: {len(cases)} cases")

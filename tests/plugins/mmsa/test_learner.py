@@ -460,6 +460,8 @@ def test_metrics() -> None:
     names = {"loss", "grad_norm", "td_error_abs", "q_taken_mean", "target_mean"}
     names |= {"mmsa_grad_norm_world_model", "mmsa_grad_norm_sale", "mmsa_zs_spread", "mmsa_sale_over_no_change"}
     names |= {f"mmsa_loss_{name}" for name in mmsa_args().loss_weights}
+    names |= {f"mmsa_{kind}_{k}" for kind in ("open_loop", "no_change") for k in range(1, 7)}  # the longest episode
+    names |= {"mmsa_reward_imagined", "mmsa_reward_real", "mmsa_reward_correlation"}
     assert set(log.stats) == names
     for name, found in log.stats.items():
         assert [t for t, _ in found] == [0, 10, 20] and all(math.isfinite(x) for _, x in found), name
@@ -677,3 +679,6 @@ def test_it_learns_a_fixed_batch_without_collapse(changes: dict[str, Any], seed:
         assert sum(found[-5:]) / 5 < found[0] / 20, name
     spread = [value for _, value in log.stats["mmsa_zs_spread"]]
     assert spread[-1] > spread[0] / 2
+    if not changes:  # with scope joint 200 updates are too few to tell
+        for k in (1, 2):
+            assert log.stats[f"mmsa_open_loop_{k}"][-1][1] < log.stats[f"mmsa_no_change_{k}"][-1][1]

@@ -1,0 +1,72 @@
+"""How far the world model can be trusted: predictions over several real steps, compared with what then happened.
+
+Shapes: R valid steps of whole teams in the order (episode, step), N agents, H hidden, Z embedding, K horizon.
+"""
+
+from __future__ import annotations
+
+import torch as th
+from torch import Tensor
+
+from .agent import MMSAAgent
+from .returns import Rows
+from .world_model import WorldModel
+
+HORIZON = 10
+
+
+@th.no_grad()
+def open_loop(
+    model: WorldModel,
+    agent: MMSAAgent,
+    rows: Rows,
+    h: Tensor,
+    zs: Tensor | None,
+    actions: Tensor,
+    reward: Tensor,
+    horizon: int = HORIZON,
+) -> dict[str, float]:
+    """Rolls the prior's mean `horizon` steps forward from every step, under the actions that were really taken.
+
+    Args:
+        h: (R, N, H), the target trunk's hidden states, which the model is trained to decode. zs: (R, N, Z) by the
+            agent's copy of SALE. actions: (R, N), those taken. reward: (R,), of the step that starts at the row.
+
+    Returns:
+        For k = 1 .. horizon, as far as episodes reach: `open_loop_k`, mean squared error of the decoded hidden states
+        after k steps, and `no_change_k`, that of predicting no change. One step ahead, in the units that the model is
+        trained in: `reward_imagined`, `reward_real` and, where both vary, their `reward_correlation`. What the model
+        has no decoder for is left out.
+    """
+    sale, s = agent.sale, model.posterior(h, zs).mean
+    episode = rows.first.long().cumsum(0)
+    start = th.arange(len(rows), device=h.device)
+    out: dict[str, float] = {}
+    for k in range(1, horizon + 1):
+        # Rows whose k-th successor is a step of the same episode; they are a subset of those before.
+        going_on = (start + k < len(rows)) & (episode[(start + k).clamp(max=len(rows) - 1)] == episode[start])
+        if not going_on.any():
+            break
+        start, s = start[going_on], s[going_on]
+        zs = None if zs is None else zs[going_on]
+        taken, zsa = actions[start + k - 1], None
+        if sale is not None and zs is not None:
+            zsa = sale.g(zs.flatten(0, 1), taken.flatten()).view_as(zs)
+            zsa = sale.dynamics(zs, taken, zsa)
+            zs = sale.normalise(zsa)
+        s = model.next_mean(s, taken, zsa)
+        if model.dec_h is not None:
+            now, then = h[start], h[start + k]
+            out[f"open_loop_{k}"] = (model.decode_hidden(s) - then).square().mean().item()
+            out[f"no_change_{k}"] = (now - then).square().mean().item()
+        if k == 1 and model.dec_reward is not None:
+            imagined, real = symexp(model.dec_reward(s.flatten(1)).squeeze(1)), reward[start]
+            out |= {"reward_imagined": imagined.mean().item(), "reward_real": real.mean().item()}
+            if len(real) > 1 and imagined.std() > 0 and real.std() > 0:
+                out["reward_correlation"] = th.corrcoef(th.stack([imagined, real]))[0, 1].item()
+    return out
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of `world_model.symlog`."""
+    return x.sign() * x.abs().expm1()
