@@ -27,6 +27,7 @@ SCHEMES = ("mongodb", "mongodb+srv")
 DATABASE = "sacred"  # where the address names none
 PATIENCE_MS = 5000  # how long a server may take to be found, and to answer
 BATCH = 5000  # points of a metric in one write
+CHUNK = 15 << 20  # bytes of a file in one document, of which MongoDB takes 16 MiB
 FORMAT = "MongoObserver-0.7.0"  # of Sacred 0.8
 TIMES = ("start_time", "stop_time", "heartbeat", "queue_time")
 MIME = {".th": "application/octet-stream", ".yaml": "text/plain", ".zip": "application/zip"}
@@ -88,20 +89,19 @@ def address(url: str, key: str = "--mongo") -> Address:
         raise ConfigError(f"{key}{said}: mongodb://[user:password@]host[:port][/DB] is wanted")
     shown = without_credentials(url)
     try:
-        import pymongo
-        from pymongo.errors import PyMongoError
+        import pymongo.errors
         from pymongo.uri_parser import parse_uri
     except ModuleNotFoundError:
         raise ConfigError(f"{key} = {shown}: MongoDB needs pymongo: pip install -e '.[mongo]'") from None
     hosts, _, name = shown.partition("://")[2].partition("/")
     problem = "" if hosts else "it names no host"
+    if any(letter in name for letter in '/\\. "$'):
+        problem = "after the host comes the name of one database"
     if not problem and url.lower().startswith("mongodb://"):  # the other scheme asks a name server
         try:
             parse_uri(url, warn=True)
-        except (PyMongoError, ValueError) as error:
+        except (pymongo.errors.PyMongoError, ValueError) as error:
             problem = f"it cannot be read ({type(error).__name__}); user and password are written %-encoded"
-    if not problem and any(letter in name for letter in '/\\. "$'):
-        problem = "after the host comes the name of one database"
     if problem:
         raise ConfigError(f"{key} = {shown}: {problem}")
     return Address(url, name or DATABASE, shown if name else shown + DATABASE)
@@ -253,7 +253,15 @@ class Store:
             self.files.delete(_id)  # the pieces of a write that was cut off
             kind = MIME.get(path.suffix) or mimetypes.guess_type(path.name)[0]
             digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            self._put(content, _id=_id, filename=filename, contentType=kind, md5=digest)
+            # Omniboard hands out a file's first chunk only
+            self._put(
+                content,
+                chunkSize=min(max(len(content), 1), CHUNK),
+                _id=_id,
+                filename=filename,
+                contentType=kind,
+                md5=digest,
+            )
         return _id
 
     def _put(self, content: bytes, **fields: Any) -> None:
