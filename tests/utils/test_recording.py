@@ -16,7 +16,7 @@ from support.sacred_runs import configuration
 
 from utils import recording
 from utils.logging import Logger
-from utils.mongo import address
+from utils.mongo import Column, Snapshot, Store, address
 from utils.recording import Delivery, RunFolder
 from utils.runs import JOURNAL, load_runs
 
@@ -388,3 +388,16 @@ def test_a_database_that_was_emptied(tmp_path: Path, wire: Wire, db: Any) -> Non
     experiment.end()
     check(db, experiment)
     assert db["fs.files"].count_documents({}) == 1
+
+
+def test_two_writers_of_one_run_double_nothing(wire: Wire, db: Any) -> None:
+    """`track.py sync` beside a run that goes on: what one of them knows of the database is out of date."""
+    run = Snapshot("uid", {"status": "RUNNING"}, {"loss": Column([], [], [])})
+    stores = [Store(db.client, db.name) for _ in range(2)]
+    for t in range(6):
+        for values in run.metrics["loss"]:
+            values.append(START if values is run.metrics["loss"].timestamps else t)  # type: ignore[arg-type]
+        stores[t % 3 == 0].save(run)
+        stores[t % 2].save(run)
+    (entry,) = db["metrics"].find()
+    assert entry["steps"] == entry["values"] == [0, 1, 2, 3, 4, 5] and len(entry["timestamps"]) == 6
