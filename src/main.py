@@ -7,6 +7,7 @@ import copy
 import os
 import re
 import secrets
+import shutil
 import sys
 import traceback
 import warnings
@@ -18,7 +19,10 @@ from typing import Any, NoReturn
 import yaml
 
 from utils.config import ConfigError, available, compose, describe
+from utils.mongo import DATABASE, Address, address, hide
 
+LOCAL_MONGO = "mongodb://127.0.0.1:27017"
+MONGO_VARIABLE = "SACRED_MONGO_URL"
 # whose versions are recorded
 PACKAGES = (
     "torch", "numpy", "gymnasium", "lbforaging", "rware", "mpe2", "vmas", "mujoco", "gymnasium-robotics",
@@ -43,8 +47,24 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--env-config", metavar="ENVIRONMENT", help="environment: a file of config/envs, without .yaml")
     parser.add_argument("--list", action="store_true", help="list algorithms, environments, maps and keys, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML, then stop")
+    parser.add_argument(
+        "--mongo",
+        metavar="URL[/DB]",
+        help=f"record the run in MongoDB, too; without a value {LOCAL_MONGO}, without a database {DATABASE}. "
+        f"{MONGO_VARIABLE} does the same and is not seen in a list of processes",
+    )
     parser.add_argument("words", metavar="with key=value", nargs="*", help="values that replace the files' ones")
     return parser
+
+
+def bare_mongo(argv: Sequence[str]) -> list[str]:
+    """--mongo with its address attached, so that a word after a bare one is not taken for it."""
+    words = list(argv)
+    for index, word in enumerate(argv):
+        following = "".join(argv[index + 1 : index + 2])
+        if word == "--mongo" and (following in ("", "with") or following.startswith("-")):
+            words[index] = f"--mongo={LOCAL_MONGO}"
+    return words
 
 
 def overrides(words: Sequence[str]) -> list[str]:
@@ -108,16 +128,34 @@ def under_git() -> bool:
         return False
 
 
-def train(config: dict[str, Any], files: tuple[str, str]) -> int:
-    """One recorded run; the exit status. `files`: names of the algorithm's and the environment's file."""
+def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path, task: str) -> None:
+    """The learning curve, and the last saved networks if asked, for every record of the run."""
+    from utils.figures import learning_curve
+    from utils.logging import backend_note, record_lock
+
+    with record_lock:
+        info = dict(_run.info)
+    title = f"{config['name']} on {task}, seed {config['seed']}"
+    if curve := learning_curve(info, folder / "learning_curve.png", title, backend_note(info.get("backend", ""))):
+        _run.add_artifact(curve, content_type="image/png")
+    if config["record_checkpoint"] and info.get("checkpoint"):
+        _run.add_artifact(shutil.make_archive(str(folder / "checkpoint"), "zip", info["checkpoint"]))
+
+
+def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None = None) -> int:
+    """One recorded run; the exit status.
+
+    :param files: names of the algorithm's and the environment's file.
+    :param mongo: where the run is recorded beside the files.
+    """
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from sacred import SETTINGS, Experiment
 
     import envs
     from utils.commands import rebuilt_command
-    from utils.figures import learning_curve
-    from utils.logging import RunFolder, backend_note, get_logger, task_name
+    from utils.logging import backend_note, get_logger, task_name
     from utils.progress import stop_display
+    from utils.recording import Delivery, RunFolder
 
     try:
         envs.require(config)
@@ -137,12 +175,18 @@ def train(config: dict[str, Any], files: tuple[str, str]) -> int:
     experiment.add_config(copy.deepcopy(config))
     observer = RunFolder(folder)
     experiment.observers.append(observer)
+    if mongo is not None:
+        experiment.observers.append(Delivery(mongo, observer, console))
 
     @experiment.main
     def main(_run: Any) -> None:
         # The command is made from the configuration: what was typed may lack the drawn seed and hold a password.
         _run.info |= {"versions": versions(), "command": rebuilt_command(config, *files), "cores": os.cpu_count()}
-        import_module("run").run(_run, copy.deepcopy(config), console)
+        try:
+            import_module("run").run(_run, copy.deepcopy(config), console)
+        finally:
+            stop_display()
+            add_artifacts(_run, config, Path(str(observer.dir)), task)
 
     status = 0
     try:
@@ -156,20 +200,19 @@ def train(config: dict[str, Any], files: tuple[str, str]) -> int:
         stop_display()
     info: dict[str, Any] = experiment.current_run.info if experiment.current_run is not None else {}
     if observer.dir is not None:
-        title = f"{config['name']} on {task}, seed {config['seed']}"
         backend = backend_note(info.get("backend", ""))
-        curve = learning_curve(info, Path(observer.dir) / "learning_curve.png", title, backend)
+        curve = Path(observer.dir) / "learning_curve.png"
         outcome = {0: "done", 130: "stopped"}.get(status, "failed") + (
             f" [{backend}]" if envs.simulator_suffix(config) else ""
         )
-        print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve else ""), flush=True)
+        print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
     return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 1 failed, 2 wrong arguments or configuration, 130 stopped by Ctrl-C."""
     try:
-        options = parser().parse_intermixed_args(argv)
+        options = parser().parse_intermixed_args(bare_mongo(sys.argv[1:] if argv is None else argv))
         if options.list:
             print(listing())
             return 0
@@ -177,11 +220,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
             return 0
-        return train(config, (options.config, options.env_config))
+        url = options.mongo if options.mongo is not None else os.environ.get(MONGO_VARIABLE, "")
+        key = "--mongo" if options.mongo is not None else MONGO_VARIABLE
+        mongo = address(url, key) if url or options.mongo is not None else None
+        return train(config, (options.config, options.env_config), mongo)
     except ConfigError as error:
         problems = error.problems
         message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {hide(message)}", file=sys.stderr)
         return 2
 
 

@@ -33,6 +33,7 @@ def run(_run: Any, config: Mapping[str, Any], log: Any) -> None:
     logger = Logger(log)
     if _run is not None:
         logger.setup_sacred(_run)
+    logger.setup_trackers(config, args.unique_token)
     runner = None
     try:
         runner = r_REGISTRY[args.runner](args=args, logger=logger)
@@ -155,4 +156,5 @@ def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     logger.console_logger.info("saving the networks to %s", folder)
     learner.save_models(folder)
+    logger.record(checkpoint=str(folder))
     (folder.parent / "config.json").write_text(json.dumps(vars(args), indent=1))  # to load them with the same settings

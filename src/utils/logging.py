@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from sacred.observers import FileStorageObserver
-
 from utils.progress import Progress
+from utils.trackers import Tracker, open_trackers
 
 KEPT = 1000  # values of each metric held in memory; the record has all of them
-_record_lock = threading.RLock()  # Sacred writes the record from a thread of its own
+record_lock = (
+    threading.RLock()
+)  # held by who changes a run's info, and by who saves it: Sacred does from a thread of its own
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -55,20 +55,6 @@ def backend_note(backend: str) -> str:
     return backend if said else f"{backend}, not StarCraft II"
 
 
-class RunFolder(FileStorageObserver):
-    """Sacred's files of a run, written while nobody changes what they record."""
-
-    def heartbeat_event(self, *args: Any, **kwargs: Any) -> None:
-        with _record_lock:
-            super().heartbeat_event(*args, **kwargs)
-
-    def save_json(self, obj: Any, filename: str) -> None:
-        """Replaces the file as a whole: a reader never sees half of it."""
-        assert self.dir is not None
-        super().save_json(obj, filename + ".part")
-        os.replace(os.path.join(self.dir, filename + ".part"), os.path.join(self.dir, filename))
-
-
 class Logger:
     """Metrics of a run, for the console, the live display and Sacred's record.
 
@@ -81,6 +67,11 @@ class Logger:
         self.backend = ""
         self.display: Progress | None = None
         self._run: Any = None
+        self.trackers: Sequence[Tracker] = ()
+
+    def setup_trackers(self, config: Mapping[str, Any], name: str) -> None:
+        """Give metrics to TensorBoard and W&B, where the configuration asks for it, too. `name`: of the run there."""
+        self.trackers = open_trackers(config, name, self.console_logger)
 
     def setup_sacred(self, _run: Any) -> None:
         """Record metrics in this Sacred run from now on; its configuration describes the live display."""
@@ -99,7 +90,7 @@ class Logger:
             if self.display is not None:
                 self.display.backend = self.backend
         if self._run is not None:
-            with _record_lock:
+            with record_lock:
                 self._run.info.update(entries)
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
@@ -111,10 +102,12 @@ class Logger:
         if len(history) >= 2 * KEPT:
             del history[:-KEPT]
         if self._run is not None and to_sacred:
-            with _record_lock:
+            with record_lock:
                 self._run.info.setdefault(f"{key}_T", []).append(t)
                 self._run.info.setdefault(key, []).append(number)
             self._run.log_scalar(key, number, t)
+        for tracker in self.trackers:
+            tracker.log(key, number, t)
 
     def latest(self) -> dict[str, float]:
         """The last value of each metric."""
@@ -137,9 +130,12 @@ class Logger:
         self.console_logger.info("%s\n%s", head, table(latest))
 
     def finish(self) -> None:
-        """Take the live display down. Twice is fine."""
+        """Take the live display down, and close TensorBoard's and W&B's files. Twice is fine."""
         if self.display is not None:
             self.display.stop()
+        for tracker in self.trackers:
+            tracker.close()
+        self.trackers = ()
 
 
 def task_name(config: Mapping[str, Any]) -> str:

@@ -16,8 +16,9 @@ from envs import simulator_suffix
 from utils.commands import rebuilt_command
 from utils.config import ConfigError
 from utils.logging import backend_note, task_name
+from utils.mongo import address, connect, is_mongo
 
-MONGO_SCHEMES = ("mongodb", "mongodb+srv")
+JOURNAL = "metrics.jsonl"  # every metric of a run that has not ended, one line a heartbeat; see utils.recording
 MONGO_PATIENCE_MS = 5000  # how long a server may take to answer
 
 
@@ -51,6 +52,8 @@ class RunRecord:
     stopped: str = ""
     heartbeat: str = ""  # last sign of life
     error: str = ""  # last line of the traceback
+    tags: tuple[str, ...] = ()  # given in Omniboard
+    run_id: Any = None  # in a database; None for a folder
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def load_runs(sources: Sequence[str], problems: list[str] | None = None) -> list
     wrong: list[str] = []
     for source in sources:
         try:
-            records = list(_from_mongo(source, damaged) if _is_mongo(source) else _from_folder(Path(source), damaged))
+            records = list(_from_mongo(source, damaged) if is_mongo(source) else _from_folder(Path(source), damaged))
         except ConfigError as error:
             wrong.extend(error.problems)
             continue
@@ -143,7 +146,7 @@ def _read_folder(path: Path, problems: list[str]) -> RunRecord:
     except _Damaged as error:
         problems.append(f"{path}: {error}; what it says of backend and versions is missing")
     try:
-        metrics = _json(path / "metrics.json") if (path / "metrics.json").exists() else None
+        metrics = read_metrics(path)
     except _Damaged as error:
         problems.append(f"{path}: {error}; its curves are read from info.json, without times")
     if metrics is None:  # info.json has every value as well, only no times
@@ -153,6 +156,30 @@ def _read_folder(path: Path, problems: list[str]) -> RunRecord:
             if isinstance(values, list) and f"{key}_T" in info
         }
     return _record(run, config, info, metrics, str(path), lambda problem: problems.append(f"{path}: {problem}"))
+
+
+def facts_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's info says beside its metrics, as JSON gives it back. A metric is two entries, `x` and `x_T`."""
+    metrics = {key for key in info if f"{key}_T" in info}
+    facts = {key: value for key, value in info.items() if key not in metrics and key.removesuffix("_T") not in metrics}
+    return json.loads(json.dumps(facts, default=str))
+
+
+def read_metrics(folder: Path) -> Mapping[str, Any] | None:
+    """metrics.json, or the journal, which is whole where the run has not ended; None where there is neither."""
+    if not (folder / JOURNAL).exists():
+        return _json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
+    metrics: dict[str, dict[str, list[Any]]] = {}
+    for line in (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            new = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        for name, entry in new.items():
+            kept = metrics.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+            for key in kept:
+                kept[key].extend(entry[key])
+    return metrics
 
 
 class _Damaged(Exception):
@@ -172,35 +199,16 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 # --- MongoDB ---
-def _is_mongo(source: str) -> bool:
-    return source.partition("://")[0].lower() in MONGO_SCHEMES
-
-
-def without_credentials(url: str) -> str:
-    """The URL as it may be shown: scheme, hosts and database, but neither user and password nor options."""
-    scheme, _, rest = url.partition("://")
-    hosts, _, path = rest.rpartition("@")[2].partition("/")  # a password may hold "@" and "/"
-    return f"{scheme}://{hosts.partition('?')[0]}/{path.partition('?')[0]}"
-
-
 def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]]:
     """The runs that Sacred's MongoObserver has left in a database. No error of the driver is passed on: it may quote
     the password."""
-    shown = without_credentials(url)
-    hosts, _, database_name = shown.partition("://")[2].partition("/")
-    if not hosts or not database_name:
-        raise ConfigError(f"{shown}: a database is wanted as mongodb://host[:port]/DB; Sacred's own is called sacred")
+    where = address(url, "source of runs")
+    shown = where.shown
+    import pymongo.errors
+
+    client = connect(where, MONGO_PATIENCE_MS)
     try:
-        import pymongo
-        import pymongo.errors
-    except ModuleNotFoundError:
-        raise ConfigError(f"{shown}: reading MongoDB needs pymongo: pip install -e '.[mongo]'") from None
-    try:
-        client: Any = pymongo.MongoClient(url, serverSelectionTimeoutMS=MONGO_PATIENCE_MS)
-    except Exception as error:
-        raise ConfigError(f"{shown}: this is no address of a database ({type(error).__name__})") from None
-    try:
-        database = client[database_name]
+        database = client[where.database]
         runs = list(database["runs"].find().sort("_id", 1))
         series: dict[Any, dict[str, Any]] = {}
         for entry in database["metrics"].find():
@@ -277,6 +285,8 @@ def _record(
         stopped=_iso(_time(run.get("stop_time"))),
         heartbeat=_iso(_time(run.get("heartbeat"))),
         error=_last_line(run.get("fail_trace")),
+        tags=_tags(run),
+        run_id=run.get("_id"),
     )
 
 
@@ -333,6 +343,12 @@ def _commit(experiment: Any) -> str:
         if isinstance(repository, dict) and repository.get("commit"):
             return str(repository["commit"]) + (", changed" if repository.get("dirty") else "")
     return ""
+
+
+def _tags(run: Mapping[str, Any]) -> tuple[str, ...]:
+    omniboard = run.get("omniboard")
+    tags = omniboard.get("tags") if isinstance(omniboard, dict) else None
+    return tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
 
 
 def _last_line(trace: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,6 +58,12 @@ class HostConfig(BaseModel):
     save_model: bool
     save_model_interval: Positive
     local_results_path: Annotated[str, Field(min_length=1)]
+    record_checkpoint: bool
+    use_tensorboard: bool
+    use_wandb: bool
+    wandb_mode: Literal["offline", "online"]
+    wandb_project: Name
+    wandb_team: Name | None
     checkpoint_path: str
     load_step: Count
     evaluate: bool
@@ -140,6 +147,11 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
         wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
     if config["render"] and not config["evaluate"]:
         wrong["render"] = "needs evaluate=True: training is not shown"
+    if config["record_checkpoint"] and not config["save_model"]:
+        wrong["record_checkpoint"] = "needs save_model=True: without it no networks are saved"
+    for key, package in (("use_tensorboard", "tensorboard"), ("use_wandb", "wandb")):
+        if config[key] and find_spec(package) is None:
+            wrong[key] = f"needs {package}: pip install -e '.[{package}]'"
     for key in ("evaluate", "load_step"):
         if config[key] and not config["checkpoint_path"]:
             wrong[key] = "needs checkpoint_path: the folder of the networks to load"

@@ -61,6 +61,9 @@ class RecordingLogger:
     def setup_sacred(self, _run: Any) -> None:
         pass
 
+    def setup_trackers(self, config: Any, name: str) -> None:
+        pass
+
     def print_recent_stats(self) -> None:
         pass
 

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-from datetime import datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -115,24 +112,3 @@ def test_task_name() -> None:
     assert task_name({"env": "sc2v2", "env_args": {"map_name": "protoss_5_vs_5"}}) == "protoss_5_vs_5"
     assert task_name({"env": "gymma", "env_args": {"key": "Foraging"}}) == "Foraging"
     assert task_name(vars(SimpleNamespace(env="matrix", env_args={}))) == "matrix"
-
-
-def test_metrics_wait_while_the_record_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sacred saves the record from a thread of its own; a metric added meanwhile would break the saving."""
-    run, start = Run(), datetime.now()
-    logger = Logger(logging.getLogger("test"))
-    logger.setup_sacred(run)
-    observer = ours.RunFolder(tmp_path)
-    observer.started_event({"base_dir": str(tmp_path), "sources": []}, "main", {}, start, {}, {}, None)
-    metric = threading.Thread(target=logger.log_stat, args=("loss", 0.5, 1))
-    seen: list[bool] = []
-
-    def save_cout(self: Any) -> None:  # in the middle of the saving
-        metric.start()
-        metric.join(timeout=0.1)
-        seen.append("loss" in run.info)
-
-    monkeypatch.setattr(ours.RunFolder, "save_cout", save_cout)
-    observer.heartbeat_event(run.info, "", start, None)
-    metric.join()
-    assert seen == [False] and run.info["loss"] == [0.5]

@@ -14,7 +14,8 @@ from support import sacred_runs as sr
 from utils import runs
 from utils.commands import rebuilt_command
 from utils.config import ConfigError, compose
-from utils.runs import Planned, load_runs, without_credentials
+from utils.mongo import without_credentials
+from utils.runs import Planned, load_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -213,7 +214,7 @@ def test_credentials_are_never_shown(password: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["mongodb://user:s3cret@host", "mongodb://user:s3cret@[bad/lab", "mongodb://u:s3%cret@h:x/l"]
+    "url", ["mongodb://user:s3cret@", "mongodb://user:s3cret@[bad/lab", "mongodb://u:s3%cret@h:x/l"]
 )
 def test_wrong_addresses(url: str) -> None:
     pytest.importorskip("pymongo", reason="pymongo is not installed: pip install -e '.[mongo]'")

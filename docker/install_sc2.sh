@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# StarCraft II 4.10 for Linux and the SMAC maps:   ACCEPT_SC2_EULA=yes docker/install_sc2.sh [FOLDER]
+#   FOLDER       where to (default: $SC2PATH, else ~/StarCraftII)
+#   SC2_SHA256   if set, the archive must have this checksum
+# Needs curl and unzip, and about 10 GB while it works. What is there already is not fetched again.
+set -euo pipefail
+
+folder=${1:-${SC2PATH:-$HOME/StarCraftII}}
+game=https://blzdistsc2-a.akamaihd.net/Linux/SC2.4.10.zip
+maps=https://github.com/oxwhirl/smacv2/releases/download/maps/SMAC_Maps.zip
+
+if [ "${ACCEPT_SC2_EULA:-no}" != yes ]; then
+    echo "StarCraft II comes under Blizzard's AI and Machine Learning License; read it, then set ACCEPT_SC2_EULA=yes" >&2
+    exit 2
+fi
+for tool in curl unzip; do
+    command -v "$tool" > /dev/null || { echo "$tool is needed and not there" >&2; exit 2; }
+done
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fetch() { curl --fail --location --retry 5 --silent --show-error --output "$2" "$1"; }
+
+if [ ! -d "$folder/Versions" ]; then
+    fetch "$game" "$work/sc2.zip"
+    if [ -n "${SC2_SHA256:-}" ]; then
+        echo "$SC2_SHA256  $work/sc2.zip" | sha256sum --check --quiet
+    fi
+    unzip -q -P iagreetotheeula "$work/sc2.zip" -d "$work" # the password is the acceptance of the licence
+    mkdir -p "$folder"
+    cp -a "$work/StarCraftII/." "$folder/"
+fi
+if [ ! -d "$folder/Maps/SMAC_Maps" ]; then
+    fetch "$maps" "$work/maps.zip"
+    mkdir -p "$work/maps" "$folder/Maps/SMAC_Maps"
+    unzip -q "$work/maps.zip" -d "$work/maps"
+    find "$work/maps" -name '*.SC2Map' -exec cp {} "$folder/Maps/SMAC_Maps/" \;
+fi
+echo "StarCraft II is in $folder, with $(find "$folder/Maps/SMAC_Maps" -name '*.SC2Map' | wc -l) maps"

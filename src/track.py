@@ -1,0 +1,248 @@
+"""Recorded runs: python src/track.py ls|show|best|rm|sync, from files (default: results/sacred) or MongoDB."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.config import ConfigError
+from utils.grouping import METRICS
+from utils.logging import number
+from utils.mongo import (
+    Column,
+    Snapshot,
+    Store,
+    address,
+    connect,
+    describe,
+    document,
+    files_of,
+    hide,
+    is_mongo,
+    parse_time,
+    run_uid,
+)
+from utils.runs import RunRecord, facts_of, load_runs, read_metrics
+
+FOLDER = "results/sacred"
+MONGO_VARIABLE = "SACRED_MONGO_URL"
+LAST = 5  # points at the end of a curve whose mean is a run's score
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python src/track.py", description="Runs that were recorded.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    texts = {
+        "ls": "a line for each run",
+        "show": "everything about one run",
+        "best": "the runs with the best scores: the mean of the last tests",
+        "rm": "delete runs for ever, after asking",
+        "sync": "upload runs from files to MongoDB; what is there already stays as it is",
+    }
+    made = {name: commands.add_parser(name, help=text, description=text) for name, text in texts.items()}
+    for name, command in made.items():
+        several = "*" if name in ("ls", "best") else "+"
+        command.add_argument(
+            "runs",
+            nargs=several,
+            metavar="RUN",
+            help="a folder, searched with all that is in it, or mongodb://host/DB, or mongodb://host/DB#ID for one run"
+            + (f" (default: {FOLDER})" if several == "*" else ""),
+        )
+        for key in ("algorithm", "task", "status", "backend", "tag"):
+            command.add_argument(f"--{key}", metavar="TEXT", help=f"only runs whose {key} contains this, in any case")
+        command.add_argument("--seed", type=int, help="only runs of this seed")
+    made["best"].add_argument("--metric", help=f"by default the first there is of {', '.join(METRICS)}")
+    made["best"].add_argument("-n", type=int, default=10, help="so many runs of each task (default: 10)")
+    made["rm"].add_argument("--yes", action="store_true", help="do not ask")
+    made["sync"].add_argument("--mongo", metavar="URL[/DB]", help=f"where to (default: {MONGO_VARIABLE})")
+    return parser
+
+
+# --- choosing ---
+def chosen(options: argparse.Namespace) -> list[RunRecord]:
+    """The runs that the options name; ConfigError where there is none. Damaged records are named on standard error."""
+    sources = options.runs or [FOLDER]
+    problems: list[str] = []
+    runs: list[RunRecord] = []
+    for source in sources:
+        base, _, wanted = source.partition("#") if is_mongo(source) and "#" in source else (source, "", "")
+        found = load_runs([base], problems)
+        runs += [run for run in found if not wanted or run.source.endswith(f" run {wanted}")]
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    unique = list({run.source: run for run in runs}.values())
+    kept = [run for run in unique if fits(run, options)]
+    if not kept:
+        raise ConfigError(f"{hide(' '.join(sources))}: none of {len(unique)} runs is as wanted")
+    return kept
+
+
+def fits(run: RunRecord, options: argparse.Namespace) -> bool:
+    values = {
+        "algorithm": f"{run.config.get('name', '')} {run.algorithm}",
+        "task": run.task_name,
+        "status": run.status,
+        "backend": run.backend,
+        "tag": " ".join([str(run.config.get("label") or ""), *run.tags]),
+    }
+    wanted = {key: getattr(options, key) for key in values}
+    texts = all(text is None or text.lower() in values[key].lower() for key, text in wanted.items())
+    return texts and (options.seed is None or options.seed == run.seed)
+
+
+def score(run: RunRecord, metric: str | None = None) -> tuple[str, float] | None:
+    """(metric, mean of its last LAST values); None where the run has no such metric."""
+    for name in (metric,) if metric else METRICS:
+        if name in run.metrics and len(run.metrics[name].values):
+            return str(name), float(run.metrics[name].values[-LAST:].mean())
+    return None
+
+
+# --- commands ---
+def ls(runs: Sequence[RunRecord]) -> None:
+    print(columns([row(run) for run in runs]))
+
+
+def row(run: RunRecord) -> list[str]:
+    found = score(run)
+    steps = max((series.steps[-1] for series in run.metrics.values() if len(series.steps)), default=0)
+    shown = f"{found[0]} {number(found[1])}" if found else "-"
+    seed = "-" if run.seed is None else str(run.seed)
+    return [run.status, run.algorithm, run.task, f"seed {seed}", f"{steps:,.0f} steps", shown, run.started, run.source]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def show(runs: Sequence[RunRecord]) -> None:
+    for run in runs:
+        facts: dict[str, Any] = {"run": run.source, "status": run.status, "algorithm": run.algorithm, "task": run.task}
+        facts |= {"seed": run.seed, "tags": list(run.tags), "started": run.started, "stopped": run.stopped}
+        facts |= {"last sign of life": run.heartbeat, "error": run.error, "commit": run.commit}
+        facts |= {"command": run.command, "host": dict(run.host), "versions": dict(run.versions)}
+        last = {
+            key: f"{number(s.values[-1])} at step {s.steps[-1]:,.0f}" for key, s in run.metrics.items() if len(s.steps)
+        }
+        facts |= {"last values": last, "configuration": json.loads(json.dumps(run.config, default=str))}
+        shown = {key: value for key, value in facts.items() if value not in ("", None, {}, [])}
+        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120))
+
+
+def best(runs: Sequence[RunRecord], metric: str | None, n: int) -> None:
+    tasks: dict[tuple[str, str], list[tuple[float, RunRecord]]] = {}
+    for run in runs:
+        if found := score(run, metric):
+            tasks.setdefault((run.task, found[0]), []).append((found[1], run))
+    if not tasks:
+        raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}")
+    for (task, name), scored in sorted(tasks.items()):
+        print(f"{task}: {name}, mean of the last {LAST}")
+        top = sorted(scored, key=lambda one: -one[0])[:n]
+        seeds = [["  " + number(v), r.algorithm, f"seed {r.seed}", r.status, r.source] for v, r in top]
+        print(columns(seeds))
+
+
+def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
+    ls(runs)
+    if not yes:
+        try:
+            answer = input(f"delete {'this run' if len(runs) == 1 else f'these {len(runs)} runs'} for ever? (yes/no) ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() != "yes":
+            print("nothing was deleted")
+            return 1
+    for run in runs:
+        if not is_mongo(run.source):
+            shutil.rmtree(run.source)
+    for source in sources:
+        if is_mongo(source):
+            where = address(source.partition("#")[0], "RUN")
+            mine = [run for run in runs if run.source.startswith(f"{where.shown} run ")]
+            with_database(where.url, lambda store, mine=mine: [store.remove(run.run_id) for run in mine])
+    print(f"{len(runs)} deleted")
+    return 0
+
+
+def sync(runs: Sequence[RunRecord], url: str) -> None:
+    if wrong := [run.source for run in runs if is_mongo(run.source)]:
+        raise ConfigError(f"{wrong[0]}: sync uploads folders; this is in a database")
+
+    def upload(store: Store) -> None:
+        for run in runs:
+            snapshot = snapshot_of(Path(run.source))
+            new = store.save(snapshot)
+            print(f"{run.source}: run {store.ids[snapshot.uid]}, {new} new points", flush=True)
+
+    with_database(url, upload)
+
+
+def snapshot_of(folder: Path) -> Snapshot:
+    """The record in this folder, as it is to stand in a database."""
+    run, config, info = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) if (folder / f"{name}.json").exists() else {}
+        for name in ("run", "config", "info")
+    )
+    metrics = {
+        name: Column(entry["steps"], entry["values"], [parse_time(time) for time in entry["timestamps"]])
+        for name, entry in (read_metrics(folder) or {}).items()
+    }
+    return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), metrics, *files_of(folder, run))
+
+
+def with_database(url: str, work: Any) -> None:
+    """work(store); no error of the driver is passed on: it may quote the password."""
+    where = address(url)
+    client = connect(where)
+    from bson.errors import BSONError
+    from pymongo.errors import PyMongoError
+
+    try:
+        work(Store(client, where.database))
+    except (PyMongoError, BSONError) as error:
+        cure = (
+            "is the server running, and may this user write? What was done stays; the same command goes on from there"
+        )
+        raise ConfigError(f"{where.shown}: {describe(error)}; {cure}") from None
+    finally:
+        client.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; 0 done, 1 nothing was deleted, 2 wrong arguments or no such run."""
+    options = parser().parse_args(argv)
+    try:
+        if options.command == "sync":
+            url = options.mongo or os.environ.get(MONGO_VARIABLE, "")
+            if not url:
+                raise ConfigError(f"where to? --mongo=mongodb://host/DB, or {MONGO_VARIABLE}")
+            address(url, "--mongo" if options.mongo else MONGO_VARIABLE)
+            sync(chosen(options), url)
+        elif options.command == "rm":
+            return rm(chosen(options), options.runs, options.yes)
+        elif options.command == "best":
+            best(chosen(options), options.metric, options.n)
+        else:
+            {"ls": ls, "show": show}[options.command](chosen(options))
+        return 0
+    except ConfigError as error:
+        print("error: " + hide("\n  ".join(error.problems)), file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # track.py ls | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""The record of a run: Sacred's files, written in proportion to what was logged, and their delivery to MongoDB."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sacred.observers import FileStorageObserver
+from sacred.observers.base import RunObserver
+
+from utils.logging import record_lock
+from utils.mongo import Address, Column, Snapshot, Store, connect, describe, document, files_of, run_uid
+from utils.runs import JOURNAL, facts_of
+
+GROWTH = 1.5  # info.json and metrics.json are written again when they have so many times the points that they had
+
+PAUSES = (1.0, 60.0)  # seconds between two attempts to reach MongoDB: the first, doubled up to the last
+LAST_PATIENCE = 5.0  # seconds in which a run that has ended still tries, when MongoDB is away
+UPLOAD_PATIENCE = 60.0  # seconds in which it delivers, when MongoDB is there
+
+
+class RunFolder(FileStorageObserver):
+    """Sacred's files of a run, written while nobody changes what they record.
+
+    Sacred's own observer writes every series again at each heartbeat: the bytes grow with the square of the run. Here a
+    heartbeat appends its new points to a journal; info.json and metrics.json are written again when the run has GROWTH
+    times as many points, and at its end, which also removes the journal. All writing together is then at most
+    1 + GROWTH / (GROWTH - 1) times what the finished files hold, for the two files and the journal.
+    """
+
+    def started_event(self, *args: Any, **kwargs: Any) -> Any:
+        self.points = self.written_points = 0
+        self.written_facts: dict[str, Any] = {}
+        self.finished = False  # Sacred's last heartbeat may come later, when its thread was slow
+        self.series: dict[str, dict[str, list[Any]]] = {}
+        return super().started_event(*args, **kwargs)
+
+    def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> None:
+        """Appends the new points to the journal."""
+        if not metrics_by_name:
+            return
+        with record_lock:
+            self._append(metrics_by_name)
+
+    def _append(self, metrics_by_name: Mapping[str, Mapping[str, Any]]) -> None:
+        new = {
+            name: {
+                "steps": entry["steps"],
+                "values": entry["values"],
+                "timestamps": [time.isoformat() for time in entry["timestamps"]],
+            }
+            for name, entry in metrics_by_name.items()
+        }
+        for name, entry in new.items():
+            kept = self.series.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+            for key, values in entry.items():
+                kept[key].extend(values)
+            self.points += len(entry["steps"])
+        if not self.finished:
+            with self.path(JOURNAL).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(new) + "\n")
+
+    def heartbeat_event(self, info: Mapping[str, Any], captured_out: str, beat_time: Any, result: Any) -> None:
+        with record_lock:
+            facts = facts_of(info)
+            due = self.finished or facts != self.written_facts or self.points > GROWTH * self.written_points
+            super().heartbeat_event(info if due else {}, captured_out, beat_time, result)
+            self.info = info
+            if due:
+                self.written_facts = facts
+                self.save_metrics()
+
+    def completed_event(self, *args: Any, **kwargs: Any) -> None:
+        self.finish()
+        super().completed_event(*args, **kwargs)
+
+    def interrupted_event(self, *args: Any, **kwargs: Any) -> None:
+        self.finish()
+        super().interrupted_event(*args, **kwargs)
+
+    def failed_event(self, *args: Any, **kwargs: Any) -> None:
+        self.finish()
+        super().failed_event(*args, **kwargs)
+
+    def finish(self) -> None:
+        """Everything is written, and the journal of no use any more."""
+        with record_lock:
+            if self.info:
+                self.save_json(self.info, "info.json")
+            self.save_metrics()
+            self.path(JOURNAL).unlink(missing_ok=True)
+            self.finished = True
+
+    def save_metrics(self) -> None:
+        if self.series:
+            self.path("metrics.json.part").write_text(json.dumps(self.series), encoding="utf-8")
+            os.replace(self.path("metrics.json.part"), self.path("metrics.json"))
+        self.written_points = self.points
+
+    def save_json(self, obj: Any, filename: str) -> None:
+        """Replaces the file as a whole: a reader never sees half of it."""
+        super().save_json(obj, filename + ".part")
+        os.replace(self.path(filename + ".part"), self.path(filename))
+
+    def path(self, filename: str) -> Path:
+        assert self.dir is not None
+        return Path(self.dir) / filename
+
+
+class Delivery(RunObserver):
+    """Brings what a RunFolder records to MongoDB, from a thread of its own.
+
+    The training thread only leaves points in lists. While the server is away the run goes on; the thread says so once,
+    tries again after growing pauses, and then delivers what is missing. What had no chance is in the files:
+    `python src/track.py sync` uploads it.
+    """
+
+    priority = 10  # after the files, whose record is what is delivered
+
+    def __init__(self, where: Address, files: RunFolder, log: logging.Logger) -> None:
+        self.where, self.files, self.log = where, files, log
+        self.columns: dict[str, Column] = {}
+        self.facts: dict[str, Any] = {}
+        self.news, self.ending, self.given_up = threading.Event(), threading.Event(), threading.Event()
+        self.away = self.said_away = self.said_back = self.delivered = False
+        self.thread = threading.Thread(target=self._run, name="MongoDB", daemon=True)
+
+    # --- Sacred's events, in the training thread or that of the heartbeat ---
+    def started_event(self, *args: Any, **kwargs: Any) -> None:
+        self.config = json.loads(self.files.path("config.json").read_text(encoding="utf-8"))
+        self.snapshot = Snapshot(run_uid(self._entry(), self.config), {}, {})
+        self.news.set()
+        self.thread.start()
+
+    def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> None:
+        for name, entry in metrics_by_name.items():
+            column = self.columns.setdefault(name, Column([], [], []))
+            column.values.extend(entry["values"])
+            column.timestamps.extend(entry["timestamps"])
+            column.steps.extend(entry["steps"])
+
+    def heartbeat_event(self, info: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        with record_lock:
+            self.facts = facts_of(info)
+        self.news.set()
+
+    def artifact_event(self, *args: Any, **kwargs: Any) -> None:
+        self.news.set()
+
+    def completed_event(self, *args: Any, **kwargs: Any) -> None:
+        self.ending.set()
+        self.news.set()
+
+    interrupted_event = failed_event = completed_event
+
+    def join(self) -> None:
+        """Waits until everything is delivered, or there is no hope in reasonable time; says which of the two."""
+        if not self.thread.is_alive() and not self.ending.is_set():
+            return
+        self.thread.join(UPLOAD_PATIENCE)
+        self.given_up.set()
+        if not self.delivered:
+            self.log.warning(
+                "not everything is in MongoDB (%s); when it is there: python src/track.py sync %s --mongo URL",
+                self.where.shown,
+                self.files.dir,
+            )
+
+    # --- the thread ---
+    def _run(self) -> None:
+        store: Store | None = None
+        pause, longest = PAUSES
+        ended: float | None = None
+        while self.news.wait():
+            self.news.clear()
+            if ended is None and self.ending.is_set():
+                ended, pause = time.monotonic(), PAUSES[0]
+            try:
+                if store is None:
+                    store = Store(connect(self.where), self.where.database)
+                store.save(self._snapshot())
+            except Exception as error:  # whatever it is, the run goes on
+                self._is_away(error)
+                if ended is not None and time.monotonic() - ended > LAST_PATIENCE:
+                    return
+                if (self.ending if ended is None else self.given_up).wait(pause) and ended is not None:
+                    return
+                pause = min(2 * pause, longest)
+                self.news.set()
+            else:
+                pause = PAUSES[0]
+                self._is_there()
+                if ended is not None:
+                    self.delivered = True
+                    return
+
+    def _snapshot(self) -> Snapshot:
+        with record_lock:
+            entry, facts = self._entry(), self.facts
+        now = self.snapshot  # the same one always: it remembers which files are stored
+        now.document, now.metrics = document(entry, self.config, facts), dict(self.columns)
+        now.sources, now.artifacts = files_of(self.files.path(""), entry)
+        return now
+
+    def _entry(self) -> dict[str, Any]:
+        return json.loads(json.dumps(self.files.run_entry, default=str))
+
+    def _is_away(self, error: Exception) -> None:
+        self.away = True
+        if not self.said_away:
+            self.said_away = True
+            self.log.warning(
+                "MongoDB is away (%s: %s). The run goes on, its record is in %s; what is missing is delivered when "
+                "the server is back",
+                self.where.shown,
+                describe(error),
+                self.files.dir,
+            )
+
+    def _is_there(self) -> None:
+        if self.away and not self.said_back:
+            self.said_back = True
+            self.log.info("MongoDB is back, everything up to now is delivered; further pauses are not reported")
+        self.away = False

@@ -1,0 +1,96 @@
+"""TensorBoard and Weights & Biases: the same metrics under the same names as in Sacred's record. Off by default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+STEP = "env_step"  # W&B's axis: environment steps
+NOT_HASHED = {"seed", "label", "local_results_path"}  # differ between runs that are averaged
+
+
+class Tracker(Protocol):
+    """A place for metrics."""
+
+    def log(self, key: str, value: float, t: int) -> None:
+        """Value of metric `key` at environment step t."""
+
+    def close(self) -> None:
+        """Everything is written. Twice is fine."""
+
+
+def open_trackers(config: Mapping[str, Any], name: str, log: Any) -> list[Tracker]:
+    """Those that the configuration asks for. One that cannot be opened is left out with a warning: the run goes on."""
+    trackers: list[Tracker] = []
+    for key, kind in (("use_tensorboard", TensorBoard), ("use_wandb", WandB)):
+        if config[key]:
+            try:
+                trackers.append(kind(config, name))
+            except Exception as error:  # no login, no network, a full disk
+                log.warning("%s: this run is recorded without it: %s: %s", key, type(error).__name__, error)
+    return trackers
+
+
+class TensorBoard:
+    """Event files in local_results_path/tb_logs/NAME."""
+
+    def __init__(self, config: Mapping[str, Any], name: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(Path(config["local_results_path"]) / "tb_logs" / name))
+
+    def log(self, key: str, value: float, t: int) -> None:
+        self.writer.add_scalar(key, value, t)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandB:
+    """A run of W&B, on disk in local_results_path/wandb, and on the service with wandb_mode=online."""
+
+    def __init__(self, config: Mapping[str, Any], name: str) -> None:
+        import wandb
+
+        folder = Path(config["local_results_path"])
+        folder.mkdir(parents=True, exist_ok=True)
+        self.run = wandb.init(
+            config=dict(config),
+            dir=str(folder),
+            entity=config["wandb_team"],
+            project=config["wandb_project"],
+            mode=config["wandb_mode"],
+            group=group_name(config),
+            name=name,
+            tags=[config["label"]] if config["label"] else [],
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        self.run.define_metric("*", step_metric=STEP)
+        self.row: dict[str, float] = {}
+
+    def log(self, key: str, value: float, t: int) -> None:
+        """Metrics of one step, each once, become one row: W&B's cost is by the row."""
+        if self.row and (self.row[STEP] != t or key in self.row):
+            self._send()
+        self.row |= {STEP: t, key: value}
+
+    def _send(self) -> None:
+        if self.row:
+            self.run.log(self.row)
+        self.row = {}
+
+    def close(self) -> None:
+        self._send()
+        self.run.finish()
+
+
+def group_name(config: Mapping[str, Any]) -> str:
+    """Algorithm, task and a hash of the configuration without seed: the runs of one curve have the same."""
+    compared = {key: value for key, value in config.items() if key not in NOT_HASHED}
+    digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    env_args = config.get("env_args") or {}
+    task = env_args.get("map_name") or env_args.get("key") or config["env"]
+    return f"{config.get('label') or config['name']} {task} {digest}"[:128]

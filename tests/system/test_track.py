@@ -1,0 +1,233 @@
+"""Runs in MongoDB from the command line: main.py --mongo, and track.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import support.sacred_runs as sr
+from support.mongo_wire import StandIn, Wire
+
+import main
+import track
+from utils import recording
+
+RUN = ["--config=vdn", "--env-config=lbf"]
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    wire = Wire(StandIn())
+    yield wire
+    wire.stop()
+
+
+@pytest.fixture
+def db(wire: Wire) -> Any:
+    return wire.backend.client["sacred"]  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three runs in results/sacred; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SACRED_MONGO_URL", raising=False)
+    folder = tmp_path / "results/sacred"
+    sr.write(folder / "qmix/1", sr.record(sr.configuration("qmix", 1), sr.tests(0.2)))
+    sr.write(folder / "qmix/2", sr.record(sr.configuration("qmix", 2, label="tuned"), sr.tests(0.8)))
+    sr.write(folder / "vdn/1", sr.record(sr.configuration("vdn", 1), sr.tests(0.5), status="FAILED", backend=""))
+    return tmp_path
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().out.splitlines()
+
+
+# --- main.py ---
+def logged(_run: Any, config: dict[str, Any], log: Any) -> None:
+    from utils.logging import Logger
+
+    logger = Logger(log)
+    logger.setup_sacred(_run)
+    for t in (10, 20):
+        logger.log_stat("test_return_mean", t / 100, t)
+    folder = Path("results/models/x/20")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "agent.th").write_bytes(b"weights")
+    logger.record(checkpoint=str(folder))
+
+
+@pytest.mark.parametrize("way", ["option", "variable"])
+def test_a_run_goes_to_both(tree: Path, wire: Wire, db: Any, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=logged))  # type: ignore[arg-type]
+    monkeypatch.setenv("SACRED_MONGO_URL", wire.url if way == "variable" else "")
+    words = ["with", "seed=1", "save_model=True", "record_checkpoint=True"]
+    assert main.main([*RUN, *(["--mongo", wire.url] if way == "option" else []), *words]) == 0
+    run = db["runs"].find_one({"_id": 1})
+    assert run["status"] == "COMPLETED" and run["config"]["seed"] == 1 and run["experiment"]["sources"]
+    assert [one["name"] for one in run["artifacts"]] == ["learning_curve.png", "checkpoint.zip"]
+    assert db["metrics"].find_one({"run_id": 1, "name": "test_return_mean"})["steps"] == [10, 20]
+    text = json.dumps(run, default=str) + "".join(p.read_text() for p in tree.glob("results/**/*.json"))
+    assert str(wire.port) not in text  # nothing of the address is recorded
+    (folder,) = tree.glob("results/sacred/vdn/*/1")
+    assert (folder / "checkpoint.zip").exists() and (folder / "learning_curve.png").exists()
+
+
+def test_a_bare_option_means_this_machine(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(main, "train", lambda config, mongo: seen.append(mongo.shown) or 0)
+    for words in (["--mongo", "with", "seed=1"], ["--mongo"], ["--mongo=mongodb://a/b"]):
+        assert main.main([*RUN, *words]) == 0
+    assert seen == ["mongodb://127.0.0.1:27017/sacred"] * 2 + ["mongodb://a/b"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--mongo", "me:s3cret@host"],
+        ["--mongo=mongodb://me:s3cret@host:x/lab"],
+        ["--mango=mongodb://me:s3cret@host/lab"],
+        ["mongodb://me:s3cret@host/lab"],
+        ["--mongo=mongodb://host", "with", "label=x", "x=mongodb://me:s3cret@host/lab"],
+    ],
+)
+def test_no_message_quotes_the_password(tree: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main.main([*RUN, *words]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and "s3cret" not in output.err + output.out
+    assert {path.name for path in tree.iterdir()} == {"config"}
+
+
+def test_without_a_server_the_run_succeeds(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recording, "LAST_PATIENCE", 0.0)
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=logged))  # type: ignore[arg-type]
+    url = "mongodb://me:s3cret@127.0.0.1:1/lab?serverSelectionTimeoutMS=50"
+    assert main.main([*RUN, f"--mongo={url}"]) == 0
+    output = capsys.readouterr()
+    assert output.err.count("MongoDB is away") == 1 and "track.py sync" in output.err and "s3cret" not in output.err
+    (path,) = tree.glob("results/sacred/vdn/*/1/metrics.json")
+    assert json.loads(path.read_text())["test_return_mean"]["steps"] == [10, 20]
+    texts = [p.read_bytes() for p in tree.rglob("*") if p.is_file()]
+    assert not any(b"s3cret" in text for text in texts)
+
+
+# --- track.py ---
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], 3),
+        (["--algorithm", "QMIX"], 2),
+        (["--algorithm", "tuned"], 1),
+        (["--seed", "1"], 2),
+        (["--status", "completed"], 2),
+        (["--backend", "lbforaging"], 2),
+        (["--tag", "tun"], 1),
+        (["--task", "foraging", "--seed", "2"], 1),
+        (["results/sacred/vdn"], 1),
+    ],
+)
+@pytest.mark.parametrize("source", ["files", "database"])
+def test_ls(
+    runs: Path, wire: Wire, capsys: pytest.CaptureFixture[str], words: list[str], found: int, source: str
+) -> None:
+    if source == "database":
+        assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+        words = [wire.url, *words] if not words or words[0].startswith("-") else [*words]
+        capsys.readouterr()
+    assert track.main(["ls", *words]) == 0
+    assert len(lines(capsys)) == found
+
+
+def test_ls_of_nothing(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert track.main(["ls", "--seed", "9"]) == 2
+    assert "none of 3 runs is as wanted" in capsys.readouterr().err
+
+
+def test_show(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert track.main(["show", "results/sacred/vdn/1"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("FAILED", "a bad value", "test_return_mean", "lr: 0.0005", "0123456789abcdef"))
+
+
+def test_best_is_in_order(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert track.main(["best", "results/sacred/qmix", "-n", "1"]) == 0
+    head, first = lines(capsys)
+    assert "test_return_mean" in head and "seed 2" in first and "tuned" in first
+    assert track.main(["best", "--metric", "nothing"]) == 2
+    assert "none of these runs has nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("answer", "left"), [("yes", 1), ("y", 3), ("", 3)])
+def test_rm_asks(runs: Path, monkeypatch: pytest.MonkeyPatch, answer: str, left: int) -> None:
+    monkeypatch.setattr("builtins.input", lambda text: answer)
+    assert track.main(["rm", "results/sacred", "--algorithm", "qmix"]) == (0 if left == 1 else 1)
+    assert len(list(runs.rglob("run.json"))) == left
+
+
+def test_rm_without_a_terminal_deletes_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(text: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", closed)
+    assert track.main(["rm", "results/sacred"]) == 1 and len(list(runs.rglob("run.json"))) == 3
+
+
+def test_rm_in_a_database(runs: Path, wire: Wire, db: Any) -> None:
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+    assert track.main(["rm", f"{wire.url}/sacred#2", "--yes"]) == 0
+    assert sorted(run["_id"] for run in db["runs"].find()) == [1, 3]
+    assert {entry["run_id"] for entry in db["metrics"].find()} == {1, 3}
+    assert len(list(runs.rglob("run.json"))) == 3
+
+
+def test_sync_twice_doubles_nothing(runs: Path, wire: Wire, db: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for new in (10, 0):
+        assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+        assert all(line.endswith(f"{new} new points") for line in lines(capsys))
+    assert db["runs"].count_documents({}) == 3 and db["metrics"].count_documents({}) == 6
+    failed = db["runs"].find_one({"status": "FAILED"})
+    assert failed["fail_trace"][-1] == "ValueError: a bad value\n" and failed["start_time"] == sr.START
+
+
+def test_sync_after_half_a_delivery(runs: Path, wire: Wire, db: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    wire.lose_answers = 3
+    for _ in range(4):
+        track.main(["sync", "results/sacred/qmix/2", "--mongo", wire.url])
+    assert track.main(["sync", "results/sacred/qmix/2", "--mongo", wire.url]) == 0
+    assert db["runs"].count_documents({}) == 1
+    (entry,) = db["metrics"].find({"name": "test_return_mean"})
+    assert entry["steps"] == [0, 250, 500, 750, 1000] and entry["values"][-1] == 0.8
+
+
+def test_sync_keeps_what_omniboard_added(runs: Path, wire: Wire, db: Any) -> None:
+    assert track.main(["sync", "results/sacred/qmix/1", "--mongo", wire.url]) == 0
+    db["runs"].update_one({"_id": 1}, {"$set": {"omniboard": {"tags": ["good"]}}})
+    assert track.main(["sync", "results/sacred/qmix/1", "--mongo", wire.url]) == 0
+    assert track.main(["ls", wire.url, "--tag", "good"]) == 0
+    assert db["runs"].find_one({"_id": 1})["omniboard"] == {"tags": ["good"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sync", "results/sacred"], "SACRED_MONGO_URL"),
+        (
+            ["sync", "results/sacred", "--mongo=mongodb://me:s3cret@127.0.0.1:1/a?serverSelectionTimeoutMS=50"],
+            "is the server running",
+        ),
+        (["ls", "mongodb://me:s3cret@127.0.0.1:1/a?serverSelectionTimeoutMS=50"], "cannot be read"),
+        (["sync", "mongodb://me:s3cret@127.0.0.1:1/a?serverSelectionTimeoutMS=50", "--mongo=mongodb://host"], "read"),
+        (["ls", "nowhere"], "no such folder"),
+    ],
+)
+def test_wrong_use(runs: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert track.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err and "s3cret" not in err and "Traceback" not in err

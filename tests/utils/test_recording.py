@@ -1,0 +1,403 @@
+"""What a run leaves in files and in MongoDB, through everything that can happen to the server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.mongo_wire import Wire, server
+from support.sacred_runs import configuration
+
+from utils import recording
+from utils.logging import Logger
+from utils.mongo import Column, Snapshot, Store, address
+from utils.recording import Delivery, RunFolder
+from utils.runs import JOURNAL, load_runs
+
+START = datetime(2026, 1, 2, 3, 4, 5, 678901)
+SECRET = "s3cret%40"
+
+
+@pytest.fixture
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    with server(tmp_path_factory.mktemp("mongod")) as wire:
+        yield wire
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "PAUSES", (0.01, 0.05))
+    monkeypatch.setattr(recording, "LAST_PATIENCE", 0.2)
+
+
+@pytest.fixture
+def db(wire: Wire, tmp_path: Path) -> Iterator[Any]:
+    """An empty database, seen by a way that has no faults; of a name of its own, since MONGO_URL may hold others."""
+    import pymongo
+
+    way = Wire(wire.backend)
+    with pymongo.MongoClient(way.url, directConnection=True) as client:
+        db = client[f"epymarl_test_{datetime.now(UTC):%H%M%S%f}"]
+        yield db
+        client.drop_database(db.name)
+    way.stop()
+
+
+class Experiment:
+    """What Sacred's run does with its observers."""
+
+    def __init__(self, folder: Path, where: str = "", **config: Any) -> None:
+        self.files = RunFolder(folder)
+        self.observers: list[Any] = [self.files]
+        self.log = logging.getLogger("test_recording")
+        self.info: dict[str, Any] = {"backend": "lbforaging 2.0.0"}
+        self.config = configuration(**config)
+        self.pending: dict[str, dict[str, list[Any]]] = {}
+        self.t = 0
+        if where:
+            self.observers.append(Delivery(address(where), self.files, self.log))
+        (folder.parent / "source.py").write_text("x = 1\n")
+        experiment = {
+            "base_dir": str(folder.parent),
+            "name": "epymarl-mmsa",
+            "sources": [["source.py", ""]],
+            "dependencies": ["torch==2.13.0"],
+            "repositories": [{"commit": "0123", "dirty": False, "url": ""}],
+            "mainfile": "source.py",
+        }
+        for observer in self.observers:
+            host = {"hostname": "box", "os": ["Linux", "6"], "python_version": "3.11.7"}
+            observer.started_event(experiment, "main", host, START, self.config, {}, None)
+
+    def points(self, n: int, names: tuple[str, ...] = ("loss", "test_return_mean")) -> None:
+        """n more points of each metric."""
+        for _ in range(n):
+            self.t += 1
+            for name in names:
+                entry = self.pending.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+                entry["steps"].append(self.t)
+                entry["values"].append(self.t / 8)
+                entry["timestamps"].append(START + timedelta(seconds=self.t))
+                self.info.setdefault(name, []).append(self.t / 8)
+                self.info.setdefault(f"{name}_T", []).append(self.t)
+
+    def beat(self) -> None:
+        new, self.pending = self.pending, {}
+        for observer in self.observers:
+            observer.log_metrics(new, self.info)
+            observer.heartbeat_event(self.info, "", START + timedelta(seconds=self.t), None)
+
+    def artifact(self, path: Path) -> None:
+        for observer in self.observers:
+            observer.artifact_event(path.name, str(path))
+
+    def end(self) -> None:
+        self.beat()
+        for observer in self.observers:
+            observer.completed_event(START + timedelta(seconds=self.t), None)
+        for observer in self.observers:
+            observer.join()
+
+    @property
+    def folder(self) -> Path:
+        return self.files.path("")
+
+
+def check(db: Any, experiment: Experiment, run_id: int = 1) -> dict[str, Any]:
+    """The database has what the files have: each point once, in order."""
+    files = json.loads((experiment.folder / "metrics.json").read_text())
+    documents = list(db["metrics"].find({"run_id": run_id}))
+    assert {entry["name"] for entry in documents} == set(files) and len(documents) == len(files)
+    for entry in documents:
+        assert entry["steps"] == files[entry["name"]]["steps"] == list(range(1, experiment.t + 1))
+        assert entry["values"] == files[entry["name"]]["values"]
+        times = [datetime.fromisoformat(time) for time in files[entry["name"]]["timestamps"]]
+        off = [abs(a - b) for a, b in zip(entry["timestamps"], times, strict=True)]
+        assert max(off) < timedelta(milliseconds=1)
+    run = db["runs"].find_one({"_id": run_id})
+    assert {(one["name"], one["id"]) for one in run["info"]["metrics"]} == {
+        (d["name"], str(d["_id"])) for d in documents
+    }
+    assert run["status"] == json.loads((experiment.folder / "run.json").read_text())["status"]
+    return run
+
+
+# --- files ---
+def test_files_have_sacreds_form(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "runs")
+    experiment.points(3)
+    experiment.beat()
+    experiment.points(2)
+    experiment.end()
+    metrics, info = (json.loads((experiment.folder / f"{name}.json").read_text()) for name in ("metrics", "info"))
+    assert metrics["loss"]["steps"] == info["loss_T"] == [1, 2, 3, 4, 5] and info["backend"] == "lbforaging 2.0.0"
+    assert (
+        metrics["loss"]["values"] == info["loss"] and metrics["loss"]["timestamps"][0] == "2026-01-02T03:04:06.678901"
+    )
+    assert not (experiment.folder / JOURNAL).exists() and not list(experiment.folder.glob("*.part"))
+
+
+def test_writing_grows_with_the_points_not_with_their_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording.RunFolder, "save_cout", lambda self: None)
+
+    def written(beats: int) -> int:
+        """Bytes that a run of so many heartbeats writes for its metrics."""
+        experiment = Experiment(tmp_path / str(beats) / "runs") if (tmp_path / str(beats)).mkdir() is None else None
+        assert experiment is not None
+        total = 0
+        seen: dict[str, tuple[int, int]] = {}
+        for _ in range(beats):
+            experiment.points(1)
+            experiment.beat()
+            for name in ("info.json", "metrics.json", JOURNAL):
+                path = experiment.folder / name
+                now = (path.stat().st_ino, path.stat().st_size) if path.exists() else (0, 0)
+                if now != seen.get(name, (0, 0)):
+                    total += now[1] - (seen.get(name, (0, 0))[1] if name == JOURNAL else 0)
+                    seen[name] = now
+        experiment.end()
+        return total
+
+    small, large = written(100), written(800)
+    assert large < 12 * small  # Sacred's own: 60 times
+
+
+def test_a_run_that_goes_on_can_be_read_in_full(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "runs")
+    for n in (100, 1):
+        experiment.points(n)
+        experiment.beat()
+    assert len(json.loads((experiment.folder / "metrics.json").read_text())["loss"]["steps"]) == 100  # not yet written
+    (run,) = load_runs([str(tmp_path / "runs")])
+    assert run.metrics["loss"].steps.tolist() == list(range(1, 102)) and run.backend == "lbforaging 2.0.0"
+    with (experiment.folder / JOURNAL).open("a") as file:  # killed in the middle of a line
+        file.write('{"loss": {"steps": [102], "val')
+    (run,) = load_runs([str(tmp_path / "runs")])
+    assert len(run.metrics["loss"].steps) == 101
+    experiment.end()
+    assert len(load_runs([str(tmp_path / "runs")])[0].metrics["loss"].steps) == 101
+
+
+def test_a_late_heartbeat_is_not_lost(tmp_path: Path) -> None:
+    """Sacred waits two seconds for its last heartbeat; then the run ends without it."""
+    experiment = Experiment(tmp_path / "runs")
+    experiment.points(3)
+    experiment.end()
+    experiment.points(2)
+    experiment.beat()
+    (run,) = load_runs([str(tmp_path / "runs")])
+    assert run.metrics["loss"].steps.tolist() == [1, 2, 3, 4, 5] and not (experiment.folder / JOURNAL).exists()
+
+
+def test_a_new_fact_is_written_at_the_next_heartbeat(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "runs")
+    experiment.points(100)
+    experiment.beat()
+    experiment.info["checkpoint"] = ("a", "tuple")
+    experiment.beat()
+    path = experiment.folder / "info.json"
+    assert "checkpoint" in json.loads(path.read_text())
+    before = path.stat().st_ino
+    experiment.beat()
+    assert path.stat().st_ino == before  # nothing new, nothing written
+
+
+def test_metrics_wait_while_the_record_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sacred saves the record from a thread of its own; a metric added meanwhile would break the saving."""
+    experiment = Experiment(tmp_path / "runs")
+
+    class Run:
+        config: dict[str, Any] = {}
+        info = experiment.info
+
+        def log_scalar(self, key: str, value: float, t: int) -> None:
+            pass
+
+    logger = Logger(experiment.log)
+    logger.setup_sacred(Run())
+    metric = threading.Thread(target=logger.log_stat, args=("loss", 0.5, 1))
+    seen: list[bool] = []
+
+    def save_cout(self: Any) -> None:  # in the middle of the saving
+        metric.start()
+        metric.join(timeout=0.1)
+        seen.append("loss" in experiment.info)
+
+    monkeypatch.setattr(RunFolder, "save_cout", save_cout)
+    experiment.beat()
+    metric.join()
+    assert seen == [False] and experiment.info["loss"] == [0.5]
+
+
+# --- MongoDB ---
+def test_a_run_in_the_database(tmp_path: Path, wire: Wire, db: Any) -> None:
+    import gridfs
+
+    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}", label="a.b")
+    experiment.points(3)
+    experiment.beat()
+    wire.wait(lambda: len((db["metrics"].find_one({"name": "loss"}) or {}).get("steps", [])) == 3)
+    picture = experiment.folder / "learning_curve.png"
+    picture.write_bytes(b"\x89PNG")
+    experiment.artifact(picture)
+    experiment.points(2)
+    experiment.end()
+    run = check(db, experiment)
+    assert (
+        run["status"] == "COMPLETED" and run["format"].startswith("MongoObserver") and run["config"]["label"] == "a.b"
+    )
+    assert run["start_time"] == START.replace(microsecond=678000) and run["heartbeat"] > run["start_time"]
+    assert run["host"]["hostname"] == "box" and run["experiment"]["dependencies"] == ["torch==2.13.0"]
+    assert run["experiment"]["repositories"][0]["commit"] == "0123" and run["info"]["backend"] == "lbforaging 2.0.0"
+    assert "loss" not in run["info"] and run["captured_out"] == "" and run["resources"] == []
+    files = gridfs.GridFS(db)
+    ((name, source),) = run["experiment"]["sources"]
+    assert name == "source.py" and files.get(source).read() == b"x = 1\n"
+    (artifact,) = run["artifacts"]
+    stored = files.get(artifact["file_id"])
+    assert artifact["name"] == "learning_curve.png" and stored.read() == b"\x89PNG"
+    assert stored.filename == "artifact://runs/1/learning_curve.png"
+    assert db["fs.files"].find_one({"_id": artifact["file_id"]})["contentType"] == "image/png"
+    (record,) = load_runs([f"{wire.url}/{db.name}"])
+    (own,) = load_runs([str(tmp_path / "runs")])
+    assert record.metrics["loss"].values.tolist() == own.metrics["loss"].values.tolist() and record.task == own.task
+
+
+def test_runs_are_numbered_and_share_their_sources(tmp_path: Path, wire: Wire, db: Any) -> None:
+    db["runs"].insert_one({"_id": 7, "config": {}})
+    experiments = [Experiment(tmp_path / "runs", f"{wire.url}/{db.name}", seed=seed) for seed in (1, 2, 3)]
+    for experiment in experiments:
+        experiment.points(2)
+    for experiment in experiments:
+        experiment.end()
+    runs = list(db["runs"].find({"run_uid": {"$exists": True}}))
+    assert sorted(run["_id"] for run in runs) == [8, 9, 10] and {run["config"]["seed"] for run in runs} == {1, 2, 3}
+    assert db["fs.files"].count_documents({}) == 1
+
+
+@pytest.mark.parametrize("fault", ["stop", "lose_answers", "refusals", "everything"])
+def test_twenty_outages_lose_and_double_nothing(
+    tmp_path: Path, wire: Wire, db: Any, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
+    delivery = experiment.observers[1]
+    for outage in range(20):
+        experiment.points(1 + outage % 3)
+        lost, commands = wire.lost, len(wire.commands)
+        if fault in ("lose_answers", "everything"):
+            wire.lose_answers = 1 + outage % 4
+        if fault == "refusals":
+            wire.refusals = 1 + outage % 4
+        if fault in ("stop", "everything"):
+            if fault == "everything":
+                experiment.beat()
+                wire.wait(lambda lost=lost: wire.lost > lost)
+            wire.stop()
+            experiment.points(1)
+            experiment.beat()
+            wait_for(delivery, away=True)
+            wire.start()
+        experiment.beat()
+        wire.wait(lambda commands=commands: len(wire.commands) > commands)
+    wire.lose_answers = wire.refusals = 0
+    experiment.points(2)
+    experiment.end()
+    assert check(db, experiment)["status"] == "COMPLETED"
+    assert db["runs"].count_documents({}) == 1 and db["fs.files"].count_documents({}) == 1
+    warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warned) == 1 and "MongoDB is away" in warned[0].getMessage()
+    assert len([record for record in caplog.records if "MongoDB is back" in record.getMessage()]) <= 1
+
+
+def wait_for(delivery: Delivery, away: bool) -> None:
+    """Until the thread has seen the server away (or back)."""
+    reached = threading.Event()
+    for _ in range(3000):
+        if delivery.away == away:
+            return
+        reached.wait(0.01)
+    raise AssertionError(f"away is not {away}")
+
+
+def test_a_server_that_was_never_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    experiment = Experiment(tmp_path / "runs", f"mongodb://me:{SECRET}@127.0.0.1:1/lab?serverSelectionTimeoutMS=50")
+    for _ in range(5):
+        experiment.points(2)
+        experiment.beat()
+    experiment.end()
+    assert len(load_runs([str(tmp_path / "runs")])[0].metrics["loss"].steps) == 10
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and "MongoDB is away" in said[0] and f"track.py sync {experiment.folder}" in said[1]
+    everything = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file()) + "".join(said)
+    assert "s3cret" not in everything and "me:" not in everything
+
+
+def test_a_wrong_password(tmp_path: Path, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    where = f"mongodb://me:{SECRET}@127.0.0.1:{wire.port}/lab"
+    experiment = Experiment(tmp_path / "runs", where)
+    experiment.points(1)
+    experiment.end()
+    assert "code 18" in caplog.text and "s3cret" not in caplog.text
+
+
+def test_training_does_not_wait_for_a_slow_server(tmp_path: Path, wire: Wire, db: Any) -> None:
+    """While one command is held back, heartbeats and metrics go on; stopping the server lets go of it."""
+    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}?socketTimeoutMS=600000")
+    wire.wait(lambda: "update" in wire.commands)
+    wire.delay = 3600.0
+    before = len(wire.commands)
+    for _ in range(50):
+        experiment.points(1)
+        experiment.beat()
+    assert len(wire.commands) == before
+    wire.delay = 0.0
+    wire.stop()
+    wire.start()
+    experiment.end()
+    check(db, experiment)
+
+
+def test_a_server_that_comes_back_without_its_last_writes(tmp_path: Path, wire: Wire, db: Any) -> None:
+    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
+    experiment.points(5)
+    experiment.beat()
+    wire.wait(lambda: wire.commands.count("update") >= 2)
+    db["metrics"].update_many({}, {"$pop": {"steps": 1, "values": 1, "timestamps": 1}})
+    db["metrics"].delete_one({"name": "loss"})
+    experiment.points(1)
+    experiment.end()
+    check(db, experiment)
+
+
+def test_a_database_that_was_emptied(tmp_path: Path, wire: Wire, db: Any) -> None:
+    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
+    experiment.points(5)
+    experiment.beat()
+    wire.wait(lambda: wire.commands.count("update") >= 2)
+    for name in ("runs", "metrics", "fs.files", "fs.chunks"):
+        db[name].delete_many({})
+    experiment.points(1)
+    experiment.end()
+    check(db, experiment)
+    assert db["fs.files"].count_documents({}) == 1
+
+
+def test_two_writers_of_one_run_double_nothing(wire: Wire, db: Any) -> None:
+    """`track.py sync` beside a run that goes on: what one of them knows of the database is out of date."""
+    run = Snapshot("uid", {"status": "RUNNING"}, {"loss": Column([], [], [])})
+    stores = [Store(db.client, db.name) for _ in range(2)]
+    for t in range(6):
+        for values in run.metrics["loss"]:
+            values.append(START if values is run.metrics["loss"].timestamps else t)  # type: ignore[arg-type]
+        stores[t % 3 == 0].save(run)
+        stores[t % 2].save(run)
+    (entry,) = db["metrics"].find()
+    assert entry["steps"] == entry["values"] == [0, 1, 2, 3, 4, 5] and len(entry["timestamps"]) == 6

@@ -1,0 +1,80 @@
+"""TensorBoard and W&B, offline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.settings import config
+
+from utils.logging import Logger
+from utils.trackers import group_name, open_trackers
+
+SRC = Path(__file__).parents[2] / "src"
+
+
+def test_off_by_default() -> None:
+    assert open_trackers(config(), "x", None) == []
+
+
+def test_tensorboard_has_the_same_metrics(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install -e '.[tensorboard]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = Logger(logging.getLogger("test"))
+    logger.setup_trackers(config(use_tensorboard=True, local_results_path=str(tmp_path)), "run")
+    for t in (10, 20):
+        logger.log_stat("test_return_mean", t / 8, t)
+    logger.finish()
+    logger.finish()
+    events = EventAccumulator(str(tmp_path / "tb_logs" / "run"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("test_return_mean")] == [(10, 1.25), (20, 2.5)]
+
+
+def test_wandb_offline(tmp_path: Path) -> None:
+    """In a process of its own: W&B starts a service."""
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install -e '.[wandb]'")
+    code = f"""
+import sys
+sys.path[:0] = [{str(SRC)!r}, {str(Path(__file__).parents[1] / "support")!r}]
+from settings import config
+from utils.trackers import open_trackers
+import logging
+(tracker,) = open_trackers(config(use_wandb=True, local_results_path={str(tmp_path)!r}), "run", logging.getLogger())
+for t in (10, 20):
+    tracker.log("loss", t / 8, t)
+    tracker.log("return_mean", 1.0, t)
+print("group:", tracker.run.group, "project:", tracker.run.project)
+tracker.close()
+tracker.close()
+"""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "group: run gymma " in done.stdout and "project: epymarl-mmsa" in done.stdout
+    (record,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    content = record.read_bytes()
+    assert all(word in content for word in (b"loss", b"return_mean", b"env_step"))
+
+
+def test_a_tracker_that_cannot_be_opened_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr("utils.trackers.TensorBoard", fails)
+    assert open_trackers(config(use_tensorboard=True), "run", logging.getLogger("test")) == []
+    assert "use_tensorboard" in caplog.text and "no space" in caplog.text
+
+
+def test_the_group_is_that_of_a_curve() -> None:
+    one = group_name(config(seed=1, env_args={"key": "Foraging"}))
+    assert one == group_name(config(seed=2, env_args={"key": "Foraging"})) and one.startswith("run Foraging ")
+    assert one != group_name(config(seed=1, lr=0.1, env_args={"key": "Foraging"}))
