@@ -29,10 +29,10 @@ compare: $(READY)
 	$(BIN)/python src/compare.py $(if $(filter --experiment% --search% --report%,$(ARGS)),,--experiment=quick) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -m "" -n auto --maxprocesses 4 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -80,7 +80,7 @@ def test_a_run_goes_to_both(tree: Path, wire: Wire, db: Any, monkeypatch: pytest
 
 def test_a_bare_option_means_this_machine(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(main, "train", lambda config, mongo: seen.append(mongo.shown) or 0)
+    monkeypatch.setattr(main, "train", lambda config, files, mongo: seen.append(mongo.shown) or 0)
     for words in (["--mongo", "with", "seed=1"], ["--mongo"], ["--mongo=mongodb://a/b"]):
         assert main.main([*RUN, *words]) == 0
     assert seen == ["mongodb://127.0.0.1:27017/sacred"] * 2 + ["mongodb://a/b"]
