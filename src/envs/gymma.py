@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from . import drawing
 from .multiagentenv import EnvContractError, MissingBackendError, MultiAgentEnv, nearest
 
 EXAMPLE = "Foraging-2s-8x8-2p-2f-coop-v3"
@@ -275,7 +276,23 @@ class GymmaEnv(MultiAgentEnv):
         return list(self._avail[agent_id])
 
     def render(self) -> Any:
-        return self._env.render()
+        raw = self._env.unwrapped
+        if hasattr(raw, "field") and hasattr(raw, "players"):  # LBF's own pictures need a display
+            players = [((int(p.position[0]), int(p.position[1])), int(p.level)) for p in raw.players]
+            return drawing.foraging(np.asarray(raw.field), players)
+        try:
+            raw.render_mode = "rgb_array"
+            picture = self._env.render()
+        except Exception as error:  # of a window system's library: there is no common class
+            raise NotImplementedError(
+                f"{self.name} has no pictures without a display ({type(error).__name__}: {error})"
+            ) from error
+        if picture is None:
+            raise NotImplementedError(f"{self.name} has no pictures")
+        return picture
+
+    def show(self) -> None:
+        self._env.render()
 
     def close(self) -> None:
         self._env.close()
