@@ -44,7 +44,7 @@ MPE_LISTING = (
 )
 _MPE = "pz-mpe-"
 # Begin of a key -> package that registers it.
-_PACKAGES = {"Foraging": "lbforaging", "rware": "rware", _MPE: "mpe2"}
+PACKAGES = {"Foraging": "lbforaging", "rware": "rware", _MPE: "mpe2"}
 _ELSEWHERE = {"vmas-": "vmas", "matrixgames:": "matrix"}  # upstream's keys of what is no gymma environment here
 _LIMITS = {"rware": "max_steps", _MPE: "max_cycles"}  # time limits that are an argument: time_limit takes their place
 _FIVE_FOODS = re.compile(r"(Foraging(?:-2s)?-\d+x\d+-\d+p)-5f((?:-coop)?-v3)")
@@ -108,7 +108,7 @@ def find_spec(key: str) -> Any:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise MissingBackendError(f"{module}:{key}: there is no installed module {module}") from error
-    for begin, package in _PACKAGES.items():
+    for begin, package in PACKAGES.items():
         if key.lower().startswith(begin.lower()):
             try:
                 importlib.import_module(package)

@@ -109,6 +109,11 @@ def _import_jax() -> tuple[Any, Any]:
     return jax, smax
 
 
+def require() -> None:
+    """MissingBackendError where jaxmarl cannot be imported; imports it and jax."""
+    _import_jax()
+
+
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """No output: jaxmarl prints at import, and puts sys.__stdout__ in the place of whatever sys.stdout was."""
