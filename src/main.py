@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--watch",
         metavar="RUN",
-        help="play the saved networks of a run (the folder of its record, or of its networks) greedily and write a film; "
+        help="play the saved networks of a run (the folder of its record, or of its networks) greedily and film it; "
         "with seed=, load_step=, env_args.time_limit= change what is played",
     )
     parser.add_argument("--out", metavar="FILE", help="the film of --watch: .gif or .mp4 (default: watch.gif in RUN)")
@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         help="a plugin or module beyond this checkout that the record of --watch may import",
     )
-    parser.add_argument("--check", action="store_true", help="say what can run on this machine, and what mends the rest")
+    parser.add_argument(
+        "--check", action="store_true", help="say what can run on this machine, and what mends the rest"
+    )
     parser.add_argument("words", metavar="with key=value", nargs="*", help="values that replace the files' ones")
     return parser
 

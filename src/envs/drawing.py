@@ -38,7 +38,7 @@ def foraging(field: np.ndarray, players: Sequence[tuple[tuple[int, int], int]]) 
     :param players: (row, column) and level of each.
     """
     rows, columns = field.shape
-    cell = max(20, min(64, SIZE // columns))
+    cell = max(20, min(80, SIZE // columns))
     width, height = columns * cell + 1, rows * cell + 1
     image = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(image)

@@ -58,6 +58,7 @@ LISTING = (
     ("ROBOT-NxK", "pattern: any N * K that is the number of joints (with partition: any name)"),
 )
 CURE = "pip install -e '.[mujoco]'"
+PICTURE = (320, 240)  # pixels: an episode is up to 1000 pictures, drawn by the CPU
 OPENGL_CURE = "apt-get install libegl1 libgl1-mesa-dri (or libosmesa6, with MUJOCO_GL=osmesa)"
 
 
@@ -314,7 +315,9 @@ class MamujocoEnv(MultiAgentEnv):
         picture, problem = None, ""
         with _silence():  # what failed is also deleted in here, with complaints of its own
             try:
-                picture = self._env.single_agent_env.unwrapped.mujoco_renderer.render("rgb_array")
+                renderer = self._env.single_agent_env.unwrapped.mujoco_renderer
+                renderer.width, renderer.height = PICTURE  # counts at the first picture
+                picture = renderer.render("rgb_array")
             except Exception as error:  # of an OpenGL library: there is no common class
                 problem = f"{type(error).__name__}: {error}"
         if picture is None:

@@ -55,7 +55,9 @@ def check() -> int:
 # --- this machine ---
 def machine() -> Iterator[Line]:
     """Python, torch, threads, GPU, and where results go."""
-    yield Line("Python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}")
+    yield Line(
+        "Python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
+    )
     yield _tried("torch", _torch)
     yield Line("threads", "-", f"{os.cpu_count()} cores, {_usable_cores()} for this process; torch_threads=1 a run")
     yield _tried("GPU", _gpu)
@@ -77,7 +79,9 @@ def _gpu() -> str:
     if torch.cuda.is_available():
         return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     if torch.version.cuda is None:
-        raise Problem("not used: this torch is built for the CPU only; with an NVIDIA GPU: pip install torch --force-reinstall")
+        raise Problem(
+            "not used: this torch is built for the CPU only; with an NVIDIA GPU: pip install torch --force-reinstall"
+        )
     try:
         torch.cuda.init()  # says why
     except RuntimeError as error:
@@ -130,7 +134,9 @@ def extras() -> Iterator[Line]:
     """MongoDB, TensorBoard, W&B, Ray, the report and films."""
     yield _tried("MongoDB", _mongo)
     yield _tried("TensorBoard", lambda: _package("tensorboard", "tensorboard", "use_tensorboard=True"))
-    yield _tried("W&B", lambda: _package("wandb", "wandb", "use_wandb=True writes offline; wandb login for the service"))
+    yield _tried(
+        "W&B", lambda: _package("wandb", "wandb", "use_wandb=True writes offline; wandb login for the service")
+    )
     yield _tried("Ray", lambda: _package("ray", "ray", "compare.py --ray ADDRESS"))
     yield _tried("report", _report)
     yield _tried("films as GIF", lambda: _package("imageio", "", "--watch RUN"))
@@ -160,7 +166,7 @@ def _mongo() -> str:
         client.admin.command("ping")
     except Exception as error:  # its own words may hold the password
         raise Problem(
-            f"{text}; but no server answers at {where.shown} ({type(error).__name__}); start one there, or name another "
+            f"{text}; but no server answers at {where.shown} ({type(error).__name__}); start one, or name another "
             f"with --mongo or {variable}: docker run -d -p 127.0.0.1:27017:27017 mongo"
         ) from None
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,18 @@ class Film:
                 f"render() of this environment gives {picture.dtype} {picture.shape}, not (height, width, 3) uint8"
             )
         frame = np.concatenate([picture, strip(text, picture.shape[1])])
-        frame = np.pad(frame, [(0, side % 2) for side in frame.shape[:2]] + [(0, 0)], mode="edge")  # MP4 wants even ones
+        frame = np.pad(
+            frame, [(0, side % 2) for side in frame.shape[:2]] + [(0, 0)], mode="edge"
+        )  # MP4 wants even ones
         if self._writer is None:
             self._writer, self._shape = self._open(), frame.shape
         if frame.shape != self._shape:
             raise ConfigError(f"render() gives pictures of several sizes: {self._shape[:2]}, then {frame.shape[:2]}")
-        for _ in range(times):
-            self._writer.append_data(frame)
+        with warnings.catch_warnings():
+            # of the first MP4 frame, for which ffmpeg is started: JAX complains of any fork; this one only starts it
+            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+            for _ in range(times):
+                self._writer.append_data(frame)
         self.frames += times
 
     def _open(self) -> Any:

@@ -1,6 +1,6 @@
 """`python src/main.py --watch RUN`: a recorded run's saved policy plays, and is filmed.
 
-A record is data from elsewhere. Its configuration passes the same checks as a run's own; what it names as code to import
+A record is data from elsewhere. Its configuration passes the same checks as a run's own; code that it names for import
 must be this checkout's or be confirmed with --trust; networks are read as weights only.
 """
 
@@ -73,7 +73,10 @@ def find_networks(folder: Path, config: Mapping[str, Any], info: Mapping[str, An
     inside = Path(token)
     if not token or inside.is_absolute() or ".." in inside.parts:
         raise ConfigError(f"{folder / 'info.json'}: unique_token = {token!r} names no folder of saved networks")
-    roots = [folder.absolute().parents[3], Path(str(config.get("local_results_path")))]  # local_results_path, moved or not
+    roots = [
+        folder.absolute().parents[3],
+        Path(str(config.get("local_results_path"))),
+    ]  # local_results_path, moved or not
     places = [root / "models" / inside for root in roots]
     if found := [place for place in places if place.is_dir()]:
         return found[0]
@@ -93,7 +96,9 @@ def find_networks(folder: Path, config: Mapping[str, Any], info: Mapping[str, An
 def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, name) of all that checking this configuration would import, of what is not this checkout's own."""
     plugin = config.get("plugin")
-    if isinstance(plugin, str) and plugin not in {path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")}:
+    if isinstance(plugin, str) and plugin not in {
+        path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")
+    }:
         yield "plugin", plugin
     module = config.get("env_module")
     if isinstance(module, str) and module and Path(module).resolve() not in _own_modules():
@@ -255,7 +260,7 @@ def _play(runner: Any, config: Mapping[str, Any], path: Path, info: Mapping[str,
         for _ in range(config["test_nepisode"]):
             runner.run(test_mode=True)
     if filming:
-        print(f"film: {path}, {film.frames} pictures, {film.frames / env.render_fps:.0f} s")
+        print(f"film: {path}, {film.frames / env.render_fps:.0f} s")
     else:
         runner.save_replay()
         print("replay: saved by StarCraft II, in its folder of replays")
