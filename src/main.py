@@ -16,10 +16,13 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
+try:
+    import yaml
 
-from utils.config import ConfigError, available, compose, describe
-from utils.mongo import DATABASE, Address, address, hide
+    from utils.config import ConfigError, available, compose, describe
+    from utils.mongo import DATABASE, Address, address, hide
+except ModuleNotFoundError as error:
+    sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
 
 LOCAL_MONGO = "mongodb://127.0.0.1:27017"
 MONGO_VARIABLE = "SACRED_MONGO_URL"

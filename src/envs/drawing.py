@@ -101,8 +101,8 @@ def battle(
         top, left, right = y - r - 6, x - r, x + r
         draw.rectangle((left, top, right, top + 3), fill=HURT)
         draw.rectangle((left, top, left + (right - left) * float(min(1.0, health[i])), top + 3), fill=HEALTHY)
-    left = [sum(alive[:n_allies]), sum(alive[n_allies:])]
-    draw.text((6, height - 6), f"ours {left[0]}", fill=ALLY, font=font(14), anchor="ls")
-    draw.text((width - 6, height - 6), f"theirs {left[1]}", fill=ENEMY, font=font(14), anchor="rs")
+    ours, theirs = sum(alive[:n_allies]), sum(alive[n_allies:])
+    draw.text((6, height - 6), f"ours {ours}", fill=ALLY, font=font(14), anchor="ls")
+    draw.text((width - 6, height - 6), f"theirs {theirs}", fill=ENEMY, font=font(14), anchor="rs")
     draw.rectangle((0, 0, width - 1, height - 1), outline=LINE)
     return np.concatenate([strip(banner, width, FOOD), np.asarray(image)])

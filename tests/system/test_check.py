@@ -15,13 +15,12 @@ from utils.config import available
 
 ROOT = Path(__file__).resolve().parents[2]
 HIDE = """
-import importlib.abc, importlib.metadata, sys
+import importlib.machinery, importlib.metadata, sys
 hidden = {hidden!r}
-class Hidden(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden())
+search = importlib.machinery.PathFinder.find_spec
+def find_spec(name, path=None, target=None):
+    return None if name.split(".")[0] in hidden else search(name, path, target)
+importlib.machinery.PathFinder.find_spec = find_spec
 find = importlib.metadata.distribution
 def distribution(name):
     if name in hidden:
@@ -99,8 +98,8 @@ def test_results_that_cannot_be_written(
     for part in ("environments", "extras"):
         monkeypatch.setattr(doctor, part, lambda: iter(()))
     assert main.main(["--check"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  results")]
-    assert "no " in line and "local_results_path=" in line
+    line = " ".join(capsys.readouterr().out.partition("  results ")[2].partition("\nenvironments")[0].split())
+    assert line.startswith("no ") and line.endswith("with local_results_path=FOLDER results go elsewhere")
 
 
 @pytest.mark.parametrize("cuda", [None, "12.8"])
@@ -125,3 +124,13 @@ def test_the_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: f"GPU number {i}")
     assert doctor._tried("GPU", doctor._gpu) == ("GPU", "ok", "GPU number 0, GPU number 1")
+
+
+@pytest.mark.parametrize("package", ["yaml", "pydantic"])
+def test_a_package_that_every_command_needs(tmp_path: Path, package: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDE.format(hidden={package}))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "src" / "main.py"), "--check"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 1
+    assert ran.stderr == f"error: the package {package} is not installed; in this folder: pip install -e .\n"

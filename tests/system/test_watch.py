@@ -206,9 +206,7 @@ def test_a_damaged_record(run: Path, capsys: pytest.CaptureFixture[str], content
         ({"env": "matrix", "env_args": {"key": "climbing"}}, "cannot be loaded"),
     ],
 )
-def test_a_changed_record(
-    run: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], message: str
-) -> None:
+def test_a_changed_record(run: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], message: str) -> None:
     change(run, **values)
     assert message in refused(capsys, run)
 
@@ -263,7 +261,9 @@ def test_weights_only(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_environment_without_pictures(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SerialVectorEnv, "render", lambda self: (_ for _ in ()).throw(NotImplementedError("no pictures")))
+    monkeypatch.setattr(
+        SerialVectorEnv, "render", lambda self: (_ for _ in ()).throw(NotImplementedError("no pictures"))
+    )
     assert "no pictures: it cannot be watched" in refused(capsys, run)
 
 
