@@ -16,10 +16,13 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
+try:
+    import yaml
 
-from utils.config import ConfigError, available, compose, describe
-from utils.mongo import DATABASE, Address, address, hide
+    from utils.config import ConfigError, available, compose, describe
+    from utils.mongo import DATABASE, Address, address, hide
+except ModuleNotFoundError as error:
+    sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
 
 LOCAL_MONGO = "mongodb://127.0.0.1:27017"
 MONGO_VARIABLE = "SACRED_MONGO_URL"
@@ -52,6 +55,23 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL[/DB]",
         help=f"record the run in MongoDB, too; without a value {LOCAL_MONGO}, without a database {DATABASE}. "
         f"{MONGO_VARIABLE} does the same and is not seen in a list of processes",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="RUN",
+        help="play the saved networks of a run (the folder of its record, or of its networks) greedily and film it; "
+        "with seed=, load_step=, env_args.time_limit= change what is played",
+    )
+    parser.add_argument("--out", metavar="FILE", help="the film of --watch: .gif or .mp4 (default: watch.gif in RUN)")
+    parser.add_argument("--episodes", metavar="N", type=int, help="episodes that --watch plays (default: 1)")
+    parser.add_argument(
+        "--trust",
+        metavar="NAME",
+        action="append",
+        help="a plugin or module beyond this checkout that the record of --watch may import",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="say what can run on this machine, and what mends the rest"
     )
     parser.add_argument("words", metavar="with key=value", nargs="*", help="values that replace the files' ones")
     return parser
@@ -209,6 +229,16 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     return status
 
 
+def watch(options: argparse.Namespace) -> int:
+    """--watch; the run's record is the configuration, so that no other can be named."""
+    names = ("config", "env_config", "mongo")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]:
+        raise ConfigError(f"{', '.join(given)}: not with --watch, which takes the run's own configuration")
+    episodes = 1 if options.episodes is None else options.episodes
+    player = import_module("utils.watch")
+    return player.watch(options.watch, options.out, episodes, overrides(options.words), options.trust or ())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 1 failed, 2 wrong arguments or configuration, 130 stopped by Ctrl-C."""
     try:
@@ -216,6 +246,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.list:
             print(listing())
             return 0
+        if options.check:
+            return import_module("utils.doctor").check()
+        if options.watch is not None:
+            return watch(options)
+        if lost := [f"--{name}" for name in ("out", "episodes", "trust") if getattr(options, name) is not None]:
+            raise ConfigError(f"{', '.join(lost)}: only with --watch")
         config = compose(options.config, options.env_config, overrides(options.words))
         if options.print_config:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
@@ -224,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         key = "--mongo" if options.mongo is not None else MONGO_VARIABLE
         mongo = address(url, key) if url or options.mongo is not None else None
         return train(config, (options.config, options.env_config), mongo)
+    except KeyboardInterrupt:
+        return 130
     except ConfigError as error:
         problems = error.problems
         message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])

@@ -77,6 +77,8 @@ def require(config: Mapping[str, Any]) -> None:
     env, env_args = config["env"], config["env_args"]
     if env == "sc2v2":
         sc2v2.require(**env_args)
+    elif env == "smax":
+        smax.require()
     elif env == "mamujoco":
         mamujoco.require()
     elif env == "vmas":

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from . import drawing
 from .multiagentenv import EnvContractError, MissingBackendError, MultiAgentEnv, nearest
 
 EXAMPLE = "Foraging-2s-8x8-2p-2f-coop-v3"
@@ -43,7 +44,7 @@ MPE_LISTING = (
 )
 _MPE = "pz-mpe-"
 # Begin of a key -> package that registers it.
-_PACKAGES = {"Foraging": "lbforaging", "rware": "rware", _MPE: "mpe2"}
+PACKAGES = {"Foraging": "lbforaging", "rware": "rware", _MPE: "mpe2"}
 _ELSEWHERE = {"vmas-": "vmas", "matrixgames:": "matrix"}  # upstream's keys of what is no gymma environment here
 _LIMITS = {"rware": "max_steps", _MPE: "max_cycles"}  # time limits that are an argument: time_limit takes their place
 _FIVE_FOODS = re.compile(r"(Foraging(?:-2s)?-\d+x\d+-\d+p)-5f((?:-coop)?-v3)")
@@ -107,7 +108,7 @@ def find_spec(key: str) -> Any:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise MissingBackendError(f"{module}:{key}: there is no installed module {module}") from error
-    for begin, package in _PACKAGES.items():
+    for begin, package in PACKAGES.items():
         if key.lower().startswith(begin.lower()):
             try:
                 importlib.import_module(package)
@@ -275,7 +276,23 @@ class GymmaEnv(MultiAgentEnv):
         return list(self._avail[agent_id])
 
     def render(self) -> Any:
-        return self._env.render()
+        raw = self._env.unwrapped
+        if hasattr(raw, "field") and hasattr(raw, "players"):  # LBF's own pictures need a display
+            players = [((int(p.position[0]), int(p.position[1])), int(p.level)) for p in raw.players]
+            return drawing.foraging(np.asarray(raw.field), players)
+        try:
+            raw.render_mode = "rgb_array"
+            picture = self._env.render()
+        except Exception as error:  # of a window system's library: there is no common class
+            raise NotImplementedError(
+                f"{self.name} has no pictures without a display ({type(error).__name__}: {error})"
+            ) from error
+        if picture is None:
+            raise NotImplementedError(f"{self.name} has no pictures")
+        return picture
+
+    def show(self) -> None:
+        self._env.render()
 
     def close(self) -> None:
         self._env.close()

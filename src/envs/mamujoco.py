@@ -16,6 +16,7 @@ import fcntl
 import io
 import itertools
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -57,6 +58,8 @@ LISTING = (
     ("ROBOT-NxK", "pattern: any N * K that is the number of joints (with partition: any name)"),
 )
 CURE = "pip install -e '.[mujoco]'"
+PICTURE = (320, 240)  # pixels: an episode is up to 1000 pictures, drawn by the CPU
+OPENGL_CURE = "apt-get install libegl1 libgl1-mesa-dri (or libosmesa6, with MUJOCO_GL=osmesa)"
 
 
 def _grid(parts: str) -> tuple[int, int] | None:
@@ -237,6 +240,7 @@ class MamujocoEnv(MultiAgentEnv):
         self._next_seed, self._common = seed, common_reward
         self._t = 0
         self.name = key
+        self.render_fps = round(1 / robot.unwrapped.dt)
         self.backend = f"MuJoCo {version('mujoco')} (gymnasium-robotics {version('gymnasium-robotics')})"
         self.info = {
             "key": key,
@@ -303,6 +307,24 @@ class MamujocoEnv(MultiAgentEnv):
 
     def get_avail_agent_actions(self, agent_id: int) -> list[int]:
         return list(self._avail[agent_id])
+
+    def render(self) -> np.ndarray:
+        """MissingBackendError where OpenGL cannot draw without a display."""
+        if sys.platform == "linux":
+            os.environ.setdefault("MUJOCO_GL", "egl")  # draws without a display
+        picture, problem = None, ""
+        with _silence():  # what failed is also deleted in here, with complaints of its own
+            try:
+                renderer = self._env.single_agent_env.unwrapped.mujoco_renderer
+                renderer.width, renderer.height = PICTURE  # counts at the first picture
+                picture = renderer.render("rgb_array")
+            except Exception as error:  # of an OpenGL library: there is no common class
+                problem = f"{type(error).__name__}: {error}"
+        if picture is None:
+            raise MissingBackendError(
+                f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')} ({problem}): {OPENGL_CURE}"
+            )
+        return picture
 
     def close(self) -> None:
         self._env.close()

@@ -44,6 +44,7 @@ class MultiAgentEnv:
     backend: str = ""  # what simulates, with its version, as recorded with every run
     banner: str = ""  # a warning that main prints in a box; empty: none
     info: dict[str, Any]  # more for the run record
+    render_fps: int = 5  # pictures a second at which a film of it is easy to follow
 
     # -- to be written by each environment ---------------------------------------------------------------------------
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[np.ndarray], dict]:
@@ -110,7 +111,13 @@ class MultiAgentEnv:
         raise NotImplementedError
 
     def render(self) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} cannot be rendered")
+        """A picture of the present state, (H, W, 3) uint8, drawn without a display. NotImplementedError where there is
+        none."""
+        raise NotImplementedError(f"{getattr(self, 'name', type(self).__name__)} has no pictures")
+
+    def show(self) -> None:
+        """Shows the present state in a window (the key `render`). By default what `render` does."""
+        self.render()
 
     def save_replay(self) -> None:
         """Saves a replay where the simulator has such a thing; elsewhere does nothing."""

@@ -19,6 +19,8 @@ class ParallelAsTuple(gymnasium.Env):
     truncated where any of the last ones was cut off, else terminated.
     """
 
+    render_mode: str | None = "human"
+
     def __init__(self, make: Callable[..., Any], **arguments: Any) -> None:
         self._env = make(**arguments)
         self._names = list(self._env.possible_agents)
@@ -44,6 +46,7 @@ class ParallelAsTuple(gymnasium.Env):
         return tuple(values.get(name, missing[name]) for name in self._names)
 
     def render(self) -> Any:
+        self._env.unwrapped.render_mode = self.render_mode
         return self._env.render()
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from . import drawing
 from .multiagentenv import EnvContractError, MissingBackendError, nearest
 from .vector import Ended, SingleEnv, VectorEnv
 
@@ -80,6 +81,7 @@ class Battle(NamedTuple):
 
 class _Compiled(NamedTuple):
     dims: dict[str, int]
+    arena: Any  # jaxmarl's environment
     keys: Callable[..., Any]  # seeds (E,) -> a random key for each environment
     start: Callable[..., Any]  # env keys, episode numbers (E,) -> carry, obs, state, avail
     step: Callable[..., Any]  # carry, actions (E,N) -> carry, obs, state, avail, reward, terminated, truncated, won
@@ -105,6 +107,11 @@ def _import_jax() -> tuple[Any, Any]:
     except ImportError as error:
         raise MissingBackendError(f"SMAX: jaxmarl cannot be imported ({error}): pip install jaxmarl six") from error
     return jax, smax
+
+
+def require() -> None:
+    """MissingBackendError where jaxmarl cannot be imported; imports it and jax."""
+    _import_jax()
 
 
 @contextlib.contextmanager
@@ -216,6 +223,7 @@ def _compile(battle: Battle) -> _Compiled:
     }
     return _Compiled(
         dims,
+        arena,
         jax.jit(jax.vmap(jax.random.key)),
         jax.jit(jax.vmap(start_one)),
         jax.jit(jax.vmap(step_one)),
@@ -280,6 +288,31 @@ class SmaxVectorEnv(VectorEnv):
             mine[rows] = new[rows]
         ended = np.flatnonzero(active & (terminated | truncated)).tolist()
         return [(i, {"battle_won": float(won[i])}) for i in ended]
+
+    def render(self) -> np.ndarray:
+        if self._carry is None:
+            raise EnvContractError("SMAX: render() before reset()")
+        arena, units = self._functions.arena, self._carry[1].state
+        n, moves = arena.num_allies, arena.num_movement_actions
+        types, alive, health = (
+            np.asarray(x[0]) for x in (units.unit_types, units.unit_alive, units.unit_health)
+        )  # (U,) each
+        letters = dict(zip(arena.unit_type_shorthands, arena.unit_type_names, strict=True))
+        there = [letter for i, letter in enumerate(letters) if i in types]
+        shots = []
+        for who, action in enumerate(np.asarray(units.prev_attack_actions[0]).tolist()):
+            if alive[who] and action >= moves:  # enemies count their targets backwards
+                shots.append((who, action - moves + n if who < n else n - 1 - (action - moves)))
+        return drawing.battle(
+            np.asarray(units.unit_positions[0]),
+            np.where(alive, health / np.asarray(arena.unit_type_health)[types], 0.0),
+            np.asarray(arena.unit_type_radiuses)[types],
+            [arena.unit_type_shorthands[kind] for kind in types],
+            n,
+            shots,
+            (arena.map_width, arena.map_height),
+            "SMAX, not StarCraft II · " + ", ".join(f"{letter} {letters[letter]}" for letter in there),
+        )
 
     def close(self) -> None:
         super().close()

@@ -67,13 +67,15 @@ class VectorEnv:
     """E environments as one.
 
     Attributes: n_envs, n_agents, n_actions, obs_size, state_size, episode_limit, common_reward; backend (what
-    simulates, as named in the run's record), banner (a warning to print, or ""), info (more for the run's record).
+    simulates, as named in the run's record), banner (a warning to print, or ""), info (more for the run's record),
+    render_fps (pictures a second of a film).
     Arrays: obs (E,N,O) f32 · state (E,S) f32 · avail_actions (E,N,A) u8 · reward (E,) f32, or (E,N) without common
     reward · terminated, truncated (E,) bool.
     """
 
     backend: str = ""
     banner: str = ""
+    render_fps: int = 5
 
     def __init__(self, dims: dict[str, int], n_envs: int, common_reward: bool, buffer: Any = None) -> None:
         self.n_envs, self.common_reward = n_envs, common_reward
@@ -89,7 +91,7 @@ class VectorEnv:
         self.terminated, self.truncated = self._arrays["terminated"], self._arrays["truncated"]
 
     def _take_identity(self, env: MultiAgentEnv) -> None:
-        self.backend, self.banner = env.backend, env.banner
+        self.backend, self.banner, self.render_fps = env.backend, env.banner, env.render_fps
         self.info = {"backend": env.backend, **getattr(env, "info", {})}
 
     def get_env_info(self) -> dict[str, int]:
@@ -111,8 +113,12 @@ class VectorEnv:
         raise NotImplementedError
 
     def render(self) -> Any:
-        """Shows the first environment."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be rendered")
+        """A picture of the first environment, (H, W, 3) uint8; NotImplementedError where there are none."""
+        raise NotImplementedError(f"{self.backend or type(self).__name__} has no pictures")
+
+    def show(self) -> None:
+        """Shows the first environment in a window."""
+        self.render()
 
     def save_replay(self) -> None:
         """Saves a replay where the simulator has such a thing."""
@@ -250,6 +256,9 @@ class SerialVectorEnv(VectorEnv):
     def render(self) -> Any:
         return self.envs[0].render()
 
+    def show(self) -> None:
+        self.envs[0].show()
+
     def save_replay(self) -> None:
         for env in self.envs:
             env.save_replay()
@@ -321,6 +330,9 @@ class WorkerVectorEnv(VectorEnv):
     def render(self) -> Any:
         return self._call([0], "render")[0]
 
+    def show(self) -> None:
+        self._call([0], "show")
+
     def save_replay(self) -> None:
         self._call(range(len(self._spans)), "save_replay")
 
@@ -386,6 +398,7 @@ class SingleEnv(MultiAgentEnv):
         self._active = np.ones(1, bool)
         self.n_agents, self.episode_limit = vector.n_agents, vector.episode_limit
         self.backend, self.banner, self.info = vector.backend, vector.banner, vector.info
+        self.render_fps = vector.render_fps
 
     def seed(self, seed: int | None = None) -> int | None:
         if seed is not None:
@@ -421,6 +434,9 @@ class SingleEnv(MultiAgentEnv):
 
     def get_avail_agent_actions(self, agent_id: int) -> list[int]:
         return self._vector.avail_actions[0, agent_id].tolist()
+
+    def render(self) -> Any:
+        return self._vector.render()
 
     def close(self) -> None:
         self._vector.close()
@@ -458,6 +474,8 @@ def _work(
                 group.reset()
             elif command == "render":
                 answer = envs[0].render()
+            elif command == "show":
+                envs[0].show()
             elif command == "save_replay":
                 for env in envs:
                     env.save_replay()

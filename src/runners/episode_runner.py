@@ -113,7 +113,7 @@ class EpisodeRunner:
             terminated[live, t, 0] = env.terminated[live]
             t += 1
             if test_mode and self.args.render:
-                env.render()
+                env.show()
             if ended:
                 for i, info in ended:
                     # The observation to bootstrap from, of an episode that is over

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import importlib
 import re
@@ -179,6 +180,28 @@ def compose(
     checked, wrong = check(config, sources)
     if problems or wrong:
         raise ConfigError(problems + wrong)
+    return checked
+
+
+def replaced(
+    config: Mapping[str, Any], overrides: Sequence[str], source: str
+) -> tuple[dict[str, Any], dict[Path_, str]]:
+    """A configuration that came from `source` with the command line's values laid over it, and where each value came
+    from. Nothing is checked, and nothing that it names is imported."""
+    changed, problems = copy.deepcopy(dict(config)), list[str]()
+    sources: dict[Path_, str] = {(key,): source for key in config}
+    for text in overrides:
+        _attempt(problems, _override, changed, text, sources, COMMAND_LINE)
+    if problems:
+        raise ConfigError(problems)
+    return changed, sources
+
+
+def complete(config: dict[str, Any], sources: Mapping[Path_, str]) -> dict[str, Any]:
+    """A whole configuration, checked as `compose` does. ConfigError with all problems."""
+    checked, wrong = check(config, sources)
+    if wrong:
+        raise ConfigError(wrong)
     return checked
 
 

@@ -42,15 +42,20 @@ def write_report(
     :return: the path of the page.
     :raises ConfigError: where a package is missing or `out` cannot be written to.
     """
-    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
-    if missing:
-        raise ConfigError(f"a report needs {', '.join(missing)}: pip install -e '.[report]'")
+    require_packages()
     out = Path(out)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         return _Report(runs, out, title or "Comparison", planned, reference, problems).write()
     except OSError as error:
         raise ConfigError(f"{out}: the report cannot be written there: {error.strerror or error}") from None
+
+
+def require_packages() -> None:
+    """ConfigError where a package that the report needs is missing."""
+    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"a report needs {', '.join(missing)}: pip install -e '.[report]'")
 
 
 @dataclass(frozen=True)

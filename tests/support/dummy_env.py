@@ -86,7 +86,7 @@ class DummyVectorEnv:
         self.avail_actions[i] = 1
         self.avail_actions[i, :, (i + t + 1) % self.n_actions] = 0
 
-    def render(self) -> None:
+    def show(self) -> None:
         self.rendered += 1
 
     def save_replay(self) -> None:

@@ -1,0 +1,267 @@
+"""`python src/main.py --watch RUN`: a recorded run's saved policy plays, and is filmed.
+
+A record is data from elsewhere. Its configuration passes the same checks as a run's own; code that it names for import
+must be this checkout's or be confirmed with --trust; networks are read as weights only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import envs
+from components.checkpoint import find_checkpoint
+from envs.gymma import PACKAGES
+from utils import config as configs
+from utils.config import ConfigError
+from utils.film import Film, film_path
+
+LIMIT = 64 * 2**20  # bytes of a record's file; info.json holds the metrics
+FILM = "watch.gif"  # in the run's folder
+REPLAYS = ("sc2v2",)  # environments that save replays where they have no pictures
+# The policy itself plays, whatever the tests of the run did. `with` may change these.
+DEFAULTS: dict[str, Any] = {"test_greedy": True, "evaluation_epsilon": 0.0, "use_cuda": "auto", "load_step": 0}
+# One environment in this process; nothing is learnt, logged or saved.
+FIXED: dict[str, Any] = {
+    "evaluate": True, "render": False, "runner": "episode", "batch_size_run": 1, "env_workers": 0, "batch_size": 1,
+    "buffer_size": 1, "save_model": False, "record_checkpoint": False, "use_tensorboard": False, "use_wandb": False,
+}  # fmt: skip
+# What saved networks' config.json has beside the configuration (run.make_args and run.build add it).
+BUILT = {"device", "unique_token", "state_shape", "obs_shape", "n_actions", "n_agents", "episode_limit"}
+
+
+# --- the record ---
+def find_run(name: str) -> Path:
+    """The folder of a run's record, or of its saved networks; a folder above is fine where it holds one run."""
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ConfigError(f"--watch={name}: there is no such folder; a run is in results/sacred/ALGORITHM/TASK/ID")
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.name.isdecimal() and (folder.parent / "config.json").is_file():
+        raise ConfigError(f"--watch={name}: name the folder above, and the step as: with load_step={folder.name}")
+    below = sorted(path.parent for path in folder.rglob("run.json"))
+    if len(below) == 1:
+        return below[0]
+    several = f"{len(below)} runs are in it; name one, as {below[0]}" if below else "no run is recorded there"
+    raise ConfigError(f"--watch={name}: {several}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of a record."""
+    try:
+        if path.stat().st_size > LIMIT:
+            raise ConfigError(f"{path}: larger than {LIMIT} bytes, this is no file of a run")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a mapping of keys to values is wanted, this is a {type(content).__name__}")
+    return content
+
+
+def find_networks(folder: Path, config: Mapping[str, Any], info: Mapping[str, Any]) -> Path:
+    """The folder with a run's saved networks, a subfolder for each step."""
+    if not (folder / "run.json").is_file():
+        return folder  # the networks' own folder
+    token = str(info.get("unique_token", ""))
+    inside = Path(token)
+    if not token or inside.is_absolute() or ".." in inside.parts:
+        raise ConfigError(f"{folder / 'info.json'}: unique_token = {token!r} names no folder of saved networks")
+    roots = [
+        folder.absolute().parents[3],
+        Path(str(config.get("local_results_path"))),
+    ]  # local_results_path, moved or not
+    places = [root / "models" / inside for root in roots]
+    if found := [place for place in places if place.is_dir()]:
+        return found[0]
+    interval = config.get("save_model_interval")
+    if config.get("save_model") is True:
+        raise ConfigError(
+            f"{folder}: no networks are saved yet, or they were removed (looked for {places[0]}); they are saved every "
+            f"save_model_interval={interval} steps and at the end"
+        )
+    raise ConfigError(
+        f"{folder}: this run has saved no networks. Train with save_model=True (every save_model_interval={interval} "
+        "steps and at the end), then watch that run"
+    )
+
+
+# --- code that a record names ---
+def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, name) of all that checking this configuration would import, of what is not this checkout's own."""
+    plugin = config.get("plugin")
+    if isinstance(plugin, str) and plugin not in {
+        path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")
+    }:
+        yield "plugin", plugin
+    module = config.get("env_module")
+    if isinstance(module, str) and module and Path(module).resolve() not in _own_modules():
+        yield "env_module", module
+    env_args = config.get("env_args")
+    key = env_args.get("key") if isinstance(env_args, dict) else None
+    if config.get("env") == "gymma" and isinstance(key, str):
+        package = key.rpartition(":")[0]  # package:id imports the package
+        if package and package not in PACKAGES.values():
+            yield "env_args.key", package
+
+
+def _own_modules() -> set[Path]:
+    """Files that the checkout's environments and examples name as env_module."""
+    files = [*configs.available("envs").values(), *(configs.ROOT / "examples").glob("*.yaml")]
+    names = ((path.parent, configs.load_yaml(path).get("env_module")) for path in files)
+    return {(folder / name).resolve() for folder, name in names if isinstance(name, str)}
+
+
+def replay_config(
+    folder: Path, episodes: int, overrides: Sequence[str] = (), trusted: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The checked configuration with which the run in this folder is played again, and the record's info.
+
+    :raises ConfigError: with all problems.
+    """
+    source = folder / "config.json"
+    config = read(source)
+    info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
+    networks = find_networks(folder, config, info)
+    if not (folder / "run.json").is_file():
+        config = {key: value for key, value in config.items() if key not in BUILT}
+    if config.get("seed") is None:
+        raise ConfigError(f"{source}: seed = None: a record has the seed; give one: with seed=1")
+    env_args = config.get("env_args")
+    if isinstance(env_args, dict) and env_args.get("backend") == "auto" and info.get("backend"):
+        simulator = "smax" if "SMAX" in str(info["backend"]) else "starcraft2"  # the one that the policy knows
+        config = {**config, "env_args": {**env_args, "backend": simulator}}
+    fixed = {**FIXED, "test_nepisode": episodes, "checkpoint_path": str(networks)}
+    for text in overrides:
+        (key, *_), _ = configs.parse_override(text)
+        if key in fixed:
+            raise ConfigError(f"{text} (the command line): --watch sets {key} itself")
+    config, sources = configs.replaced({**config, **DEFAULTS}, overrides, str(source))
+    for key, name in named_code(config):
+        if name not in trusted:
+            raise ConfigError(
+                f"{source}: {key} names code to import that is not this checkout's: {name!r}. If you know it and trust "
+                f"it: --trust {name}"
+            )
+    return configs.complete({**config, **fixed}, sources), info
+
+
+# --- playing ---
+class Camera:
+    """A vector environment, of which each state of the first environment is handed on. All else is the environment's.
+
+    take: called with the sum of rewards so far (the team's, or the agents' mean), the step and whether it is the last.
+    """
+
+    def __init__(self, env: envs.VectorEnv, take: Any) -> None:
+        self._env, self._take = env, take
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def reset(self) -> None:
+        self._env.reset()
+        self._t, self._return = 0, 0.0
+        self._take(self._return, self._t, None)
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> Any:
+        ended = self._env.step(actions, active)
+        self._t += 1
+        self._return += float(np.mean(self._env.reward[0]))
+        self._take(self._return, self._t, ended[0][1] if ended else None)
+        return ended
+
+
+def watch(
+    name: str, out: str | None = None, episodes: int = 1, overrides: Sequence[str] = (), trusted: Sequence[str] = ()
+) -> int:
+    """Plays the saved policy of the run in folder `name` and writes a film; the exit status.
+
+    :param out: the film's file, .gif or .mp4; by default FILM in the run's folder.
+    :param overrides: key=value, above all seed, load_step and env_args.time_limit.
+    :param trusted: names of plugins and modules beyond this checkout that the record may import.
+    :raises ConfigError: where it cannot be played or filmed.
+    """
+    if episodes < 1:
+        raise ConfigError(f"--episodes={episodes}: a whole number from 1 is wanted")
+    folder = find_run(name)
+    path = film_path(out or str(folder / FILM))
+    config, info = replay_config(folder, episodes, overrides, trusted)
+    try:
+        envs.require(config)
+    except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    checkpoint = find_checkpoint(config["checkpoint_path"], config["load_step"])
+    runner = load_policy(config, checkpoint)
+    try:
+        return _play(runner, config, path, info, int(checkpoint.name))
+    except envs.MissingBackendError as error:
+        raise ConfigError(str(error)) from None
+    finally:
+        runner.close_env()
+
+
+def load_policy(config: Mapping[str, Any], checkpoint: Path) -> Any:
+    """The episode runner with its environment and the networks of the checkpoint."""
+    host, logging = import_module("run"), import_module("utils.logging")
+    args = host.make_args(config)
+    logger = logging.Logger(logging.get_logger())
+    runner = host.r_REGISTRY[args.runner](args=args, logger=logger)
+    try:
+        _, learner = host.build(args, runner, logger)
+        learner.load_models(checkpoint)
+    except Exception as error:  # damaged files, other shapes, absurd sizes: torch has a class for each
+        runner.close_env()
+        first = next(iter(str(error).splitlines()), "")
+        raise ConfigError(
+            f"{checkpoint}: these networks cannot be loaded with the run's configuration ({type(error).__name__}: "
+            f"{first}); with load_step=STEP another step is taken"
+        ) from None
+    except BaseException:
+        runner.close_env()
+        raise
+    runner.t_env = int(checkpoint.name)
+    return runner
+
+
+def _play(runner: Any, config: Mapping[str, Any], path: Path, info: Mapping[str, Any], step: int) -> int:
+    env = runner.env
+    if (recorded := info.get("backend")) and recorded != env.backend:
+        print(f"note: the run was recorded with {recorded}, it is played with {env.backend}")
+    task = f"{config['label'] or config['name']}, {import_module('utils.logging').task_name(config)}, step {step:,}"
+    episode = 1
+    filming = True
+    with Film(path, env.render_fps) as film:
+
+        def take(total: float, t: int, final: Mapping[str, float] | None) -> None:
+            nonlocal episode, filming
+            if filming:
+                try:
+                    picture = env.render()
+                except NotImplementedError as error:
+                    if config["env"] not in REPLAYS:
+                        raise ConfigError(f"{error}: it cannot be watched") from None
+                    filming = False
+                else:
+                    text = f"{task} · episode {episode}, {t} steps, return {total:.2f}"
+                    film.add(np.asarray(picture), text, times=1 if final is None else env.render_fps)
+            if final is not None:
+                more = "".join(f", {key} {value:g}" for key, value in final.items())
+                print(f"episode {episode}: return {total:.3f}, {t} steps{more}", flush=True)
+                episode += 1
+
+        runner.env = Camera(env, take)
+        for _ in range(config["test_nepisode"]):
+            runner.run(test_mode=True)
+    if filming:
+        print(f"film: {path}, {film.frames / env.render_fps:.0f} s")
+    else:
+        runner.save_replay()
+        print("replay: saved by StarCraft II, in its folder of replays")
+    return 0

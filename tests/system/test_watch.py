@@ -1,0 +1,288 @@
+"""--watch: a recorded run plays and is filmed; what is wrong with a record is said, and nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from envs.vector import SerialVectorEnv
+from utils import watch
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "Foraging-5x5-2p-1f-v3"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with a short run of VDN and its networks at two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = f"--config=vdn --env-config=gymma with env_args.key={KEY} env_args.time_limit=6 t_max=150 seed=3"
+    more = f"save_model=True save_model_interval=100 test_nepisode=1 local_results_path={folder}/results"
+    assert main.main([*words.split(), *more.split()]) == 0
+    return folder / "results"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it in the working directory: the record's folder. local_results_path no longer says where it is."""
+    shutil.copytree(trained, tmp_path / "moved")
+    record = tmp_path / f"moved/sacred/vdn/{KEY}/1"
+    change(record, local_results_path="elsewhere")
+    monkeypatch.chdir(tmp_path)
+    return record
+
+
+def change(record: Path, **values: Any) -> None:
+    """Puts these values into the record's configuration."""
+    path = record / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def refused(capsys: pytest.CaptureFixture[str], record: Path, *words: str) -> str:
+    """The message with which watching is refused; no film is left."""
+    capsys.readouterr()
+    assert main.main(["--watch", str(record), *words]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and "Traceback" not in output.err and "film" not in output.out
+    assert not list(record.glob("*.gif")) and not list(record.glob(".watch*"))
+    return output.err
+
+
+def pictures(path: Path) -> list[np.ndarray]:
+    with Image.open(path) as film:
+        return [np.asarray((film.seek(i), film.convert("RGB"))[1]) for i in range(film.n_frames)]
+
+
+def durations(path: Path) -> list[int]:
+    with Image.open(path) as film:
+        return [(film.seek(i), film.info["duration"])[1] for i in range(film.n_frames)]
+
+
+# --- what it does ---
+def test_a_run_is_filmed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--watch", str(run), "--episodes", "2"]) == 0
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if line.startswith("episode")]
+    steps = [int(line.split(", ")[1].split()[0]) for line in lines]
+    assert len(steps) == 2 and all(1 <= n <= 6 for n in steps) and f"film: {run / 'watch.gif'}" in out
+    frames = pictures(run / "watch.gif")
+    assert len(frames) == sum(n + 1 for n in steps)  # the beginning and every step; the held last one is one picture
+    assert sum(durations(run / "watch.gif")) == 200 * (sum(n + 5 for n in steps))
+    assert len({frame.tobytes() for frame in frames}) == len(frames)
+    assert not list(run.glob(".watch*"))
+
+
+def test_the_saved_policy_plays_and_not_another(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of the last step, or of the one that was asked for; greedy; the seed decides where it begins."""
+    loaded: list[Path] = []
+    load = watch.load_policy
+
+    def spy(config: Any, checkpoint: Path) -> Any:
+        loaded.append(checkpoint)
+        runner = load(config, checkpoint)
+        saved = watch.import_module("torch").load(checkpoint / "agent.th", weights_only=True)
+        own = runner.mac.agent.state_dict()
+        assert saved.keys() == own.keys() and all((saved[key] == own[key]).all() for key in saved)
+        return runner
+
+    monkeypatch.setattr(watch, "load_policy", spy)
+    films = []
+    steps = sorted(int(path.name) for path in (run.parents[3] / "models").glob("*/*") if path.is_dir())
+    assert len(steps) == 2
+    for words in ([], [], ["with", "seed=4"], ["with", f"load_step={steps[0]}"]):
+        assert main.main(["--watch", str(run), *words]) == 0
+        films.append((run / "watch.gif").read_bytes())
+        change(run, evaluation_epsilon=1.0)  # the run's tests were random: what is watched is greedy all the same
+    assert films[0] == films[1] != films[2]
+    assert [int(path.name) for path in loaded] == [steps[1], steps[1], steps[1], steps[0]]
+
+
+def test_the_networks_own_folder_and_a_folder_above(run: Path) -> None:
+    (networks,) = (run.parents[3] / "models").iterdir()
+    assert main.main(["--watch", str(networks), "--out", "a.gif"]) == 0
+    assert main.main(["--watch", str(run.parents[1]), "--out", "b.gif"]) == 0
+    assert len(pictures(Path("a.gif"))) == len(pictures(Path("b.gif")))
+
+
+def test_mp4(run: Path) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="needs the extra video")
+    from imageio.v3 import imread
+
+    assert main.main(["--watch", str(run), "--out", "film.mp4"]) == 0
+    film = imread("film.mp4")
+    assert film.ndim == 4 and len(film) > 5
+
+
+def test_starcraft_saves_its_replay(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a battle has no pictures, its replay is asked for, after the episodes."""
+    asked: list[int] = []
+    monkeypatch.setattr(watch, "REPLAYS", ("gymma",))
+    monkeypatch.setattr(SerialVectorEnv, "render", lambda self: (_ for _ in ()).throw(NotImplementedError("none")))
+    monkeypatch.setattr(SerialVectorEnv, "save_replay", lambda self: asked.append(self._group.t[0]))
+    assert main.main(["--watch", str(run)]) == 0
+    assert len(asked) == 1 and asked[0] > 0 and not list(run.glob("*.gif"))
+    assert "replay" in capsys.readouterr().out
+
+
+# --- what it refuses ---
+def test_no_networks(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(run.parents[3] / "models")
+    assert "no networks are saved yet" in refused(capsys, run)
+    change(run, save_model=False)
+    message = refused(capsys, run)
+    assert "has saved no networks" in message and "save_model=True" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--episodes", "0"], "--episodes=0"),
+        (["--episodes", "two"], "invalid int value"),
+        (["--out", "film.avi"], ".gif or .mp4"),
+        (["--out", "nowhere/film.gif"], "no place for a new file"),
+        (["with", "runner=parallel"], "--watch sets runner itself"),
+        (["with", "seed=-1"], "seed = -1 (the command line)"),
+        (["with", "sed=1"], "did you mean seed?"),
+        (["--config=vdn"], "--config: not with --watch"),
+        (["seed=1"], "write: with seed=1"),
+    ],
+)
+def test_wrong_use(run: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert message in refused(capsys, run, *words)
+
+
+def test_options_of_watch_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--config=vdn", "--env-config=gymma", "--out", "x.gif"]) == 2
+    assert "--out: only with --watch" in capsys.readouterr().err
+
+
+def test_no_run(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no such folder" in refused(capsys, tmp_path / "x")
+    (tmp_path / "empty").mkdir()
+    assert "no run is recorded" in refused(capsys, tmp_path / "empty")
+    shutil.copytree(run, run.parent / "2")
+    assert "2 runs are in it" in refused(capsys, run.parent)
+    (networks,) = (run.parents[3] / "models").iterdir()
+    step = next(path for path in networks.iterdir() if path.is_dir())
+    assert f"load_step={step.name}" in refused(capsys, step)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "a mapping"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"seed": 1}', "missing"),
+    ],
+)
+def test_a_damaged_record(run: Path, capsys: pytest.CaptureFixture[str], content: str, message: str) -> None:
+    (run / "config.json").write_text(content)
+    info = json.loads((run / "info.json").read_text())
+    assert message in refused(capsys, run)
+    assert info["unique_token"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gamma": 7}, "gamma = 7 ("),
+        ({"gama": 0.9}, "did you mean gamma?"),
+        ({"hidden_dim": 32}, "these networks cannot be loaded"),
+        ({"hidden_dim": 10**15}, "these networks cannot be loaded"),
+        ({"agent": "os"}, "there is no such agent"),
+        ({"seed": None}, "with seed=1"),
+        ({"env": "matrix", "env_args": {"key": "climbing"}}, "cannot be loaded"),
+    ],
+)
+def test_a_changed_record(run: Path, capsys: pytest.CaptureFixture[str], values: dict[str, Any], message: str) -> None:
+    change(run, **values)
+    assert message in refused(capsys, run)
+
+
+@pytest.mark.parametrize("token", ["../../../../etc", "/etc", "", "a/../../b"])
+def test_a_token_that_leads_elsewhere(run: Path, capsys: pytest.CaptureFixture[str], token: str) -> None:
+    (run / "info.json").write_text(json.dumps({"unique_token": token}))
+    assert "names no folder of saved networks" in refused(capsys, run)
+
+
+@pytest.mark.parametrize("how", ["plugin", "env_module", "env_module file", "key"])
+def test_code_that_a_record_names_is_not_imported(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Only after --trust, by its name."""
+    evil = tmp_path / "watch_evil.py"
+    evil.write_text("from pathlib import Path\nPath('executed').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = str(evil) if how == "env_module file" else "watch_evil"
+    env_args = json.loads((run / "config.json").read_text())["env_args"]
+    change(
+        run,
+        **{
+            "plugin": {"plugin": name},
+            "env_module": {"env_module": name},
+            "env_module file": {"env_module": name},
+            "key": {"env_args": {**env_args, "key": f"{name}:{KEY}"}},
+        }[how],
+    )
+    for words in ([], ["--trust", "another"]):
+        assert f"--trust {name}" in refused(capsys, run, *words)
+    assert not Path("executed").exists() and "watch_evil" not in sys.modules
+    main.main(["--watch", str(run), "--trust", name])
+    assert Path("executed").exists()
+    sys.modules.pop("watch_evil", None)
+
+
+def test_weights_only(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pickle in the place of the networks is not executed."""
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path("executed").touch, ())
+
+    for path in (run.parents[3] / "models").glob("*/*/agent.th"):
+        path.write_bytes(pickle.dumps(Evil()))
+    assert "these networks cannot be loaded" in refused(capsys, run)
+    assert not Path("executed").exists()
+
+
+def test_an_environment_without_pictures(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        SerialVectorEnv, "render", lambda self: (_ for _ in ()).throw(NotImplementedError("no pictures"))
+    )
+    assert "no pictures: it cannot be watched" in refused(capsys, run)
+
+
+def test_half_a_film_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+    render: Callable[..., Any] = SerialVectorEnv.render
+
+    def interrupted(self: Any) -> Any:
+        shown.append(1)
+        if len(shown) == 4:
+            raise KeyboardInterrupt
+        return render(self)
+
+    monkeypatch.setattr(SerialVectorEnv, "render", interrupted)
+    assert main.main(["--watch", str(run)]) == 130
+    assert not list(run.glob("*.gif")) and not list(run.glob(".watch*"))
+
+
+def test_examples_and_own_plugins_are_known() -> None:
+    assert list(watch.named_code({"plugin": "mmsa", "env_module": str(ROOT / "examples" / "my_env.py")})) == []
+    found = list(watch.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
+    assert found == [("plugin", "../mmsa"), ("env_args.key", "os")]
