@@ -191,22 +191,16 @@ class SmacV2Env(MultiAgentEnv):
     def _prepare(self) -> None:
         """A new battle with the stream's next seeds; its process starts with its first reset."""
         self._end_game()
-        generators, shuffles, game = self._seeds.spawn(3)
         race = self.name.partition("_")[0]
         battle = self._package.wrapper(
             capability_config=copy.deepcopy(capability_config(self.name)),
             map_name=f"10gen_{race}",
-            seed=int(game.generate_state(1)[0]),
+            seed=int(self._seeds.spawn(1)[0].generate_state(1)[0]),
             use_unit_ranges=True,  # each unit's own range, and at least 2
             min_attack_range=2,
             obs_own_pos=True,
             continuing_episode=True,  # the info tells the time limit from a defeat
         )
-        for distribution in battle.env_key_to_distribution_map.values():
-            _seed_generators(distribution, self._package.distribution, generators)
-        numbers = shuffles.generate_state(2)
-        self._python = random.Random(int(numbers[0])).getstate()
-        self._numpy = np.random.RandomState(numbers[1]).get_state()
         battle.env.full_restart = _fail  # the package's own would go on with another battle's units
         if self._time_limit is not None:
             battle.env.episode_limit = self._time_limit
@@ -269,6 +263,7 @@ class SmacV2Env(MultiAgentEnv):
             if self._battle is None:
                 self._prepare()
             try:
+                self._seed_battle()
                 with self._own_random():
                     self._start()
                     self._observe()
@@ -277,6 +272,15 @@ class SmacV2Env(MultiAgentEnv):
                 self._failed(error)
         self._playing = True
         return self.get_obs(), {}
+
+    def _seed_battle(self) -> None:
+        """Seeds what the package draws, anew for each battle: teams and places do not depend on how others went."""
+        generators, shuffles = self._seeds.spawn(2)
+        for distribution in self._battle.env_key_to_distribution_map.values():
+            _seed_generators(distribution, self._package.distribution, generators)
+        numbers = shuffles.generate_state(2)
+        self._python = random.Random(int(numbers[0])).getstate()
+        self._numpy = np.random.RandomState(numbers[1]).get_state()
 
     def _start(self) -> None:
         scenario: dict[str, Any] = {}
