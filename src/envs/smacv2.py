@@ -45,8 +45,9 @@ MOST_LOST = 5  # battles lost in a row to a failing game before the run stops
 
 REQUIREMENTS = "requirements-sc2.txt"
 _INSTALL = (
-    f"python3 -m venv .venv-sc2 && .venv-sc2/bin/pip install -r {REQUIREMENTS}, and run with .venv-sc2/bin/python "
-    "(an environment of its own: it needs protobuf < 3.21, other packages here a newer one)"
+    f"python3 -m venv .venv-sc2 && .venv-sc2/bin/pip install -r {REQUIREMENTS} && "
+    ".venv-sc2/bin/pip install --no-deps -e ., and run with .venv-sc2/bin/python (an environment of its own: smacv2 "
+    "needs protobuf < 3.21, other packages here a newer one)"
 )
 
 

@@ -4,8 +4,10 @@ installed, the package itself with a stand-in for the game's end of the wire (st
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import random
+import subprocess
 import sys
 import time
 import warnings
@@ -350,6 +352,33 @@ def test_closed_and_opened_again(standin: Any, built: list[Any]) -> None:
     env.close()
     assert [p.running for p in standin.Process.started] == [False]
     play(env, 2)
+
+
+@pytest.mark.parametrize("options", [["runner=episode"], ["runner=parallel", "batch_size_run=2", "env_workers=2"]])
+def test_a_run_outlives_its_games(options: list[str], standin: Any, game_files: Path, tmp_path: Path) -> None:
+    """The command line; in each process that has battles the game dies twice."""
+    words = [
+        "seed=1", "use_cuda=false", "t_max=300", "batch_size=4", "buffer_size=50", "hidden_dim=16", "save_model=false",
+        "test_interval=200", "test_nepisode=2", "runner_log_interval=1", "learner_log_interval=1",
+        "env_args.map_name=terran_5_vs_5", "env_args.backend=starcraft2", f"local_results_path={tmp_path / 'results'}",
+    ]  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(root / "src" / "main.py"), "--config=vdn", "--env-config=sc2v2", "with", *words, *options],
+        env=os.environ | {"PYTHONPATH": str(STANDIN), "STANDIN_KILLS": "45,60"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "results" / "sacred" / "vdn").iterdir()
+    assert folder.name == "terran_5_vs_5", "named like a result of SMAX"
+    info = json.loads((folder / "1" / "info.json").read_text())
+    assert info["backend"].startswith("StarCraft II Base75689") and "SMAX" not in info["backend"]
+    metrics = json.loads((folder / "1" / "metrics.json").read_text())
+    assert max(metrics["sc2_restarts_mean"]["values"]) == 2 and "battle_won_mean" in metrics
+    assert min(metrics["ep_length_mean"]["values"]) >= 8, "a cut-off battle was counted"
+    assert "episode_lost_mean" not in metrics and all(map(np.isfinite, metrics["loss"]["values"]))
 
 
 # --- with the package ---
