@@ -49,11 +49,22 @@ def require(map_name: str = "protoss_5_vs_5", backend: str = "auto", **_: Any) -
     """Raises where the backend that was asked for by name cannot run. Cheap: asked before anything of a run is
     written.
     """
-    if backend == "starcraft2" and (pieces := missing_pieces()):
+    pieces = missing_pieces() if backend != "smax" else []
+    if backend == "starcraft2" and pieces:
         raise MissingBackendError(
             f"env_args.backend=starcraft2 for {map_name} cannot run, missing:\n{smacv2.listed(pieces)}\n"
             "Use env_args.backend=smax for the simulator SMAX instead (its results are not StarCraft II results)."
         )
+    if backend == "smax" or pieces:
+        try:
+            smax.backend_name()
+        except MissingBackendError as error:
+            if not pieces:
+                raise
+            raise MissingBackendError(
+                f"{map_name} can run neither in StarCraft II, missing:\n{smacv2.listed(pieces)}\nnor in SMAX, in its "
+                f"place: {error}"
+            ) from error
 
 
 def _smax(args: Sc2v2Args) -> tuple[smax.Battle, str, str]:

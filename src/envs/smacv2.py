@@ -167,6 +167,8 @@ class SmacV2Env(MultiAgentEnv):
     been restarted so far because it failed.
     """
 
+    _python: Any  # states of this environment's own generators, see _own_random
+    _numpy: Any
     _battle: Any = None  # the package's, None where its game has failed or was closed
 
     def __init__(

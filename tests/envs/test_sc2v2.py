@@ -127,12 +127,28 @@ def test_a_record_says_its_simulator_wherever_it_is_read() -> None:
     assert envs.simulator_suffix({"env": "gymma"}, "smaxish") == ""
 
 
+def test_neither_simulator_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+
+    def absent() -> str:
+        raise envs.MissingBackendError("SMAX needs the package jaxmarl")
+
+    monkeypatch.setattr(sc2v2.smax, "backend_name", absent)
+    with pytest.raises(envs.MissingBackendError, match="neither in StarCraft II(.|\n)*SMAC maps(.|\n)*SMAX needs"):
+        sc2v2.require(backend="auto")
+    with pytest.raises(envs.MissingBackendError, match="^SMAX needs"):
+        sc2v2.require(backend="smax")
+
+
 @pytest.mark.parametrize(("backend", "fine"), [("starcraft2", True), ("smax", False)])
-def test_workers_are_for_starcraft_only(installed: Path, backend: str, fine: bool) -> None:
+def test_workers_are_for_starcraft_only(
+    installed: Path, backend: str, fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = {"env": "sc2v2", "env_args": {"backend": backend}, "env_workers": 2, "render": False}
     if fine:
         envs.require(config)
     else:
+        monkeypatch.setattr(sc2v2.smax, "backend_name", lambda: "SMAX")
         with pytest.raises(ValueError, match="env_workers=2"):
             envs.require(config)
 

@@ -187,6 +187,16 @@ def test_global_generators_are_left_alone(standin: Any, built: list[Any]) -> Non
     assert (random.random(), np.random.random()) == expected
 
 
+def test_global_generators_change_nothing(standin: Any, built: list[Any]) -> None:
+    seen = []
+    for other in (1, 2):
+        random.seed(other)
+        env = smacv2.SmacV2Env("zerg_5_vs_5", seed=1)
+        play(env, 2)
+        seen.append(np.array(env.get_obs()))
+    assert np.array_equal(seen[0], seen[1])
+
+
 def test_battle_won_and_counts_in_the_last_info(standin: Any, built: list[Any]) -> None:
     env = smacv2.SmacV2Env("zerg_5_vs_5", seed=1)
     _, info = play(env)

@@ -87,7 +87,7 @@ def test_only_running_environments_are_asked_for_actions() -> None:
 
 
 class BreaksDown(DummyVectorEnv):
-    """The simulator of the given (environment, episode) breaks down at its first step."""
+    """The simulator of the given (environment, episode) breaks down at its last step."""
 
     def __init__(self, *args: Any, broken: Any = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -100,7 +100,7 @@ class BreaksDown(DummyVectorEnv):
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         ended = dict(super().step(actions, active))
-        for i in np.flatnonzero(active).tolist():
+        for i in list(ended):
             if (i, int(self.episode[i])) in self.broken:
                 self.terminated[i], self.truncated[i] = False, True
                 ended[i] = {envs.EPISODE_LOST: True}
