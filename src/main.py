@@ -179,7 +179,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
 
     try:
         envs.require(config)
-    except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
+    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
         raise ConfigError(str(error)) from None
     task = task_name(config)
     folder = results_folder(config, task + envs.simulator_suffix(config))

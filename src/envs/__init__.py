@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from . import gymma, mamujoco, matrix_game, sc2v2, smax, vmas
-from .multiagentenv import BackendNotFinishedError, EnvContractError, MissingBackendError, MultiAgentEnv, nearest
+from .multiagentenv import EPISODE_LOST, EnvContractError, MissingBackendError, MultiAgentEnv, nearest
 from .vector import EnvWorkerError, SerialVectorEnv, VectorEnv, WorkerVectorEnv, env_seeds
 
 __all__ = [
     "ARGS",
+    "EPISODE_LOST",
     "REGISTRY",
-    "BackendNotFinishedError",
     "EnvContractError",
     "EnvListing",
     "EnvWorkerError",
@@ -71,8 +71,7 @@ def register(name: str, make: Callable[..., MultiAgentEnv], args: Any) -> None:
 def require(config: Mapping[str, Any]) -> None:
     """Raises where this configuration's environment cannot run here. Cheap: asked before anything is written.
 
-    MissingBackendError, BackendNotFinishedError or EnvContractError for the environment, ValueError for a host key that
-    it has no use for.
+    MissingBackendError or EnvContractError for the environment, ValueError for a host key that it has no use for.
     """
     env, env_args = config["env"], config["env_args"]
     if env == "sc2v2":
@@ -85,7 +84,7 @@ def require(config: Mapping[str, Any]) -> None:
         vmas.require(**env_args)
     elif env == "gymma":
         gymma.GymmaEnv(**env_args, common_reward=config["common_reward"]).close()
-    if env in BATCHED and config["env_workers"]:
+    if _is_batched(env, env_args) and config["env_workers"]:
         raise ValueError(
             f"env_workers={config['env_workers']}: {env} steps all environments in one call; set env_workers=0"
         )
@@ -93,9 +92,23 @@ def require(config: Mapping[str, Any]) -> None:
         raise ValueError(f"render=True: {env} cannot be shown; set render=False")
 
 
-def simulator_suffix(config: Mapping[str, Any]) -> str:
-    """What folders of results add to a task's name: "-SMAX" where SMAX stands in for StarCraft II, else nothing."""
-    return "-SMAX" if config["env"] in ("sc2v2", "smax") else ""
+def _is_batched(env: str, env_args: Mapping[str, Any]) -> bool:
+    """Whether all environments of a run are stepped in one call; StarCraft II is one process a battle."""
+    return env in BATCHED and not (env == "sc2v2" and sc2v2.backend_of(**env_args) == "starcraft2")
+
+
+def simulator_suffix(config: Mapping[str, Any], backend: str = "") -> str:
+    """What folders of results add to a task's name: "-SMAX" where SMAX stands in for StarCraft II, else nothing.
+
+    backend: what a recorded run says that it was simulated by; without it, what would be taken on this machine counts.
+    """
+    if config["env"] not in ("sc2v2", "smax"):
+        return ""
+    if backend:
+        smax_stands_in = "smax" in backend.lower()
+    else:
+        smax_stands_in = config["env"] == "smax" or sc2v2.backend_of(**config.get("env_args") or {}) == "smax"
+    return "-SMAX" if smax_stands_in else ""
 
 
 def make_vector_env(args: Any) -> VectorEnv:
@@ -108,7 +121,7 @@ def make_vector_env(args: Any) -> VectorEnv:
         raise ValueError(f"unknown environment {args.env!r}.{nearest(args.env, list(REGISTRY))}")
     env_args = dict(args.env_args)
     seeds = env_seeds(args.seed, args.batch_size_run)
-    if args.env in BATCHED:
+    if _is_batched(args.env, env_args):
         return BATCHED[args.env](env_args, seeds, args.common_reward, args.reward_scalarisation)
     rewards = {"common_reward": args.common_reward, "reward_scalarisation": args.reward_scalarisation}
     factories = [partial(REGISTRY[args.env], **env_args, seed=seed, **rewards) for seed in seeds]

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+# In the info of a truncated episode: the simulator broke down. The episode is no whole one and must not be used; the
+# next reset starts another.
+EPISODE_LOST = "episode_lost"
+
 
 class MissingBackendError(RuntimeError):
     """A package or program that an environment needs is missing; the message lists each piece with its cure."""
-
-
-class BackendNotFinishedError(NotImplementedError):
-    """The environment is known, but this version cannot run it yet."""
 
 
 class EnvContractError(RuntimeError):
@@ -121,6 +121,9 @@ class MultiAgentEnv:
 
     def save_replay(self) -> None:
         """Saves a replay where the simulator has such a thing; elsewhere does nothing."""
+
+    def abandon(self) -> None:
+        """Kills processes of its own: this one is about to end without close(), and may be in the midst of a step."""
 
     def close(self) -> None:
         """Frees what the environment holds; twice is fine."""

@@ -108,7 +108,8 @@ class VectorEnv:
 
         actions: (E,N) int64, rows of inactive environments are ignored · active: (E,) bool.
         Returns (environment, the numbers of its final info) for each episode that ended at this step; obs, state and
-        avail_actions then hold the last observation of that episode, from which to bootstrap.
+        avail_actions then hold the last observation of that episode, from which to bootstrap. An info with a true
+        EPISODE_LOST is of an episode that must not be used: its simulator broke down, and starts anew at reset().
         """
         raise NotImplementedError
 
@@ -453,11 +454,11 @@ def _work(
 ) -> None:
     """Main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then closes us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     arrays = _arrays_in(shared, _layout(dims, n_envs, common_reward))
     last = first + len(factories)
     actions, active = arrays["actions"][first:last], arrays["active"][first:last]
     envs: list[MultiAgentEnv] = []
+    threading.Thread(target=_end_with_parent, args=(envs,), daemon=True).start()
     group = None
     try:
         for make in factories:
@@ -490,8 +491,12 @@ def _work(
             env.close()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(envs: list[MultiAgentEnv]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    os._exit(1)
+    try:
+        for env in envs:
+            env.abandon()
+    finally:
+        os._exit(1)

@@ -82,20 +82,37 @@ class EpisodeRunner:
         }
 
     def run(self, test_mode: bool = False) -> EpisodeBatch:
-        """One episode in each environment; of the last test rollout only as many as test_nepisode still needs."""
-        env, batch = self.env, self.batch
-        active = np.ones(self.batch_size, dtype=bool)
+        """One episode in each environment; of the last test rollout only as many as test_nepisode still needs.
+
+        An episode whose simulator broke down is thrown away, and its environment alone plays another.
+        """
+        wanted = np.ones(self.batch_size, dtype=bool)
         if test_mode:
-            active[self.args.test_nepisode - len(self.test_stats.returns) :] = False
-        actions = np.zeros((self.batch_size, env.n_agents), dtype=np.int64)
+            wanted[self.args.test_nepisode - len(self.test_stats.returns) :] = False
+        for field in self._fields:
+            field[:, : self._used] = 0
+        self._used = 0
         lengths = np.zeros(self.batch_size, dtype=np.int64)
         infos: dict[int, dict[str, Any]] = {}
+        self._play(wanted, lengths, infos, test_mode)
+        while lost := [i for i, info in infos.items() if info.get(envs.EPISODE_LOST)]:
+            for field in self._fields:
+                field[lost, : self._used] = 0
+            wanted[:] = False
+            wanted[lost] = True
+            self._play(wanted, lengths, infos, test_mode)
+        returns = self.batch.numpy("reward")[:, : self._used - 1].sum(1, dtype=np.float64)
+        self._record(lengths, infos, returns, test_mode)
+        return self.batch
+
+    def _play(self, wanted: np.ndarray, lengths: np.ndarray, infos: dict[int, dict[str, Any]], test_mode: bool) -> None:
+        """An episode in each of the wanted environments (E,): their rows of the batch, lengths and final infos."""
+        env, batch, active = self.env, self.batch, wanted.copy()
+        actions = np.zeros((self.batch_size, env.n_agents), dtype=np.int64)
         obs, state, avail = batch.numpy("obs"), batch.numpy("state"), batch.numpy("avail_actions")
         taken, reward = batch.numpy("actions"), batch.numpy("reward")
         terminated, filled = batch.numpy("terminated"), batch.numpy("filled")
         env_reward = env.reward.reshape(self.batch_size, -1)
-        for field in self._fields:
-            field[:, : self._used] = 0
 
         env.reset()
         self.mac.init_hidden(batch_size=self.batch_size)
@@ -123,9 +140,7 @@ class EpisodeRunner:
                 live = np.flatnonzero(active)
                 if not len(live):
                     break
-        self._used = t + 1
-        self._record(lengths, infos, reward[:, :t].sum(1, dtype=np.float64), test_mode)
-        return batch
+        self._used = max(self._used, t + 1)
 
     def _record(self, lengths: np.ndarray, infos: Mapping[int, Mapping], returns: np.ndarray, test_mode: bool) -> None:
         stats = self.test_stats if test_mode else self.train_stats

@@ -253,7 +253,7 @@ def _runs_of(
     whole = compose(algorithm.config, task.env_config, words, file=source, file_overrides=given)
     try:
         envs.require(whole)
-    except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
+    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
         raise ConfigError(str(error)) from None
     runs = []
     # runs are started in other folders: a file of the user's own is named with its whole path

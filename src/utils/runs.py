@@ -80,9 +80,12 @@ def algorithm_of(config: Mapping[str, Any]) -> str:
     return str(config.get("label") or config["name"])
 
 
-def task_of(config: Mapping[str, Any]) -> str:
-    """What folders of results are called: the task, and "-SMAX" where that simulator stands in for StarCraft II."""
-    return task_name(config) + simulator_suffix(config)
+def task_of(config: Mapping[str, Any], backend: str = "") -> str:
+    """What folders of results are called: the task, and "-SMAX" where that simulator stands in for StarCraft II.
+
+    backend: what a recorded run was simulated by; "" for a run to come on this machine.
+    """
+    return task_name(config) + simulator_suffix(config, backend)
 
 
 def load_runs(sources: Sequence[str], problems: list[str] | None = None) -> list[RunRecord]:
@@ -262,7 +265,7 @@ def _record(
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             report(f"the metric {name} is damaged")
     backend = backend_note(str(info.get("backend") or ""))
-    task = task_of(config)
+    task = task_of(config, backend)
     recorded = info.get("command")
     command = recorded if isinstance(recorded, str) and recorded else rebuilt_command(config)
     seed = config.get("seed")

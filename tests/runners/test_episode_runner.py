@@ -86,6 +86,65 @@ def test_only_running_environments_are_asked_for_actions() -> None:
     assert mac.asked == [[i for i in range(4) if lengths[i] > t] for t in range(max(lengths))]
 
 
+class BreaksDown(DummyVectorEnv):
+    """The simulator of the given (environment, episode) breaks down at its last step."""
+
+    def __init__(self, *args: Any, broken: Any = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.broken = set(broken)
+        self.resets = 0
+
+    def reset(self) -> None:
+        super().reset()
+        self.resets += 1
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
+        ended = dict(super().step(actions, active))
+        for i in list(ended):
+            if (i, int(self.episode[i])) in self.broken:
+                self.terminated[i], self.truncated[i] = False, True
+                ended[i] = {envs.EPISODE_LOST: True}
+        return list(ended.items())
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "broken", "test_mode"),
+    [
+        (4, {(1, 1)}, False),
+        (4, {(1, 1), (2, 1), (2, 2)}, False),
+        (4, {(3, 1), (0, 1)}, True),
+        (1, {(0, 1), (0, 2)}, False),
+    ],
+)
+def test_an_episode_whose_simulator_broke_down_is_played_anew(
+    n_envs: int, broken: set[tuple[int, int]], test_mode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(envs, "make_vector_env", lambda args: BreaksDown(n_envs, broken=broken))
+    runner, logger, env = build(n_envs, test_nepisode=n_envs, runner_log_interval=1)
+    runner.run()
+    before, counted = runner.t_env, len(logger.stats["return_mean"])
+    batch = runner.run(test_mode=test_mode)
+    assert env.resets == 2 + max(j for _, j in broken)
+    played = [next(j for j in range(1, 9) if (i, j) not in broken) for i in range(n_envs)]
+    played = [j if any(b == i for b, _ in broken) else 1 for i, j in enumerate(played)]
+    lengths = [env.length(i, j) for i, j in enumerate(played)]
+    for i, (j, n) in enumerate(zip(played, lengths, strict=True)):
+        assert batch["filled"][i, :, 0].tolist() == [1] * (n + 1) + [0] * (LIMIT - n)
+        for t in range(n + 1):
+            np.testing.assert_array_equal(batch["obs"][i, t], env.observation(i, j, t))
+        assert not batch["obs"][i, n + 1 :].any() and not batch["reward"][i, n:].any()
+        assert batch["terminated"][i].sum() == env.ends(i, j)
+    assert runner.t_env - before == (0 if test_mode else sum(lengths)), "steps of lost episodes were counted"
+    prefix = "test_" if test_mode else ""
+    assert test_mode or len(logger.stats["return_mean"]) == counted + 1
+    scores = [10 * i + j for i, j in enumerate(played)]
+    assert logger.stats[f"{prefix}score_mean"][-1][1] == pytest.approx(np.mean(scores))
+    assert logger.stats[f"{prefix}ep_length_mean"][-1][1] == pytest.approx(np.mean(lengths))
+    returns = batch["reward"].sum((1, 2)).double().numpy()
+    assert logger.stats[f"{prefix}return_mean"][-1][1] == pytest.approx(returns.mean())
+    assert f"{prefix}{envs.EPISODE_LOST}_mean" not in logger.stats
+
+
 def test_train_statistics() -> None:
     runner, logger, env = build(4, runner_log_interval=30)
     batch = runner.run()

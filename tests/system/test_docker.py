@@ -36,10 +36,9 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
 
 
 def test_nobody_is_root(services: dict[str, Any]) -> None:
-    for name in ("cpu", "cuda", "omniboard"):
+    for name in ("cpu", "cuda", "sc2", "omniboard"):
         users = [line.split()[1] for line in stages()[name] if line.startswith("USER ")]
         assert users and users[-1].isdigit() and users[-1] != "0"
-    assert stages()["sc2"][0] == "cpu"
     assert {service["build"]["target"] for service in services.values() if "build" in service} == {
         "${TARGET:-cpu}",
         "omniboard",
@@ -112,6 +111,21 @@ def test_a_trainer_is_healthy_while_it_writes(tmp_path: Path, age: int | None, s
         path.write_text("{}")
         os.utime(path, (time.time() - age,) * 2)
     assert subprocess.run([sys.executable, str(DOCKER / "healthy.py")], cwd=tmp_path).returncode == status
+
+
+def test_starcraft_has_its_own_requirements() -> None:
+    assert any("pip install -r requirements-sc2.txt" in line for line in stages()["sc2"])
+    lines = (DOCKER.parent / "requirements-sc2.txt").read_text().splitlines()
+    pinned = [line for line in lines if line and not line.startswith("#")]
+    assert re.fullmatch(r"smacv2 @ https://github\.com/oxwhirl/smacv2/archive/[0-9a-f]{40}\.tar\.gz", pinned[0])
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", line) for line in pinned[1:])
+    versions = dict(line.split("==") for line in pinned[1:])
+    assert tuple(map(int, versions["protobuf"].split("."))) < (3, 21) and "jaxmarl" not in versions
+    tested = dict(
+        line.split("==") for line in (DOCKER.parent / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    for name in ("torch", "numpy", "gymnasium", "lbforaging", "sacred", "pydantic"):
+        assert versions[name] == tested[name], f"{name} is another one than in constraints.txt"
 
 
 def test_starcraft_needs_the_licence(tmp_path: Path) -> None:

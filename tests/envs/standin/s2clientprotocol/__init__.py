@@ -1,0 +1,1 @@
+"""Stand-in: is there, and that is all."""
