@@ -123,7 +123,7 @@ def _environment(config: Mapping[str, Any]) -> str:
         envs.require(config)
         if config["env_args"].get("backend") == "smax":
             envs.require({**config, "env": "smax", "env_args": {}})
-    except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
+    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
         raise Problem(str(error)) from None
     task = config["env_args"].get("key") or config["env_args"].get("map_name")
     return f"{task} can be run"

@@ -195,7 +195,7 @@ def watch(
     config, info = replay_config(folder, episodes, overrides, trusted)
     try:
         envs.require(config)
-    except (envs.MissingBackendError, envs.BackendNotFinishedError, envs.EnvContractError, ValueError) as error:
+    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
         raise ConfigError(str(error)) from None
     checkpoint = find_checkpoint(config["checkpoint_path"], config["load_step"])
     runner = load_policy(config, checkpoint)
