@@ -194,7 +194,7 @@ def test_simulators_are_never_put_together(tmp_path: Path, drawn: Callable[[str]
         sr.write(tmp_path / f"runs/{number}", sr.record(config, sr.tests(1), backend=backend))
     page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out").read_text()
     assert "tasks together, " not in page
-    titles = [drawn(f"curves_protoss_5_vs_5-SMAX_{name}").get_suptitle() for name in ("SMAX", "StarCraft")]
+    titles = [drawn(f"curves_protoss_5_vs_5{name}").get_suptitle() for name in ("-SMAX_SMAX", "_StarCraft")]
     assert "not StarCraft II" in titles[0] and "SMAX (" not in titles[1]
 
 
