@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 try:
     import yaml
 
-    from utils.config import ConfigError, available, compose, describe
+    from utils.config import ConfigError, available, compose, describe, require_environment
     from utils.mongo import DATABASE, Address, address, hide
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
@@ -177,10 +177,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     from utils.progress import stop_display
     from utils.recording import Delivery, RunFolder
 
-    try:
-        envs.require(config)
-    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
-        raise ConfigError(str(error)) from None
+    require_environment(config)
     task = task_name(config)
     folder = results_folder(config, task + envs.simulator_suffix(config))
     make_folder(folder)

@@ -351,6 +351,15 @@ def _override(config: dict[str, Any], text: str, sources: dict[Path_, str], sour
     _merge(parent, {path[-1]: value}, source, sources, path[:-1])
 
 
+def require_environment(config: Mapping[str, Any]) -> None:
+    """ConfigError where the environment of this configuration cannot run here. Nothing is written."""
+    envs = importlib.import_module("envs")
+    try:
+        envs.require(config)
+    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+
+
 def _env_model(env: Any) -> type[BaseModel] | None:
     """The model of the environment's arguments, where it has one."""
     models: Mapping[str, type[BaseModel]] = importlib.import_module("envs").ARGS

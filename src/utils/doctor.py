@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.config import ROOT, ConfigError, available, load_yaml
+from utils.config import ROOT, ConfigError, available, load_yaml, require_environment
 
 WIDTH = 120
 PATIENCE_MS = 500  # for MongoDB, which is next door or not there
@@ -118,12 +118,11 @@ def _cases(name: str, content: Mapping[str, Any]) -> Iterator[tuple[str, dict[st
 
 
 def _environment(config: Mapping[str, Any]) -> str:
-    envs = importlib.import_module("envs")
     try:
-        envs.require(config)
+        require_environment(config)
         if config["env_args"].get("backend") == "smax":
-            envs.require({**config, "env": "smax", "env_args": {}})
-    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
+            require_environment({**config, "env": "smax", "env_args": {}})
+    except ConfigError as error:
         raise Problem(str(error)) from None
     task = config["env_args"].get("key") or config["env_args"].get("map_name")
     return f"{task} can be run"

@@ -13,9 +13,18 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-import envs
 from utils import config
-from utils.config import ConfigError, compose, describe, find, load_yaml, nearest, parse_value, shown_path
+from utils.config import (
+    ConfigError,
+    compose,
+    describe,
+    find,
+    load_yaml,
+    nearest,
+    parse_value,
+    require_environment,
+    shown_path,
+)
 from utils.schema import MAX_SEED, AboveZero, Positive
 
 # names a folder, a curve and a table's row
@@ -251,10 +260,7 @@ def _runs_of(
     layers = ({"t_max": experiment.t_max}, experiment.overrides, task.overrides, algorithm.overrides)
     given = list(chain.from_iterable(words_of(layer, source) for layer in layers))
     whole = compose(algorithm.config, task.env_config, words, file=source, file_overrides=given)
-    try:
-        envs.require(whole)
-    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
-        raise ConfigError(str(error)) from None
+    require_environment(whole)
     runs = []
     # runs are started in other folders: a file of the user's own is named with its whole path
     environment = str(find("envs", task.env_config)) if task.env_config.endswith(".yaml") else task.env_config

@@ -18,7 +18,7 @@ import envs
 from components.checkpoint import find_checkpoint
 from envs.gymma import PACKAGES
 from utils import config as configs
-from utils.config import ConfigError
+from utils.config import ConfigError, require_environment
 from utils.film import Film, film_path
 
 LIMIT = 64 * 2**20  # bytes of a record's file; info.json holds the metrics
@@ -193,10 +193,7 @@ def watch(
     folder = find_run(name)
     path = film_path(out or str(folder / FILM))
     config, info = replay_config(folder, episodes, overrides, trusted)
-    try:
-        envs.require(config)
-    except (envs.MissingBackendError, envs.EnvContractError, ValueError) as error:
-        raise ConfigError(str(error)) from None
+    require_environment(config)
     checkpoint = find_checkpoint(config["checkpoint_path"], config["load_step"])
     runner = load_policy(config, checkpoint)
     try:
