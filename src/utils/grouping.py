@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.commands import flat
+from utils.records import RECORDING
 from utils.runs import Planned, RunRecord
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns.
-NOT_COMPARED = {
-    "seed", "label", "local_results_path", "render", "log_interval", "runner_log_interval", "learner_log_interval",
-    "save_model", "save_model_interval", "record_checkpoint", "use_tensorboard", "use_wandb", "wandb_mode",
-    "wandb_project", "wandb_team", "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only",
+NOT_COMPARED = RECORDING | {
+    "seed", "render", "record_checkpoint", "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project", "wandb_team",
+    "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only",
 }  # fmt: skip
 ENVIRONMENT = {"env", "common_reward", "reward_scalarisation"}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}

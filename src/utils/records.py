@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from utils.commands import flat
 from utils.experiments import Run
 
 # where and how a run is recorded: two runs that differ in nothing else are the same
@@ -72,7 +73,7 @@ def records(folder: Path) -> Iterator[Record]:
 
 def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
     """How the recorded configuration differs from the planned one: "t_max is 1000, the plan has 2000"."""
-    was, wanted = _flat(recorded), _flat(planned)
+    was, wanted = _as_json(recorded), _as_json(planned)
     missing = object()
     return [
         f"{key} is {was[key]!r}, the plan has {wanted[key]!r}"
@@ -97,15 +98,9 @@ def seconds_per_step(run: Run, plan: Sequence[Run]) -> float | None:
     return sum(times) / len(times) if times else None
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys, as JSON knows the values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.loads(json.dumps(value, default=str))
-    return flat
+    return {key: json.loads(json.dumps(value, default=str)) for key, value in flat(config)}
 
 
 def _seconds(entry: Mapping[str, Any]) -> float | None:

@@ -91,6 +91,6 @@ def group_name(config: Mapping[str, Any]) -> str:
     """Algorithm, task and a hash of the configuration without seed: the runs of one curve have the same."""
     compared = {key: value for key, value in config.items() if key not in NOT_HASHED}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    env_args = config.get("env_args") or {}
-    task = env_args.get("map_name") or env_args.get("key") or config["env"]
-    return f"{config.get('label') or config['name']} {task} {digest}"[:128]
+    from utils.logging import task_name  # which imports this module
+
+    return f"{config.get('label') or config['name']} {task_name(config)} {digest}"[:128]
