@@ -37,7 +37,6 @@ class PPOLearner:
         self.optimiser = th.optim.Adam([*self.agent_params, *self.critic_params], lr=args.lr, fused=True)
         self.return_stats = RunningStats((args.n_agents,)) if args.standardise_returns else None
         self.training_steps = 0  # of the optimiser: `epochs` for each call of train
-        self.target_updates = 0  # calls of train, by which the target critic is updated
         self.last_log_t = -args.learner_log_interval - 1
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
@@ -117,10 +116,9 @@ class PPOLearner:
 
     @th.no_grad()
     def _update_target(self) -> None:
-        self.target_updates += 1
         interval = self.args.target_update_interval_or_tau
         if interval > 1:  # hard: a copy every so many batches
-            if self.target_updates % interval == 0:
+            if self.training_steps // self.args.epochs % interval == 0:
                 self.target_critic.load_state_dict(self.critic.state_dict())
         else:
             th._foreach_lerp_(list(self.target_critic.parameters()), self.critic_params, interval)
@@ -140,8 +138,7 @@ class PPOLearner:
         th.save(self.target_critic.state_dict(), path / "target_critic.th")
         th.save(self.optimiser.state_dict(), path / "opt.th")
         stats = None if self.return_stats is None else self.return_stats.state_dict()
-        counters = {"training_steps": self.training_steps, "target_updates": self.target_updates}
-        th.save({**counters, "return_stats": stats}, path / "learner.th")
+        th.save({"training_steps": self.training_steps, "return_stats": stats}, path / "learner.th")
 
     def load_models(self, path: str | Path) -> None:
         """Reads what save_models wrote; the counterpart of another algorithm's folder is an error of torch's."""
@@ -154,6 +151,6 @@ class PPOLearner:
         self.target_critic.load_state_dict(read("target_critic.th"))
         self.optimiser.load_state_dict(read("opt.th"))
         state = read("learner.th")
-        self.training_steps, self.target_updates = state["training_steps"], state["target_updates"]
+        self.training_steps = state["training_steps"]
         if self.return_stats is not None and state["return_stats"] is not None:
             self.return_stats.load_state_dict(state["return_stats"])
