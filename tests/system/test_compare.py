@@ -333,13 +333,19 @@ def test_interrupted(stage: Stage, number: signal.Signals) -> None:
     assert process.stdout is not None and "the same command goes on" in process.stdout.read()
 
 
-def test_two_at_once(stage: Stage) -> None:
+def two(stage: Stage) -> tuple[subprocess.Popen[str], list[Actor], subprocess.Popen[str]]:
+    """compare.py with the four runs that it has started, and a second one that waits for them."""
     stage.wait_for_orders()
     first = stage.compare("--jobs", "4")
     actors = [stage.accept() for _ in range(4)]
     second = stage.compare("--jobs", "4")
     for _ in range(4):
         read_until(second, "another process has it")
+    return first, actors, second
+
+
+def test_two_at_once(stage: Stage) -> None:
+    first, actors, second = two(stage)
     for actor in actors:
         actor.say("finish")
     assert first.wait(LONG) == 0 and second.wait(LONG) == 0
@@ -347,12 +353,7 @@ def test_two_at_once(stage: Stage) -> None:
 
 
 def test_the_second_takes_over(stage: Stage) -> None:
-    stage.wait_for_orders()
-    first = stage.compare("--jobs", "4")
-    before = [stage.accept() for _ in range(4)]
-    second = stage.compare("--jobs", "4")
-    for _ in range(4):
-        read_until(second, "another process has it")
+    first, before, second = two(stage)
     first.kill()
     assert all(actor.gone() for actor in before)
     for _ in range(4):

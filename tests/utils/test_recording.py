@@ -365,11 +365,17 @@ def test_training_does_not_wait_for_a_slow_server(tmp_path: Path, wire: Wire, db
     check(db, experiment)
 
 
-def test_a_server_that_comes_back_without_its_last_writes(tmp_path: Path, wire: Wire, db: Any) -> None:
-    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
+def delivered(folder: Path, wire: Wire, db: Any) -> Experiment:
+    """A run whose first points have reached the database."""
+    experiment = Experiment(folder, f"{wire.url}/{db.name}")
     experiment.points(5)
     experiment.beat()
     wire.wait(lambda: wire.commands.count("update") >= 2)
+    return experiment
+
+
+def test_a_server_that_comes_back_without_its_last_writes(tmp_path: Path, wire: Wire, db: Any) -> None:
+    experiment = delivered(tmp_path / "runs", wire, db)
     db["metrics"].update_many({}, {"$pop": {"steps": 1, "values": 1, "timestamps": 1}})
     db["metrics"].delete_one({"name": "loss"})
     experiment.points(1)
@@ -378,10 +384,7 @@ def test_a_server_that_comes_back_without_its_last_writes(tmp_path: Path, wire: 
 
 
 def test_a_database_that_was_emptied(tmp_path: Path, wire: Wire, db: Any) -> None:
-    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
-    experiment.points(5)
-    experiment.beat()
-    wire.wait(lambda: wire.commands.count("update") >= 2)
+    experiment = delivered(tmp_path / "runs", wire, db)
     for name in ("runs", "metrics", "fs.files", "fs.chunks"):
         db[name].delete_many({})
     experiment.points(1)
