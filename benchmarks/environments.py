@@ -84,9 +84,9 @@ def workers(seconds: float, pairs: int) -> None:
         ratios = sorted(b / a for a, b in rates)
         first, second = (statistics.median(column) for column in zip(*rates, strict=True))
         print(
-            f"{env_args['key']:<18} {n_envs:2d} environments: {first:6.0f} steps/s in 1 worker, {second:6.0f} in 2, ratio "
-            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {pairs} pairs); by CPU time, were "
-            f"two cores free: {(main + work) / (main + work / 2):.2f}",
+            f"{env_args['key']:<18} {n_envs:2d} environments: {first:6.0f} steps/s in 1 worker, {second:6.0f} in 2, "
+            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {pairs} pairs); by CPU time, "
+            f"were two cores free: {(main + work) / (main + work / 2):.2f}",
             flush=True,
         )
 
