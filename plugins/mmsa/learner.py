@@ -67,7 +67,8 @@ class Networks(NamedTuple):
 
 
 class MMSALearner:
-    """The host's learner contract: `train`, `cuda`, `save_models`, `load_models`.
+    """The host's learner contract: `train`, `cuda`, `save_models`, `load_models`, and to resume a run `state_dict` and
+    `load_state_dict`.
 
     Three copies of SALE: `sale` (online, trained), `mac.agent.sale` (fixed: acts, and feeds Q and the world model) and
     `target.mac.agent.sale` (fixed_target: feeds the target Q).
@@ -321,7 +322,25 @@ class MMSALearner:
     def save_models(self, path: str) -> None:
         """Writes agent.th (what acting needs) and mmsa.th (everything else that was learned) into the folder."""
         self.mac.save_models(path)
-        state: dict[str, Any] = {
+        th.save(self._learned(), Path(path) / "mmsa.th")
+
+    def load_models(self, path: str) -> None:
+        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where shapes differ."""
+        self.mac.load_models(path)
+        self._learn(th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True), str(path))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything: a learner that loads it goes on as this one would."""
+        return {**self._learned(), "agent": self.mac.agent.state_dict(), "log_stats_t": self.log_stats_t}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mac.agent.load_state_dict(state["agent"])
+        self._learn(state, "the saved state")
+        self.log_stats_t = state["log_stats_t"]
+
+    def _learned(self) -> dict[str, Any]:
+        """What was learned, but for the copy of SALE that the MAC acts with."""
+        return {
             "online": {name: part.state_dict() for name, part in self.online.parts().items()},
             "target": {name: part.state_dict() for name, part in self.target.parts().items()},
             "sale": None if self.sale is None else self.sale.state_dict(),
@@ -330,16 +349,12 @@ class MMSALearner:
             "training_steps": self.training_steps,
             "standardise": None if self.standardise is None else self.standardise.state_dict(),
         }
-        th.save(state, Path(path) / "mmsa.th")
 
-    def load_models(self, path: str) -> None:
-        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where shapes differ."""
-        self.mac.load_models(path)
-        state = th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True)
+    def _learn(self, state: dict[str, Any], source: str) -> None:
         for name, networks in (("online", self.online), ("target", self.target)):
             if state[name].keys() != networks.parts().keys():
                 raise RuntimeError(
-                    f"{path} holds the {name} networks {', '.join(state[name])}, this configuration has "
+                    f"{source} holds the {name} networks {', '.join(state[name])}, this configuration has "
                     f"{', '.join(networks.parts())}: load it with the configuration that it was trained with"
                 )
             for part, module in networks.parts().items():

@@ -19,6 +19,9 @@ RECORDING = {
     "log_interval",
     "runner_log_interval",
     "learner_log_interval",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "keep_finished",
     "save_model",
     "save_model_interval",
 }
