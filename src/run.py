@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ import torch as th
 
 import envs
 from components.checkpoint import find_checkpoint
-from components.episode_buffer import ReplayBuffer
+from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.intervals import Every, UpdateSchedule
 from components.random_state import RandomState
 from components.transforms import OneHot
 from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
+from learners.guard import NonFiniteError, UpdateGuard
 from runners import REGISTRY as r_REGISTRY
 from utils.allocator import keep_freed_memory
 from utils.checkpoints import Checkpoints, Saved
@@ -121,8 +123,8 @@ def train(
 ) -> None:
     """The training loop. It can be left, and entered again, between any two of its steps: a rollout, an update, a test.
 
-    What only the end of a run does comes after the last checkpoint, so that a resumed run with a longer t_max goes on as
-    if that had been its first.
+    What only the end of a run does comes after the last checkpoint, so that a run resumed with a longer t_max goes on
+    as if that had been its first.
     """
     loop = Loop(args)
     keep = keeper(args, loop, runner, buffer, learner, logger, checkpoints, saved)
@@ -131,7 +133,11 @@ def train(
             if stop.number is not None:
                 keep()
                 stop.check()
-            learner.train(buffer.sample(args.batch_size).to(args.device), runner.t_env, loop.episode)
+            batch = buffer.sample(args.batch_size).to(args.device)
+            try:
+                learner.train(batch, runner.t_env, loop.episode)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{error}. {dump(args, batch, learner, checkpoints)}") from None
             loop.owed -= 1
 
         last = runner.t_env > args.t_max
@@ -143,6 +149,8 @@ def train(
                     test(args, runner)
                 loop.test.done(runner.t_env)
                 logger.log_stat("updates", learner.training_steps, runner.t_env)
+                if skipped := getattr(getattr(learner, "guard", None), "skipped", 0):
+                    logger.log_stat("updates_skipped", skipped, runner.t_env)
             if args.save_model and (loop.save(runner.t_env) or last):
                 save(args, runner.t_env, learner, logger)
             if loop.log(runner.t_env) or last:
@@ -193,6 +201,8 @@ def keeper(
         log.warning("no checkpoints are written: %s has no state_dict()", type(learner).__name__)
         return lambda: None
     parts = {"loop": loop, "runner": runner, "buffer": buffer, "learner": learner, "logger": logger}
+    if hasattr(learner, "guard"):
+        parts["guard"] = learner.guard
     parts["random"] = RandomState()  # the last to be loaded
     if saved is not None:
         checkpoints.restore(saved, parts, buffer)
@@ -258,6 +268,8 @@ def build(args: SimpleNamespace, runner: Any, logger: Logger) -> tuple[ReplayBuf
     learner = le_REGISTRY[args.learner](mac, buffer.scheme, logger, args)
     if args.use_cuda:
         learner.cuda()
+    if hasattr(learner, "guard"):
+        learner.guard = UpdateGuard(logger.console_logger)
     return buffer, learner
 
 
@@ -282,11 +294,34 @@ def test(args: SimpleNamespace, runner: Any) -> None:
         runner.run(test_mode=True)
 
 
+def dump(args: SimpleNamespace, batch: EpisodeBatch, learner: Any, checkpoints: Checkpoints | None) -> str:
+    """Writes the batch and the learner that went wrong into the run's folder, or where its networks are saved; says
+    where."""
+    root = Path(args.local_results_path) / "models" / args.unique_token
+    path = (root if checkpoints is None else checkpoints.folder.parent) / "nonfinite.pt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fields = {key: batch[key] for key in batch.scheme}
+        th.save({"batch": fields, "learner": learner.state_dict() if hasattr(learner, "state_dict") else {}}, path)
+    except (OSError, RuntimeError) as error:
+        return f"They could not be written to {path}: {error}"
+    return f"Batch and learner are in {path}, for torch.load"
+
+
 def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> None:
     """Saves the networks as local_results_path/models/<unique_token>/<t_env>."""
-    folder = Path(args.local_results_path) / "models" / args.unique_token / str(t_env)
-    folder.mkdir(parents=True, exist_ok=True)
-    logger.console_logger.info("saving the networks to %s", folder)
-    learner.save_models(folder)
-    logger.record(checkpoint=str(folder))
-    (folder.parent / "config.json").write_text(json.dumps(vars(args), indent=1))  # to load them with the same settings
+    folder, log = Path(args.local_results_path) / "models" / args.unique_token / str(t_env), logger.console_logger
+    log.info("saving the networks to %s", folder)
+    part = folder.with_name(f"{t_env}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        learner.save_models(part)
+        (folder.parent / "config.json").write_text(json.dumps(vars(args), indent=1))  # to load them with its settings
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except (OSError, RuntimeError) as error:  # torch's for a full disk
+        shutil.rmtree(part, ignore_errors=True)
+        log.warning("the networks are not saved, the run goes on: %s", error)
+    else:
+        logger.record(checkpoint=str(folder))

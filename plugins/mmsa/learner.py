@@ -7,6 +7,7 @@ transitions, N agents, A actions, H hidden, Z embedding, D latent, E roll-out em
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,9 @@ class MMSALearner:
         hard = args.target_update_interval_or_tau
         self.sale_interval = cfg.sale.update_interval or (int(hard) if hard > 1 else 200)
         self.training_steps = 0
+        self.guard: Callable[[dict[str, Tensor], dict[str, Tensor]], bool] = (
+            finite  # a host may put its own in its place
+        )
         self.log_stats_t = -args.learner_log_interval - 1
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
@@ -133,6 +137,8 @@ class MMSALearner:
         self.optimiser.zero_grad()
         total.backward()
         norms = {name: clip_grad_norm_(params, self.clips[name]) for name, params in self.params.items()}
+        if not self.guard(losses, norms):
+            return
         self.optimiser.step()
         self.training_steps += 1
         self.update_targets()
@@ -366,6 +372,11 @@ class MMSALearner:
         self.training_steps = state["training_steps"]
         if self.standardise is not None and state["standardise"] is not None:  # another host may have done it
             self.standardise.load_state_dict(state["standardise"])
+
+
+def finite(losses: dict[str, Tensor], norms: dict[str, Tensor]) -> bool:
+    """Whether an update may be taken: losses and the norms of its gradients are finite numbers."""
+    return bool(th.stack([*losses.values(), *norms.values()]).isfinite().all())
 
 
 def _some(x: Any) -> Any:

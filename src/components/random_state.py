@@ -27,9 +27,7 @@ class RandomState:
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         words = state["numpy"]["state"]
-        np.random.set_state(
-            {**state["numpy"], "state": {**words, "key": np.array(words["key"], np.uint32)}}  # type: ignore[arg-type]
-        )
+        np.random.set_state({**state["numpy"], "state": {**words, "key": np.array(words["key"], np.uint32)}})
         th.set_rng_state(state["torch"])
         for device, numbers in enumerate(state["cuda"][: th.cuda.device_count()]):
             th.cuda.set_rng_state(numbers, device)

@@ -106,9 +106,10 @@ class MultiAgentEnv:
         """
         seen, whole = np.asarray(self.get_obs()), self.get_state()
         if seen.shape != obs.shape or np.shape(whole) != state.shape:  # which an assignment would stretch to fit
+            name = getattr(self, "name", type(self).__name__)
             raise EnvContractError(
-                f"{getattr(self, 'name', type(self).__name__)}: observations of shape {seen.shape} and a state of shape "
-                f"{np.shape(whole)}, expected {obs.shape} and {state.shape}"
+                f"{name}: observations of shape {seen.shape} and a state of shape {np.shape(whole)}, "
+                f"expected {obs.shape} and {state.shape}"
             )
         obs[:], state[:] = seen, whole
         avail[:] = self.get_avail_actions()

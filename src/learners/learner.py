@@ -9,6 +9,7 @@ import torch as th
 from torch import nn
 
 from components.running_stats import RunningStats
+from learners.guard import UpdateGuard
 
 
 class Learner:
@@ -19,6 +20,9 @@ class Learner:
     return_stats: RunningStats | None
     training_steps: int  # of the optimiser
     last_log_t: int
+
+    def __init__(self) -> None:
+        self.guard = UpdateGuard()
 
     def networks(self) -> dict[str, nn.Module]:
         raise NotImplementedError

@@ -26,6 +26,7 @@ class PPOLearner(Learner):
     """Trains on episodes that the present policy has just played; each call of `train` makes `epochs` steps on them."""
 
     def __init__(self, mac: Any, scheme: Scheme, logger: Any, args: SimpleNamespace) -> None:
+        super().__init__()
         self.args, self.mac, self.logger = args, mac, logger
         if args.critic_type not in critic_REGISTRY:
             raise ValueError(
@@ -76,6 +77,9 @@ class PPOLearner(Learner):
             (pg_loss + critic_loss).backward()
             agent_norm = clip_grad_norm_(self.agent_params, args.grad_norm_clip, foreach=True)
             critic_norm = clip_grad_norm_(self.critic_params, args.grad_norm_clip, foreach=True)
+            losses = {"policy": pg_loss, "critic": critic_loss}
+            if not self.guard(losses, {"the policy": agent_norm, "the critic": critic_norm}):
+                return
             self.optimiser.step()
             self.training_steps += 1
         self._update_target()

@@ -22,6 +22,7 @@ _UNAVAILABLE = -1e7  # not -inf, which a mixer's zero weight would turn into NaN
 
 class QLearner(Learner):
     def __init__(self, mac: Any, scheme: Scheme, logger: Any, args: SimpleNamespace) -> None:
+        super().__init__()
         self.args = args
         self.mac = mac
         self.logger = logger
@@ -70,6 +71,8 @@ class QLearner(Learner):
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = th.nn.utils.clip_grad_norm_(self.params, self.args.grad_norm_clip, foreach=True)
+        if not self.guard({"td": loss}, {"agent and mixer": grad_norm}):
+            return
         self.optimiser.step()
         self.training_steps += 1
         self._update_targets()

@@ -6,8 +6,8 @@ FOLDER/000012-50400/            the twelfth checkpoint, at environment step 5040
     state.pt                    networks, optimiser, counters, random generators, ...: everything but the episodes
 FOLDER/replay/FIRST-LAST.pt     episodes of the replay buffer, by number; each is written once, for all checkpoints
 
-A checkpoint gets its name when all its files are on disk, so that one that was cut off is never taken for a whole one. It
-is data: it is read as weights only, nothing but plain values and tensors is let in, and no name in it leaves the folder.
+A checkpoint gets its name when all its files are on disk, so that one that was cut off is never taken for a whole one.
+It is data: it is read as weights only, nothing but plain values and tensors is let in, no name in it leaves the folder.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import torch as th
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from components.episode_buffer import ReplayBuffer
+from utils.recorded import inside
 
-FORMAT = 1
 MANIFEST, STATE, REPLAY, LOCK = "manifest.json", "state.pt", "replay", "lock"
 PIECE_BYTES = 64 * 2**20  # of the replay buffer that are in memory a second time while they are written
 MANIFEST_BYTES = 64 * 2**20  # more is no manifest
@@ -47,14 +47,6 @@ class Part(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def inside(name: str) -> str:
-    """The name of a file or folder within another one. ValueError where it leads out of it."""
-    path = Path(name)
-    if not name or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"{name!r} names nothing within a folder")
-    return name
 
 
 class _Strict(BaseModel):
@@ -159,7 +151,7 @@ class Checkpoints:
             part.mkdir()
             state = _write(part / STATE, {name: one.state_dict() for name, one in parts.items()})
             manifest = Manifest(
-                format=FORMAT,
+                format=1,
                 number=self._number + 1,
                 t_env=t_env,
                 torch=th.__version__,
@@ -213,7 +205,7 @@ class Checkpoints:
 
         Everything is read and compared with its checksum. Nothing is changed.
         """
-        problems = []
+        problems: list[str] = []
         for path in self._paths():
             try:
                 return self._read(path), problems
@@ -263,9 +255,9 @@ class Checkpoints:
 
 # --- files ---
 def _write(path: Path, content: Any) -> File:
-    with io.BytesIO() as file:
-        th.save(content, file)
-        return _write_bytes(path, file.getbuffer())
+    file = io.BytesIO()
+    th.save(content, file)
+    return _write_bytes(path, file.getbuffer())
 
 
 def _write_bytes(path: Path, content: bytes | memoryview) -> File:
@@ -292,9 +284,12 @@ def _manifest(path: Path) -> Manifest:
         if file.stat().st_size > MANIFEST_BYTES:
             raise CheckpointError(f"{file}: larger than {MANIFEST_BYTES} bytes")
         manifest = Manifest.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError, RecursionError) as error:
-        first = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}: {first})") from None
+    except ValidationError as errors:
+        error = errors.errors()[0]
+        key = ".".join(map(str, error["loc"]))
+        raise CheckpointError(f"{file} cannot be read ({key or 'it'}: {error['msg']})") from None
+    except (OSError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}: {error})") from None
     if path.name != f"{manifest.number:06d}-{manifest.t_env}":
         raise CheckpointError(f"{file}: this is the manifest of another checkpoint")
     return manifest

@@ -103,7 +103,7 @@ class RunFolder(FileStorageObserver):
             self.problem = error
             if not self.said:
                 self.said = True
-                LOG.warning("the record cannot be written (%s); the run goes on, what is missing is written later", error)
+                LOG.warning("the record cannot be written (%s); the run goes on, the rest is written later", error)
             return False
         return True
 
