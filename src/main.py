@@ -7,6 +7,7 @@ import copy
 import os
 import re
 import secrets
+import shlex
 import shutil
 import sys
 import traceback
@@ -62,13 +63,20 @@ def parser() -> argparse.ArgumentParser:
         help="play the saved networks of a run (the folder of its record, or of its networks) greedily and film it; "
         "with seed=, load_step=, env_args.time_limit= change what is played",
     )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a run that was cut off (the folder of its record) from its last checkpoint; with t_max=N "
+        "longer. --resume=last, beside the words of a new run: the newest cut-off run of this configuration, or a new "
+        "one where there is none",
+    )
     parser.add_argument("--out", metavar="FILE", help="the film of --watch: .gif or .mp4 (default: watch.gif in RUN)")
     parser.add_argument("--episodes", metavar="N", type=int, help="episodes that --watch plays (default: 1)")
     parser.add_argument(
         "--trust",
         metavar="NAME",
         action="append",
-        help="a plugin or module beyond this checkout that the record of --watch may import",
+        help="a plugin or module beyond this checkout that the record of --watch or --resume may import",
     )
     parser.add_argument(
         "--check", action="store_true", help="say what can run on this machine, and what mends the rest"
@@ -162,26 +170,33 @@ def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path, task: str)
         _run.add_artifact(shutil.make_archive(str(folder / "checkpoint"), "zip", info["checkpoint"]))
 
 
-def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None = None) -> int:
+def train(
+    config: dict[str, Any], files: tuple[str, str] = ("", ""), mongo: Address | None = None, resumed: Any = None
+) -> int:
     """One recorded run; the exit status.
 
-    :param files: names of the algorithm's and the environment's file.
+    :param files: names of the algorithm's and the environment's file, where the configuration has others.
     :param mongo: where the run is recorded beside the files.
+    :param resumed: utils.resume.Resumed, of a run that goes on with this configuration.
     """
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from sacred import SETTINGS, Experiment
 
     import envs
+    from utils.checkpoints import CheckpointError
     from utils.commands import rebuilt_command
     from utils.logging import backend_note, get_logger, task_name
     from utils.progress import stop_display
-    from utils.recording import Delivery, RunFolder
+    from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
+    from utils.resume import checkpoints_of
+    from utils.signals import StopSignals
 
-    require_environment(config)
     task = task_name(config)
-    folder = results_folder(config, task + envs.simulator_suffix(config))
-    make_folder(folder)
     console = get_logger()
+    if resumed is None:
+        require_environment(config)
+        folder = results_folder(config, task + envs.simulator_suffix(config))
+        make_folder(folder)
     if config["seed"] is None:
         config["seed"] = secrets.randbelow(2**31)
         console.info("seed=%d was drawn; give it to repeat this run", config["seed"])
@@ -190,7 +205,14 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     experiment = Experiment("epymarl-mmsa", save_git_info=under_git())
     experiment.logger = console  # type: ignore[assignment]
     experiment.add_config(copy.deepcopy(config))
-    observer = RunFolder(folder)
+    info: dict[str, Any] = {}
+    if resumed is None:
+        observer = RunFolder(folder)
+    else:
+        points = resumed.saved.state["logger"]["points"]
+        observer = ResumedFolder(resumed.folder, points, resumed.changed)
+        info = observer.info_until_then(resumed.saved.manifest.t_env)
+        resumed.say(observer.missing, console)
     experiment.observers.append(observer)
     if mongo is not None:
         experiment.observers.append(Delivery(mongo, observer, console))
@@ -198,37 +220,91 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     @experiment.main
     def main(_run: Any) -> None:
         # The command is made from the configuration: what was typed may lack the drawn seed and hold a password.
-        _run.info |= {"versions": versions(), "command": rebuilt_command(config, *files), "cores": os.cpu_count()}
-        try:
-            import_module("run").run(_run, copy.deepcopy(config), console)
-        finally:
-            stop_display()
-            add_artifacts(_run, config, Path(str(observer.dir)), task)
+        _run.info |= {"versions": versions(), "cores": os.cpu_count()}
+        if resumed is None or resumed.changed:
+            _run.info["command"] = rebuilt_command(config, *files)
+        with Heartbeat(_run) as heartbeat:
+
+            def flush() -> None:
+                heartbeat.beat()
+                observer.sync()
+
+            if resumed is None:
+                kept["checkpoints"] = checkpoints_of(config, Path(str(observer.dir)), console)
+            if kept["checkpoints"] is not None:
+                kept["checkpoints"].flush = flush
+            try:
+                saved = None if resumed is None else resumed.saved
+                import_module("run").run(
+                    _run, copy.deepcopy(config), console, checkpoints=kept["checkpoints"], saved=saved, stop=stop
+                )
+            finally:
+                stop_display()
+                add_artifacts(_run, config, Path(str(observer.dir)), task)
 
     status = 0
+    kept: dict[str, Any] = {"checkpoints": None if resumed is None else resumed.checkpoints}
+    stop = StopSignals()
     try:
-        experiment.run()
-    except KeyboardInterrupt:
-        status = 130
+        with stop:
+            experiment.run(info=info, options={"--beat-interval": "0"})
+    except KeyboardInterrupt as error:
+        status = getattr(error, "status", 130)
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
     except Exception:
         traceback.print_exc()
         status = 1
     finally:
         stop_display()
-    info: dict[str, Any] = experiment.current_run.info if experiment.current_run is not None else {}
+        if kept["checkpoints"] is not None:
+            if status == 0 and not config["keep_finished"]:
+                kept["checkpoints"].remove()
+            kept["checkpoints"].unlock()
+    info = experiment.current_run.info if experiment.current_run is not None else {}
+    if observer.problem is not None:
+        print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
+        status = status or 1
     if observer.dir is not None:
         backend = backend_note(info.get("backend", ""))
         curve = Path(observer.dir) / "learning_curve.png"
-        outcome = {0: "done", 130: "stopped"}.get(status, "failed") + (
+        outcome = {0: "done"}.get(status, "stopped" if status > 128 else "failed") + (
             f" [{backend}]" if envs.simulator_suffix(config) else ""
         )
         print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
+        if status and any(Path(observer.dir).glob("checkpoints/*/manifest.json")):
+            print(f"to go on: python src/main.py --resume {shlex.quote(observer.dir)}", flush=True)
     return status
+
+
+def resume(options: argparse.Namespace, mongo: Address | None) -> int:
+    """--resume RUN; the run's record is the configuration, so that no other can be named."""
+    if options.config is not None or options.env_config is not None:
+        raise ConfigError("--config, --env-config: with --resume only where it is --resume=last; RUN has its own")
+    resumed = import_module("utils.resume").prepare(options.resume, overrides(options.words), options.trust or ())
+    return train(resumed.config, mongo=mongo, resumed=resumed)
+
+
+def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Address | None) -> int:
+    """--resume=last: the newest cut-off run of this configuration goes on, or a new one begins."""
+    import envs
+    from utils.logging import get_logger, task_name
+
+    require_environment(config)
+    folder = results_folder(config, task_name(config) + envs.simulator_suffix(config))
+    resumed, problems = import_module("utils.resume").last(folder, config, options.trust or ())
+    if resumed is not None:
+        return train(resumed.config, mongo=mongo, resumed=resumed)
+    for problem in problems:
+        get_logger().warning("%s", problem)
+    get_logger().info("no cut-off run of this configuration can go on: a new one begins")
+    return train(config, (options.config, options.env_config), mongo)
 
 
 def watch(options: argparse.Namespace) -> int:
     """--watch; the run's record is the configuration, so that no other can be named."""
-    names = ("config", "env_config", "mongo")
+    names = ("config", "env_config", "mongo", "resume")
     if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]:
         raise ConfigError(f"{', '.join(given)}: not with --watch, which takes the run's own configuration")
     episodes = 1 if options.episodes is None else options.episodes
@@ -247,15 +323,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             return import_module("utils.doctor").check()
         if options.watch is not None:
             return watch(options)
-        if lost := [f"--{name}" for name in ("out", "episodes", "trust") if getattr(options, name) is not None]:
+        only_watch = ["out", "episodes", *([] if options.resume is not None else ["trust"])]
+        if lost := [f"--{name}" for name in only_watch if getattr(options, name) is not None]:
             raise ConfigError(f"{', '.join(lost)}: only with --watch")
+        url = options.mongo if options.mongo is not None else os.environ.get(MONGO_VARIABLE, "")
+        key = "--mongo" if options.mongo is not None else MONGO_VARIABLE
+        mongo = address(url, key) if url or options.mongo is not None else None
+        if options.resume is not None and options.resume != "last":
+            return resume(options, mongo)
         config = compose(options.config, options.env_config, overrides(options.words))
         if options.print_config:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
             return 0
-        url = options.mongo if options.mongo is not None else os.environ.get(MONGO_VARIABLE, "")
-        key = "--mongo" if options.mongo is not None else MONGO_VARIABLE
-        mongo = address(url, key) if url or options.mongo is not None else None
+        if options.resume is not None:
+            return resume_last(config, options, mongo)
         return train(config, (options.config, options.env_config), mongo)
     except KeyboardInterrupt:
         return 130

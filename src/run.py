@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,30 +17,53 @@ import torch as th
 
 import envs
 from components.checkpoint import find_checkpoint
-from components.episode_buffer import ReplayBuffer
+from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.intervals import Every, UpdateSchedule
+from components.random_state import RandomState
 from components.transforms import OneHot
 from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
+from learners.guard import NonFiniteError, UpdateGuard
 from runners import REGISTRY as r_REGISTRY
 from runners.pipelined_runner import PipelinedRunner
+from utils.checkpoints import Checkpoints, Saved
 from utils.logging import Logger, task_name
 from utils.process import prepare
+from utils.signals import StopSignals
 
 
-def run(_run: Any, config: Mapping[str, Any], log: Any) -> None:
-    """Trains, or with `evaluate` tests a checkpoint. `_run`: Sacred's run, or None to record nothing."""
+def run(
+    _run: Any,
+    config: Mapping[str, Any],
+    log: Any,
+    checkpoints: Checkpoints | None = None,
+    saved: Saved | None = None,
+    stop: StopSignals | None = None,
+) -> None:
+    """Trains, or with `evaluate` tests saved networks.
+
+    :param _run: Sacred's run, or None to record nothing.
+    :param checkpoints: where checkpoints of the training go; None writes none.
+    :param saved: one of them, from which the training goes on.
+    :param stop: signals that stop the run, by Interrupted.
+    """
     args = make_args(config)
     logger = Logger(log)
     if _run is not None:
         logger.setup_sacred(_run)
-    logger.setup_trackers(config, args.unique_token)
+    if saved is None:
+        logger.setup_trackers(config, args.unique_token)
+    else:
+        args.unique_token = saved.manifest.unique_token
+        logger.setup_trackers(config, args.unique_token, saved.manifest.t_env)
+    stop = stop or StopSignals()
     runner = None
     try:
         runner = make_runner(args, logger)
+        runner.before_step = stop.check
         buffer, learner = build(args, runner, logger)
         announce(args, runner, buffer, logger)
-        if args.checkpoint_path:
+        if args.checkpoint_path and saved is None:
             folder = find_checkpoint(args.checkpoint_path, args.load_step)
             log.info("loading the networks from %s", folder)
             learner.load_models(folder)
@@ -52,39 +77,156 @@ def run(_run: Any, config: Mapping[str, Any], log: Any) -> None:
             logger.log_stat("episode", 0, runner.t_env)
             logger.print_recent_stats()
         else:
-            train(args, runner, buffer, learner, logger)
+            train(args, runner, buffer, learner, logger, checkpoints, saved, stop)
     finally:
         if runner is not None:
             runner.close_env()
         logger.finish()
 
 
-def train(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, learner: Any, logger: Logger) -> None:
-    """The training loop."""
-    updates = UpdateSchedule(args.env_steps_per_update, args.batch_size)
-    test_due = Every(args.test_interval)
-    log_due = Every(args.log_interval, start=args.log_interval)
-    save_due = Every(args.save_model_interval, start=args.save_model_interval)
-    episode = 0
+class Loop:
+    """Where the training stands: what was played and is paid for, and when the next of each thing is due."""
 
-    while runner.t_env <= args.t_max:
-        before = runner.t_env
-        buffer.insert_episode_batch(runner.run())
-        episode += runner.batch_size
+    def __init__(self, args: SimpleNamespace) -> None:
+        self.episode = 0
+        self.owed = 0  # updates that the experience collected pays for, and that are not made yet
+        self.updates = UpdateSchedule(args.env_steps_per_update, args.batch_size)
+        self.test = Every(args.test_interval)
+        self.log = Every(args.log_interval, start=args.log_interval)
+        self.save = Every(args.save_model_interval, start=args.save_model_interval)
+        self.checkpoint = Every(args.checkpoint_interval or args.t_max, start=args.checkpoint_interval or args.t_max)
 
-        for _ in range(updates.due(runner.t_env - before, runner.batch_size, buffer.can_sample(args.batch_size))):
-            learner.train(buffer.sample(args.batch_size).to(args.device), runner.t_env, episode)
+    def _schedules(self) -> dict[str, Any]:
+        names = ("updates", "test", "log", "save", "checkpoint")
+        return {name: getattr(self, name) for name in names}
+
+    def state_dict(self) -> dict[str, Any]:
+        schedules = {name: schedule.state_dict() for name, schedule in self._schedules().items()}
+        return {"episode": self.episode, "owed": self.owed, **schedules}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.episode, self.owed = int(state["episode"]), int(state["owed"])
+        for name, schedule in self._schedules().items():
+            schedule.load_state_dict(state[name])
+
+
+def train(
+    args: SimpleNamespace,
+    runner: Any,
+    buffer: ReplayBuffer,
+    learner: Any,
+    logger: Logger,
+    checkpoints: Checkpoints | None,
+    saved: Saved | None,
+    stop: StopSignals,
+) -> None:
+    """The training loop. It can be left, and entered again, between any two of its steps: a rollout, an update, a test.
+
+    What only the end of a run does comes after the last checkpoint, so that a run resumed with a longer t_max goes on
+    as if that had been its first.
+    """
+    loop = Loop(args)
+    keep = keeper(args, loop, runner, buffer, learner, logger, checkpoints, saved)
+    while True:
+        while loop.owed:
+            if stop.number is not None:
+                keep()
+                stop.check()
+            batch = buffer.sample(args.batch_size).to(args.device)
+            try:
+                learner.train(batch, runner.t_env, loop.episode)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"{error}. {dump(args, batch, learner, checkpoints)}") from None
+            loop.owed -= 1
 
         last = runner.t_env > args.t_max
-        if test_due(runner.t_env) or last:
-            test(args, runner)
-            logger.log_stat("updates", learner.training_steps, runner.t_env)
-        if args.save_model and (save_due(runner.t_env) or last):
-            save(args, runner.t_env, learner, logger)
-        if log_due(runner.t_env) or last:
-            logger.log_stat("episode", episode, runner.t_env)
-            logger.print_recent_stats()
-        logger.progress(runner.t_env, episode)
+        if last:
+            keep()
+        if loop.episode:
+            if loop.test.due(runner.t_env) or last:
+                with whole_or_not_at_all(runner, keep):
+                    test(args, runner)
+                loop.test.done(runner.t_env)
+                logger.log_stat("updates", learner.training_steps, runner.t_env)
+                if skipped := getattr(getattr(learner, "guard", None), "skipped", 0):
+                    logger.log_stat("updates_skipped", skipped, runner.t_env)
+            if args.save_model and (loop.save(runner.t_env) or last):
+                save(args, runner.t_env, learner, logger)
+            if loop.log(runner.t_env) or last:
+                logger.log_stat("episode", loop.episode, runner.t_env)
+                logger.print_recent_stats()
+            logger.progress(runner.t_env, loop.episode)
+        if last:
+            return
+        if loop.checkpoint(runner.t_env):
+            keep()
+
+        before = runner.t_env
+        with whole_or_not_at_all(runner, keep):
+            batch = runner.run()
+        buffer.insert_episode_batch(batch)
+        loop.episode += runner.batch_size
+        ready = buffer.can_sample(args.batch_size)
+        loop.owed += loop.updates.due(runner.t_env - before, runner.batch_size, ready)
+
+
+@contextmanager
+def whole_or_not_at_all(runner: Any, keep: Callable[[], None]) -> Iterator[None]:
+    """Whatever cuts these episodes short, a checkpoint says where the run stood before them."""
+    try:
+        with runner.unless_cut_short():
+            yield
+    except BaseException:
+        keep()
+        raise
+
+
+def keeper(
+    args: SimpleNamespace,
+    loop: Loop,
+    runner: Any,
+    buffer: ReplayBuffer,
+    learner: Any,
+    logger: Logger,
+    checkpoints: Checkpoints | None,
+    saved: Saved | None,
+) -> Callable[[], None]:
+    """Brings everything to the saved state, if there is one. What is returned writes a checkpoint; it never raises for
+    a disk that is full."""
+    log = logger.console_logger
+    if checkpoints is None or args.checkpoint_interval is None and saved is None:
+        return lambda: None
+    if not hasattr(learner, "state_dict"):
+        log.warning("no checkpoints are written: %s has no state_dict()", type(learner).__name__)
+        return lambda: None
+    parts = {"loop": loop, "runner": runner, "buffer": buffer, "learner": learner, "logger": logger}
+    if hasattr(learner, "guard"):
+        parts["guard"] = learner.guard
+    parts["random"] = RandomState()  # the last to be loaded
+    if saved is not None:
+        checkpoints.restore(saved, parts, buffer)
+        was = saved.manifest
+        if (was.device, was.torch) != (args.device, th.__version__):
+            log.warning(
+                "the run was on %s with torch %s, and is now on %s with %s: it goes on, but not as the same numbers",
+                was.device,
+                was.torch,
+                args.device,
+                th.__version__,
+            )
+
+    def keep() -> None:
+        try:
+            logger.flush()
+            about = {"t_env": runner.t_env, "device": args.device, "unique_token": args.unique_token}
+            written = checkpoints.save(parts, buffer, **about)
+        except OSError as error:
+            log.warning("no checkpoint at step %s, the run goes on without: %s", f"{runner.t_env:,}", error)
+        else:
+            size = f"{written.size / 1e6:.1f} MB in {written.seconds:.2f} s"
+            log.info("checkpoint at step %s: %s", f"{runner.t_env:,}", size)
+
+    return keep
 
 
 def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
@@ -126,6 +268,8 @@ def build(args: SimpleNamespace, runner: Any, logger: Logger) -> tuple[ReplayBuf
     learner = le_REGISTRY[args.learner](mac, buffer.scheme, logger, args)
     if args.use_cuda:
         learner.cuda()
+    if hasattr(learner, "guard"):
+        learner.guard = UpdateGuard(logger.console_logger)
     return buffer, learner
 
 
@@ -150,11 +294,34 @@ def test(args: SimpleNamespace, runner: Any) -> None:
         runner.run(test_mode=True)
 
 
+def dump(args: SimpleNamespace, batch: EpisodeBatch, learner: Any, checkpoints: Checkpoints | None) -> str:
+    """Writes the batch and the learner that went wrong into the run's folder, or where its networks are saved; says
+    where."""
+    root = Path(args.local_results_path) / "models" / args.unique_token
+    path = (root if checkpoints is None else checkpoints.folder.parent) / "nonfinite.pt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fields = {key: batch[key] for key in batch.scheme}
+        th.save({"batch": fields, "learner": learner.state_dict() if hasattr(learner, "state_dict") else {}}, path)
+    except (OSError, RuntimeError) as error:
+        return f"They could not be written to {path}: {error}"
+    return f"Batch and learner are in {path}, for torch.load"
+
+
 def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> None:
     """Saves the networks as local_results_path/models/<unique_token>/<t_env>."""
-    folder = Path(args.local_results_path) / "models" / args.unique_token / str(t_env)
-    folder.mkdir(parents=True, exist_ok=True)
-    logger.console_logger.info("saving the networks to %s", folder)
-    learner.save_models(folder)
-    logger.record(checkpoint=str(folder))
-    (folder.parent / "config.json").write_text(json.dumps(vars(args), indent=1))  # to load them with the same settings
+    folder, log = Path(args.local_results_path) / "models" / args.unique_token / str(t_env), logger.console_logger
+    log.info("saving the networks to %s", folder)
+    part = folder.with_name(f"{t_env}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        learner.save_models(part)
+        (folder.parent / "config.json").write_text(json.dumps(vars(args), indent=1))  # to load them with its settings
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except (OSError, RuntimeError) as error:  # torch's for a full disk
+        shutil.rmtree(part, ignore_errors=True)
+        log.warning("the networks are not saved, the run goes on: %s", error)
+    else:
+        logger.record(checkpoint=str(folder))

@@ -7,6 +7,7 @@ transitions, N agents, A actions, H hidden, Z embedding, D latent, E roll-out em
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +68,8 @@ class Networks(NamedTuple):
 
 
 class MMSALearner:
-    """The host's learner contract: `train`, `cuda`, `save_models`, `load_models`.
+    """The host's learner contract: `train`, `cuda`, `save_models`, `load_models`, and to resume a run `state_dict` and
+    `load_state_dict`.
 
     Three copies of SALE: `sale` (online, trained), `mac.agent.sale` (fixed: acts, and feeds Q and the world model) and
     `target.mac.agent.sale` (fixed_target: feeds the target Q).
@@ -120,6 +122,9 @@ class MMSALearner:
         hard = args.target_update_interval_or_tau
         self.sale_interval = cfg.sale.update_interval or (int(hard) if hard > 1 else 200)
         self.training_steps = 0
+        self.guard: Callable[[dict[str, Tensor], dict[str, Tensor]], bool] = (
+            finite  # a host may put its own in its place
+        )
         self.log_stats_t = -args.learner_log_interval - 1
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
@@ -132,6 +137,8 @@ class MMSALearner:
         self.optimiser.zero_grad()
         total.backward()
         norms = {name: clip_grad_norm_(params, self.clips[name]) for name, params in self.params.items()}
+        if not self.guard(losses, norms):
+            return
         self.optimiser.step()
         self.training_steps += 1
         self.update_targets()
@@ -321,7 +328,25 @@ class MMSALearner:
     def save_models(self, path: str) -> None:
         """Writes agent.th (what acting needs) and mmsa.th (everything else that was learned) into the folder."""
         self.mac.save_models(path)
-        state: dict[str, Any] = {
+        th.save(self._learned(), Path(path) / "mmsa.th")
+
+    def load_models(self, path: str) -> None:
+        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where shapes differ."""
+        self.mac.load_models(path)
+        self._learn(th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True), str(path))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything: a learner that loads it goes on as this one would."""
+        return {**self._learned(), "agent": self.mac.agent.state_dict(), "log_stats_t": self.log_stats_t}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.mac.agent.load_state_dict(state["agent"])
+        self._learn(state, "the saved state")
+        self.log_stats_t = state["log_stats_t"]
+
+    def _learned(self) -> dict[str, Any]:
+        """What was learned, but for the copy of SALE that the MAC acts with."""
+        return {
             "online": {name: part.state_dict() for name, part in self.online.parts().items()},
             "target": {name: part.state_dict() for name, part in self.target.parts().items()},
             "sale": None if self.sale is None else self.sale.state_dict(),
@@ -330,16 +355,12 @@ class MMSALearner:
             "training_steps": self.training_steps,
             "standardise": None if self.standardise is None else self.standardise.state_dict(),
         }
-        th.save(state, Path(path) / "mmsa.th")
 
-    def load_models(self, path: str) -> None:
-        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where shapes differ."""
-        self.mac.load_models(path)
-        state = th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True)
+    def _learn(self, state: dict[str, Any], source: str) -> None:
         for name, networks in (("online", self.online), ("target", self.target)):
             if state[name].keys() != networks.parts().keys():
                 raise RuntimeError(
-                    f"{path} holds the {name} networks {', '.join(state[name])}, this configuration has "
+                    f"{source} holds the {name} networks {', '.join(state[name])}, this configuration has "
                     f"{', '.join(networks.parts())}: load it with the configuration that it was trained with"
                 )
             for part, module in networks.parts().items():
@@ -351,6 +372,11 @@ class MMSALearner:
         self.training_steps = state["training_steps"]
         if self.standardise is not None and state["standardise"] is not None:  # another host may have done it
             self.standardise.load_state_dict(state["standardise"])
+
+
+def finite(losses: dict[str, Tensor], norms: dict[str, Tensor]) -> bool:
+    """Whether an update may be taken: losses and the norms of its gradients are finite numbers."""
+    return bool(th.stack([*losses.values(), *norms.values()]).isfinite().all())
 
 
 def _some(x: Any) -> Any:

@@ -6,7 +6,7 @@ A scheme maps a field's name to {"vshape": int or tuple, "dtype"?: float32, "gro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,10 @@ def _vshape(field: Mapping[str, Any]) -> tuple[int, ...]:
 def _shape(field: Mapping[str, Any], groups: Mapping[str, int]) -> tuple[int, ...]:
     group = field.get("group")
     return _vshape(field) if group is None else (groups[group], *_vshape(field))
+
+
+def _nbytes(episode: Mapping[str, th.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in episode.values())
 
 
 def _as_index(index: Index, size: int) -> slice | th.Tensor:
@@ -226,9 +230,9 @@ class ReplayBuffer:
             self.reward_stats = RunningStats(_vshape(self.scheme["reward"]), device)
         if sequence_length is not None:
             self.scheme["burn_in"] = {"vshape": (1,), "dtype": th.uint8}
+        self.inserted = 0  # episodes ever: number k lies in slot k % buffer_size
         self._episodes: list[dict[str, th.Tensor]] = []
         self._lengths: list[int] = []  # filled steps, the bootstrap observation included
-        self._next = 0  # where the next episode goes once the buffer is full
         self._rng = np.random.default_rng(seed)
         self.nbytes = 0  # of the episodes held now
 
@@ -268,14 +272,15 @@ class ReplayBuffer:
             episode[key] = rows.to(device=self.device, dtype=dtype, copy=True)
         if self.reward_stats is not None:
             self.reward_stats.update(episode["reward"][: length - 1])
-        self.nbytes += sum(tensor.nbytes for tensor in episode.values())
-        if len(self._episodes) < self.buffer_size:
+        self.nbytes += _nbytes(episode)
+        slot = self.inserted % self.buffer_size
+        self.inserted += 1
+        if slot == len(self._episodes):
             self._episodes.append(episode)
             self._lengths.append(length)
             return
-        self.nbytes -= sum(tensor.nbytes for tensor in self._episodes[self._next].values())
-        self._episodes[self._next], self._lengths[self._next] = episode, length
-        self._next = (self._next + 1) % self.buffer_size
+        self.nbytes -= _nbytes(self._episodes[slot])
+        self._episodes[slot], self._lengths[slot] = episode, length
 
     def can_sample(self, batch_size: int) -> bool:
         return len(self._episodes) >= batch_size
@@ -320,6 +325,76 @@ class ReplayBuffer:
         at = int(self._rng.integers(1 - size, n))  # a window over the transitions 0..n-1, overhanging at both ends
         first, stop = max(at, 0), min(at + size, n)
         return max(first - self.burn_in, 0), first, stop + 1
+
+    # -- saving and restoring: everything but the episodes in one dict, the episodes in pieces --
+    def state_dict(self) -> dict[str, Any]:
+        stats = None if self.reward_stats is None else self.reward_stats.state_dict()
+        return {"inserted": self.inserted, "rng": self._rng.bit_generator.state, "reward_stats": stats}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Empties the buffer; `load_piece` then brings the last `buffer_size` of its episodes back."""
+        self.inserted = int(state["inserted"])
+        self._rng.bit_generator.state = state["rng"]
+        if self.reward_stats is not None:
+            self.reward_stats.load_state_dict(state["reward_stats"])
+        held = min(self.inserted, self.buffer_size)
+        self._episodes, self._lengths, self.nbytes = [{} for _ in range(held)], [0] * held, 0
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest episode held; the newest one's is `inserted` - 1."""
+        return self.inserted - len(self._episodes)
+
+    def pieces(self, first: int, max_bytes: int) -> Iterator[dict[str, Any]]:
+        """The episodes from number `first` (or the oldest held) on, in order, in pieces of about max_bytes at most.
+
+        A piece is {"first": number of its first episode, "lengths": [filled steps], "fields": {key: tensor}}; a tensor
+        has the episodes' rows one after another, or for episode_const fields one row an episode. It is on the CPU.
+        """
+        first = max(first, self.oldest)
+        while first < self.inserted:
+            last, size = first, 0
+            while last < self.inserted and (last == first or size < max_bytes):
+                size += _nbytes(self._episodes[last % self.buffer_size])
+                last += 1
+            slots = [number % self.buffer_size for number in range(first, last)]
+            fields = {key: self._joined([self._episodes[slot][key] for slot in slots], key) for key in self._stored}
+            yield {"first": first, "lengths": [self._lengths[slot] for slot in slots], "fields": fields}
+            first = last
+
+    def _joined(self, rows: list[th.Tensor], key: str) -> th.Tensor:
+        return (th.stack(rows) if self.scheme[key].get("episode_const") else th.cat(rows)).cpu()
+
+    def load_piece(self, piece: Mapping[str, Any]) -> None:
+        """Brings the episodes of a piece back, of those that the buffer holds. ValueError where they do not fit."""
+        first, lengths, fields = piece["first"], piece["lengths"], piece["fields"]
+        if fields.keys() != self._stored.keys():
+            raise ValueError(f"the episodes have the fields {', '.join(fields)}, not {', '.join(self._stored)}")
+        if not all(2 <= length <= self.max_seq_length for length in lengths):
+            raise ValueError(f"an episode has 2 to {self.max_seq_length} steps, not {min(lengths)} to {max(lengths)}")
+        for key, dtype in self._stored.items():
+            rows = len(lengths) if self.scheme[key].get("episode_const") else sum(lengths)
+            shape = (rows, *_shape(self.scheme[key], self.groups))
+            if tuple(fields[key].shape) != shape or fields[key].dtype != dtype:
+                raise ValueError(f"{key}: {tuple(fields[key].shape)} {fields[key].dtype}, expected {shape} {dtype}")
+        start = 0
+        for i, length in enumerate(lengths):
+            number, rows = first + i, slice(start, start + length)
+            start += length
+            if self.oldest <= number < self.inserted:
+                slot = number % self.buffer_size
+                self.nbytes -= _nbytes(self._episodes[slot])
+                self._episodes[slot] = {
+                    key: fields[key][i if self.scheme[key].get("episode_const") else rows].to(self.device, copy=True)
+                    for key in self._stored
+                }
+                self._lengths[slot] = length
+                self.nbytes += _nbytes(self._episodes[slot])
+
+    @property
+    def complete(self) -> bool:
+        """Whether every episode that the buffer counts is there: false between load_state_dict and the last piece."""
+        return all(self._lengths)
 
     def __repr__(self) -> str:
         return f"ReplayBuffer({len(self._episodes)} of {self.buffer_size} episodes, {self.nbytes / 2**20:.1f} MiB)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class Every:
     """True at the first call (or only from `start` on), then once t has reached another multiple of `interval`."""
@@ -10,10 +12,24 @@ class Every:
         self.interval, self.next = interval, start
 
     def __call__(self, t: int) -> bool:
-        if t < self.next:
+        if not self.due(t):
             return False
-        self.next = (t // self.interval + 1) * self.interval
+        self.done(t)
         return True
+
+    def due(self, t: int) -> bool:
+        """What a call would say, without counting it."""
+        return t >= self.next
+
+    def done(self, t: int) -> None:
+        """Counts what was due at t."""
+        self.next = (t // self.interval + 1) * self.interval
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.next = int(state["next"])
 
 
 class UpdateSchedule:
@@ -46,6 +62,13 @@ class UpdateSchedule:
         self.ready = True
         updates, self.steps = divmod(self.steps, self.every)
         return updates
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"episodes": self.episodes, "ready": self.ready, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.episodes, self.steps = int(state["episodes"]), int(state["steps"])
+        self.ready = bool(state["ready"])
 
     def __str__(self) -> str:
         if self.every == "batch":

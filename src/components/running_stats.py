@@ -30,7 +30,10 @@ class RunningStats:
         return self.var.sqrt().clamp(min=_SMALLEST_STD)
 
     def update(self, values: th.Tensor, mask: th.Tensor | None = None) -> None:
-        """Adds values (..., *shape); with a mask of the leading shape (trailing ones allowed) only where it is set."""
+        """Adds values (..., *shape); with a mask of the leading shape (trailing ones allowed) only where it is set.
+
+        Values that are not all finite are left out: they would be in the mean for ever.
+        """
         rows = values.detach().to(self.mean).reshape(-1, *self.shape)
         if mask is not None:
             if mask.numel() != len(rows):
@@ -40,6 +43,8 @@ class RunningStats:
         if n == 0:
             return
         mean = rows.mean(0)
+        if not mean.isfinite().all():
+            return
         delta = mean - self.mean
         total = self.count + n
         self._squares += (rows - mean).square().sum(0) + delta.square() * (self.count * n / total)

@@ -126,8 +126,8 @@ def make_vector_env(args: Any) -> VectorEnv:
     rewards = {"common_reward": args.common_reward, "reward_scalarisation": args.reward_scalarisation}
     factories = [partial(REGISTRY[args.env], **env_args, seed=seed, **rewards) for seed in seeds]
     if args.env_workers > 0:
-        return WorkerVectorEnv(factories, args.env_workers, args.common_reward)
-    return SerialVectorEnv(factories, args.common_reward)
+        return WorkerVectorEnv(factories, args.env_workers, args.common_reward, seeds)
+    return SerialVectorEnv(factories, args.common_reward, seeds)
 
 
 class EnvListing(NamedTuple):

@@ -36,7 +36,8 @@ class MultiAgentEnv:
 
     `terminated` is a real end of the task (no bootstrap), `truncated` a time limit; never both. A seed given to the
     constructor counts at the first `reset`, later resets go on in the same random stream; `reset(seed=s)` starts a
-    stream anew.
+    stream anew. A run gives each episode a seed of its own: with it an episode must be the same whatever was played
+    before, so that a resumed run repeats the one that was cut off.
     """
 
     n_agents: int
@@ -68,6 +69,10 @@ class MultiAgentEnv:
         raise NotImplementedError
 
     # -- shared defaults ---------------------------------------------------------------------------------------------
+    def new_episode(self, seed: int) -> tuple[list[np.ndarray], dict]:
+        """`reset(seed=seed)`, as runs call it; an environment that is dear to seed anew does less here."""
+        return self.reset(seed=seed)
+
     def get_obs_agent(self, agent_id: int) -> np.ndarray:
         return self.get_obs()[agent_id]
 
@@ -99,8 +104,14 @@ class MultiAgentEnv:
 
         Masks that never change may be written at the start of an episode only.
         """
-        obs[:] = self.get_obs()
-        state[:] = self.get_state()
+        seen, whole = np.asarray(self.get_obs()), self.get_state()
+        if seen.shape != obs.shape or np.shape(whole) != state.shape:  # which an assignment would stretch to fit
+            name = getattr(self, "name", type(self).__name__)
+            raise EnvContractError(
+                f"{name}: observations of shape {seen.shape} and a state of shape {np.shape(whole)}, "
+                f"expected {obs.shape} and {state.shape}"
+            )
+        obs[:], state[:] = seen, whole
         avail[:] = self.get_avail_actions()
 
     def get_stats(self) -> dict[str, float]:

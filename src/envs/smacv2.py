@@ -276,6 +276,11 @@ class SmacV2Env(MultiAgentEnv):
         self._playing = True
         return self.get_obs(), {}
 
+    def new_episode(self, seed: int) -> tuple[list[np.ndarray], dict]:
+        """Seeds teams, places and the order of observing, but not the game, which would have to be started anew."""
+        self._seeds = np.random.SeedSequence(seed)
+        return self.reset()
+
     def _seed_battle(self) -> None:
         """Seeds what the package draws, anew for each battle: teams and places do not depend on how others went."""
         generators, shuffles = self._seeds.spawn(2)

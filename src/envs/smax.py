@@ -248,19 +248,20 @@ class SmaxVectorEnv(VectorEnv):
         self.info = {"backend": self.backend, "backend_note": note, "episode_limit": battle.limit}
         self._seeds = np.asarray(seeds, np.uint32)
         self._keys = self._functions.keys(self._seeds)
-        self._episodes = np.zeros(len(seeds), np.uint32)
+        self._first = np.zeros(len(seeds), np.int64)  # number of the first episode of each environment's stream
         self._carry: Any = None
 
     def seed(self, env: int, seed: int) -> None:
         """Starts the random stream of one environment anew, from its next episode on."""
         which = np.arange(self.n_envs) == env
         self._seeds = np.where(which, seed, self._seeds).astype(np.uint32)  # new arrays: jax may still be reading
-        self._episodes = np.where(which, 0, self._episodes).astype(np.uint32)
+        self._first = np.where(which, self.episode, self._first)
         self._keys = self._functions.keys(self._seeds)
 
     def reset(self) -> None:
-        self._carry, obs, state, avail = self._functions.start(self._keys, self._episodes)
-        self._episodes = self._episodes + 1  # a new array: jax may still be reading the old one
+        episodes = (self.episode - self._first).astype(np.uint32)
+        self._carry, obs, state, avail = self._functions.start(self._keys, episodes)
+        self.episode += 1
         self.obs[:], self.state[:], self.avail_actions[:] = np.asarray(obs), np.asarray(state), np.asarray(avail)
         self.reward[:], self.terminated[:], self.truncated[:] = 0.0, False, False
 

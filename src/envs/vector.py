@@ -23,10 +23,19 @@ EnvFactory = Callable[[], MultiAgentEnv]
 Ended = list[tuple[int, dict[str, float]]]
 
 _INFO_KEYS = ("state_shape", "obs_shape", "n_actions", "n_agents", "episode_limit")
+_64_BITS = 2**64 - 1
 
 
 class EnvWorkerError(RuntimeError):
     """An environment in a worker process raised (its traceback is in the message), or the process died."""
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """The seed (32 bits) of an environment's k-th episode, from the environment's own: splitmix64 of the two."""
+    x = ((seed << 32) + episode + 1) * 0x9E3779B97F4A7C15 & _64_BITS
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _64_BITS
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _64_BITS
+    return (x ^ (x >> 31)) >> 32
 
 
 def env_seeds(seed: int | None, n_envs: int) -> list[int]:
@@ -68,7 +77,9 @@ class VectorEnv:
 
     Attributes: n_envs, n_agents, n_actions, obs_size, state_size, episode_limit, common_reward; backend (what
     simulates, as named in the run's record), banner (a warning to print, or ""), info (more for the run's record),
-    render_fps (pictures a second of a film).
+    render_fps (pictures a second of a film), episode (how many episodes were begun: the next one's number).
+    What an episode draws depends on the environment's seed and the episode's number alone: to set `episode` is to
+    stand where another vector environment stood, and all that there is to restore.
     Arrays: obs (E,N,O) f32 · state (E,S) f32 · avail_actions (E,N,A) u8 · reward (E,) f32, or (E,N) without common
     reward · terminated, truncated (E,) bool.
     """
@@ -83,6 +94,7 @@ class VectorEnv:
         self.obs_size, self.state_size = dims["obs_shape"], dims["state_shape"]
         self.episode_limit = dims["episode_limit"]
         self.info: dict[str, Any] = {}
+        self.episode = 0
         self._closed = False
         layout = _layout(dims, n_envs, common_reward)
         self._arrays = _arrays_in(bytearray(_n_bytes(layout)) if buffer is None else buffer, layout)
@@ -100,7 +112,7 @@ class VectorEnv:
         return dict(zip(_INFO_KEYS, sizes, strict=True))
 
     def reset(self) -> None:
-        """Starts a new episode in every environment and fills obs, state and avail_actions."""
+        """Starts episode number `episode` in every environment, fills obs, state and avail_actions, and counts it."""
         raise NotImplementedError
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Ended:
@@ -136,10 +148,21 @@ class VectorEnv:
 
 
 class _EnvGroup:
-    """Environments stepped one after another, each with its rows of the arrays; used in process and in each worker."""
+    """Environments stepped one after another, each with its rows of the arrays; used in process and in each worker.
 
-    def __init__(self, envs: list[MultiAgentEnv], arrays: dict[str, np.ndarray], first: int, common: bool) -> None:
-        self.envs, self.first, self.common = envs, first, common
+    seeds: one for each environment, from which its episodes' seeds are made; None goes on in the environment's own
+    random stream.
+    """
+
+    def __init__(
+        self,
+        envs: list[MultiAgentEnv],
+        arrays: dict[str, np.ndarray],
+        first: int,
+        common: bool,
+        seeds: Sequence[int] | None,
+    ) -> None:
+        self.envs, self.first, self.common, self.seeds = envs, first, common, seeds
         last = first + len(envs)
         self.reward, self.terminated, self.truncated = (
             arrays[k][first:last] for k in ("reward", "terminated", "truncated")
@@ -155,10 +178,13 @@ class _EnvGroup:
         name = getattr(env, "name", type(env).__name__)
         return f"environment {self.first + self.at} ({name}), step {self.t[self.at]}"
 
-    def reset(self) -> None:
+    def reset(self, episode: int) -> None:
         for i, (env, (obs, state, avail)) in enumerate(zip(self.envs, self.rows, strict=True)):
             self.at, self.t[i] = i, 0
-            observations, _ = env.reset()
+            if self.seeds is None:
+                observations, _ = env.reset()
+            else:
+                observations, _ = env.new_episode(episode_seed(self.seeds[i], episode))
             if not self.checked:
                 self._check_shapes(env, observations)
             env.fill(obs, state, avail)
@@ -225,12 +251,14 @@ def _check_dims(dims: dict[str, Any], name: str) -> dict[str, int]:
 class SerialVectorEnv(VectorEnv):
     """Environments stepped one after another in this process."""
 
-    def __init__(self, factories: Sequence[EnvFactory], common_reward: bool = True) -> None:
+    def __init__(
+        self, factories: Sequence[EnvFactory], common_reward: bool = True, seeds: Sequence[int] | None = None
+    ) -> None:
         envs = [make() for make in factories]
         dims = _check_dims(envs[0].get_env_info(), type(envs[0]).__name__)
         super().__init__(dims, len(envs), common_reward)
         self._take_identity(envs[0])
-        self._group = _EnvGroup(envs, self._arrays, 0, common_reward)
+        self._group = _EnvGroup(envs, self._arrays, 0, common_reward, seeds)
 
     @property
     def envs(self) -> list[MultiAgentEnv]:
@@ -238,10 +266,11 @@ class SerialVectorEnv(VectorEnv):
 
     def reset(self) -> None:
         try:
-            self._group.reset()
+            self._group.reset(self.episode)
         except Exception as error:
             self._annotate(error)
             raise
+        self.episode += 1
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Ended:
         try:
@@ -279,7 +308,13 @@ class WorkerVectorEnv(VectorEnv):
     the same factories. Workers are started with `spawn` and end when this process does, however it ends.
     """
 
-    def __init__(self, factories: Sequence[EnvFactory], n_workers: int, common_reward: bool = True) -> None:
+    def __init__(
+        self,
+        factories: Sequence[EnvFactory],
+        n_workers: int,
+        common_reward: bool = True,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
         probe = factories[0]()  # sizes and configuration errors, before any process is started
         try:
             dims = _check_dims(probe.get_env_info(), type(probe).__name__)
@@ -299,9 +334,10 @@ class WorkerVectorEnv(VectorEnv):
         try:
             for first, last in self._spans:
                 ours, theirs = context.Pipe()
+                own = None if seeds is None else list(seeds[first:last])
                 process = context.Process(
                     target=_work,
-                    args=(theirs, list(factories[first:last]), first, dims, n_envs, common_reward, shared),
+                    args=(theirs, list(factories[first:last]), first, dims, n_envs, common_reward, own, shared),
                     name=f"env-worker-{first}-{last - 1}",
                     daemon=True,
                 )
@@ -320,7 +356,8 @@ class WorkerVectorEnv(VectorEnv):
         return [p.pid for p in self._processes]
 
     def reset(self) -> None:
-        self._call(range(len(self._spans)), "reset")
+        self._call(range(len(self._spans)), "reset", self.episode)
+        self.episode += 1
 
     def step(self, actions: np.ndarray, active: np.ndarray) -> Ended:
         self._actions[:] = actions
@@ -337,12 +374,12 @@ class WorkerVectorEnv(VectorEnv):
     def save_replay(self) -> None:
         self._call(range(len(self._spans)), "save_replay")
 
-    def _call(self, workers: Sequence[int], command: str) -> list[Any]:
+    def _call(self, workers: Sequence[int], command: str, argument: int = 0) -> list[Any]:
         if self._closed:
             raise EnvWorkerError("this vector environment is closed")
         for worker in workers:
             try:
-                self._pipes[worker].send(command)
+                self._pipes[worker].send((command, argument))
             except OSError:
                 self._dead(worker)
         return [self._receive(worker) for worker in workers]
@@ -375,7 +412,7 @@ class WorkerVectorEnv(VectorEnv):
         self._closed = True
         for pipe in self._pipes:
             try:
-                pipe.send("close")
+                pipe.send(("close", 0))
             except OSError:
                 pass  # already gone
             pipe.close()
@@ -450,10 +487,12 @@ def _work(
     dims: dict[str, int],
     n_envs: int,
     common_reward: bool,
+    seeds: list[int] | None,
     shared: Any,
 ) -> None:
     """Main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which then closes us
+    for number in (signal.SIGINT, signal.SIGTERM):  # a group's signals are for the main process, which then closes us
+        signal.signal(number, signal.SIG_IGN)
     arrays = _arrays_in(shared, _layout(dims, n_envs, common_reward))
     last = first + len(factories)
     actions, active = arrays["actions"][first:last], arrays["active"][first:last]
@@ -465,14 +504,17 @@ def _work(
             envs.append(make())
             if (got := _check_dims(envs[-1].get_env_info(), type(envs[-1]).__name__)) != dims:
                 raise EnvContractError(f"environment {first + len(envs) - 1} has sizes {got}, the first has {dims}")
-        group = _EnvGroup(envs, arrays, first, common_reward)
+        group = _EnvGroup(envs, arrays, first, common_reward, seeds)
         pipe.send((True, None))
-        while (command := pipe.recv()) != "close":
+        while True:
+            command, argument = pipe.recv()
             answer: Any = None
+            if command == "close":
+                break
             if command == "step":
                 answer = group.step(actions, active)
             elif command == "reset":
-                group.reset()
+                group.reset(argument)
             elif command == "render":
                 answer = envs[0].render()
             elif command == "show":

@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .multiagentenv import EnvContractError, MissingBackendError, nearest
-from .vector import Ended, SingleEnv, VectorEnv
+from .vector import Ended, SingleEnv, VectorEnv, episode_seed
 
 DEFAULT_LIMIT = 100
 LISTING = (
@@ -131,27 +131,27 @@ class VmasVectorEnv(VectorEnv):
             self.info["make"] = dict(args.make)
         self._counts = np.array(counts)
         self._mean, self._t = mean, -1
-        self._streams: list[list[Any]] = [[] for _ in range(e)]
-        for i, seed in enumerate(seeds):
-            self.seed(i, seed)
+        self._seeds = list(seeds)
+        self._first = [0] * e  # number of the first episode of each environment's stream
         self._noise: list[Any] = []  # of steps: drawn for all environments at once
-        with _stream(self._noise):
-            self._env.seed(seeds[0])
 
     def seed(self, env: int, seed: int) -> None:
         """Starts the random stream of one environment anew, from its next episode on."""
-        with _stream(self._streams[env]):
-            self._env.seed(seed)
+        self._seeds[env], self._first[env] = seed, self.episode
 
     def reset(self) -> None:
-        for i, stream in enumerate(self._streams):
-            with _stream(stream):
+        for i, (seed, first) in enumerate(zip(self._seeds, self._first, strict=True)):
+            with _stream([]):
+                self._env.seed(episode_seed(seed, self.episode - first))
                 self._env.reset_at(i, return_observations=False)
+        self._noise = []
         with _stream(self._noise):
+            self._env.seed(episode_seed(self._seeds[0], self.episode - self._first[0]))
             (observations,) = self._env.get_from_scenario(
                 get_observations=True, get_rewards=False, get_infos=False, get_dones=False
             )
         self._t = 0
+        self.episode += 1
         self._show(observations, slice(None))
         self.avail_actions[:] = np.arange(self.n_actions) < self._counts[:, None]
         self.reward[:], self.terminated[:], self.truncated[:] = 0.0, False, False

@@ -9,7 +9,6 @@ Shapes: B episodes, T steps (the last only to bootstrap), N agents, A actions.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,14 +17,16 @@ from torch.nn.utils import clip_grad_norm_
 
 from components.episode_buffer import EpisodeBatch, Scheme
 from components.running_stats import RunningStats
+from learners.learner import Learner
 from learners.returns import n_step, transition_mask
 from modules.critics import REGISTRY as critic_REGISTRY
 
 
-class PPOLearner:
+class PPOLearner(Learner):
     """Trains on episodes that the present policy has just played; each call of `train` makes `epochs` steps on them."""
 
     def __init__(self, mac: Any, scheme: Scheme, logger: Any, args: SimpleNamespace) -> None:
+        super().__init__()
         self.args, self.mac, self.logger = args, mac, logger
         if args.critic_type not in critic_REGISTRY:
             raise ValueError(
@@ -76,6 +77,9 @@ class PPOLearner:
             (pg_loss + critic_loss).backward()
             agent_norm = clip_grad_norm_(self.agent_params, args.grad_norm_clip, foreach=True)
             critic_norm = clip_grad_norm_(self.critic_params, args.grad_norm_clip, foreach=True)
+            losses = {"policy": pg_loss, "critic": critic_loss}
+            if not self.guard(losses, {"the policy": agent_norm, "the critic": critic_norm}):
+                return
             self.optimiser.step()
             self.training_steps += 1
         self._update_target()
@@ -123,34 +127,5 @@ class PPOLearner:
         else:
             th._foreach_lerp_(list(self.target_critic.parameters()), self.critic_params, interval)
 
-    def cuda(self) -> None:
-        self.mac.cuda()
-        self.critic.cuda()
-        self.target_critic.cuda()
-        if self.return_stats is not None:
-            self.return_stats.to("cuda")
-
-    def save_models(self, path: str | Path) -> None:
-        """Writes agent.th, critic.th, target_critic.th, opt.th and the learner's counters into the folder."""
-        path = Path(path)
-        self.mac.save_models(path)
-        th.save(self.critic.state_dict(), path / "critic.th")
-        th.save(self.target_critic.state_dict(), path / "target_critic.th")
-        th.save(self.optimiser.state_dict(), path / "opt.th")
-        stats = None if self.return_stats is None else self.return_stats.state_dict()
-        th.save({"training_steps": self.training_steps, "return_stats": stats}, path / "learner.th")
-
-    def load_models(self, path: str | Path) -> None:
-        """Reads what save_models wrote; the counterpart of another algorithm's folder is an error of torch's."""
-
-        def read(name: str) -> Any:
-            return th.load(Path(path) / name, map_location=self.critic_params[0].device, weights_only=True)
-
-        self.mac.load_models(path)
-        self.critic.load_state_dict(read("critic.th"))
-        self.target_critic.load_state_dict(read("target_critic.th"))
-        self.optimiser.load_state_dict(read("opt.th"))
-        state = read("learner.th")
-        self.training_steps = state["training_steps"]
-        if self.return_stats is not None and state["return_stats"] is not None:
-            self.return_stats.load_state_dict(state["return_stats"])
+    def networks(self) -> dict[str, th.nn.Module]:
+        return {"agent": self.mac.agent, "critic": self.critic, "target_critic": self.target_critic}

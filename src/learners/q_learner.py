@@ -6,7 +6,6 @@ Shapes: B episodes, T steps (the last only to bootstrap), N agents, A actions; C
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +13,16 @@ import torch as th
 
 from components.episode_buffer import EpisodeBatch, Scheme
 from components.running_stats import RunningStats
+from learners.learner import Learner
 from learners.returns import q_lambda, transition_mask
 from modules.mixers import REGISTRY as mixer_REGISTRY
 
 _UNAVAILABLE = -1e7  # not -inf, which a mixer's zero weight would turn into NaN
 
 
-class QLearner:
+class QLearner(Learner):
     def __init__(self, mac: Any, scheme: Scheme, logger: Any, args: SimpleNamespace) -> None:
+        super().__init__()
         self.args = args
         self.mac = mac
         self.logger = logger
@@ -70,6 +71,8 @@ class QLearner:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         grad_norm = th.nn.utils.clip_grad_norm_(self.params, self.args.grad_norm_clip, foreach=True)
+        if not self.guard({"td": loss}, {"agent and mixer": grad_norm}):
+            return
         self.optimiser.step()
         self.training_steps += 1
         self._update_targets()
@@ -117,39 +120,9 @@ class QLearner:
             th._foreach_lerp_(target, online, interval)
 
     def cuda(self) -> None:
-        self.mac.cuda()
+        super().cuda()
         self.target_mac.cuda()
-        if self.mixer is not None:
-            self.mixer.cuda()
-            self.target_mixer.cuda()
-        if self.return_stats is not None:
-            self.return_stats.to("cuda")
 
-    def save_models(self, path: str | Path) -> None:
-        """Writes agent.th, mixer.th and opt.th, the target networks and the learner's counters into the folder."""
-        path = Path(path)
-        self.mac.save_models(path)
-        th.save(self.target_mac.agent.state_dict(), path / "target_agent.th")
-        if self.mixer is not None:
-            th.save(self.mixer.state_dict(), path / "mixer.th")
-            th.save(self.target_mixer.state_dict(), path / "target_mixer.th")
-        th.save(self.optimiser.state_dict(), path / "opt.th")
-        stats = None if self.return_stats is None else self.return_stats.state_dict()
-        th.save({"training_steps": self.training_steps, "return_stats": stats}, path / "learner.th")
-
-    def load_models(self, path: str | Path) -> None:
-        """Reads what save_models wrote; the counterpart of another algorithm's folder is an error of torch's."""
-
-        def read(name: str) -> Any:
-            return th.load(Path(path) / name, map_location=self.params[0].device, weights_only=True)
-
-        self.mac.load_models(path)
-        self.target_mac.agent.load_state_dict(read("target_agent.th"))
-        if self.mixer is not None:
-            self.mixer.load_state_dict(read("mixer.th"))
-            self.target_mixer.load_state_dict(read("target_mixer.th"))
-        self.optimiser.load_state_dict(read("opt.th"))
-        state = read("learner.th")
-        self.training_steps = state["training_steps"]
-        if self.return_stats is not None and state["return_stats"] is not None:
-            self.return_stats.load_state_dict(state["return_stats"])
+    def networks(self) -> dict[str, th.nn.Module]:
+        networks = {"agent": self.mac.agent, "target_agent": self.target_mac.agent}
+        return networks if self.mixer is None else {**networks, "mixer": self.mixer, "target_mixer": self.target_mixer}

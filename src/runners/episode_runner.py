@@ -6,7 +6,8 @@ Shapes: E environments, T = episode_limit + 1 steps, N agents.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from types import SimpleNamespace
 from typing import Any
@@ -44,14 +45,28 @@ class EpisodeStats:
             logger.log_stat(f"{prefix}{key}_std", float(column.std()), t_env)
         for key, values in self.values.items():
             logger.log_stat(f"{prefix}{key}_mean", float(np.mean(values)), t_env)
+        self.clear()
+
+    def clear(self) -> None:
         self.returns.clear()
         self.values.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        returns = th.from_numpy(np.stack(self.returns)) if self.returns else None
+        return {"returns": returns, "values": dict(self.values)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.clear()
+        self.returns += [] if state["returns"] is None else list(state["returns"].numpy())
+        for key, values in state["values"].items():
+            self.values[key] += values
 
 
 class EpisodeRunner:
     """`run` plays one episode in each environment and returns them as a batch, valid until the next `run`.
 
     `t_env` counts the training steps of the environments that were still running. The batch stays on the CPU.
+    `before_step` is called before each step of the environments: what it raises ends the rollout.
     """
 
     def __init__(self, args: SimpleNamespace, logger: Any) -> None:
@@ -64,6 +79,7 @@ class EpisodeRunner:
         self.train_stats = EpisodeStats()
         self.test_stats = EpisodeStats()
         self._last_log_t: int | None = None
+        self.before_step: Callable[[], None] = lambda: None
 
     def setup(
         self,
@@ -117,6 +133,7 @@ class EpisodeRunner:
             wanted[lost] = True
             self._play(wanted, lengths, infos, test_mode)
         returns = batch.numpy("reward")[:, : self._used[at] - 1].sum(1, dtype=np.float64)
+        self._check_numbers()
         self._record(lengths, infos, returns, test_mode)
         if not test_mode:
             self._at = (at + 1) % len(self.batches)
@@ -141,6 +158,7 @@ class EpisodeRunner:
             bs = live if isinstance(live, slice) else th.from_numpy(live)
             chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
             actions[live] = chosen.cpu().numpy()
+            self.before_step()
             taken[live, t, :, 0] = actions[live]
             ended = env.step(actions, active)
             reward[live, t] = env_reward[live]
@@ -159,6 +177,14 @@ class EpisodeRunner:
                     break
         self._used[self._at] = max(self._used[self._at], t + 1)
 
+    def _check_numbers(self) -> None:
+        """EnvContractError where an environment gave what is no finite number: nothing learns from it."""
+        for key in ("obs", "state", "reward"):
+            values = self.batch.numpy(key)[:, : self._used[self._at]]
+            if not np.isfinite(values.sum(dtype=np.float64)):
+                i, t = (int(index[0]) for index in np.nonzero(~np.isfinite(values))[:2])
+                raise envs.EnvContractError(f"environment {i}, step {t}: {key} holds {values[i, t]}, no finite numbers")
+
     def _record(self, lengths: np.ndarray, infos: Mapping[int, Mapping], returns: np.ndarray, test_mode: bool) -> None:
         stats = self.test_stats if test_mode else self.train_stats
         for i in sorted(infos):
@@ -173,6 +199,33 @@ class EpisodeRunner:
             if hasattr(self.mac.action_selector, "epsilon"):
                 self.logger.log_stat("epsilon", self.mac.action_selector.epsilon, self.t_env)
             self._last_log_t = self.t_env
+
+    @contextmanager
+    def unless_cut_short(self) -> Iterator[None]:
+        """An error within leaves the runner, and the random stream of its actions, as they were before."""
+        episode, draws = self.env.episode, th.get_rng_state()
+        gpu_draws = th.cuda.get_rng_state() if self.args.device == "cuda" else None
+        try:
+            yield
+        except BaseException:
+            self.env.episode = episode
+            self.test_stats.clear()
+            th.set_rng_state(draws)
+            if gpu_draws is not None:
+                th.cuda.set_rng_state(gpu_draws)
+            raise
+
+    def state_dict(self) -> dict[str, Any]:
+        """Between two episodes; tests are over."""
+        stats = self.train_stats.state_dict()
+        return {"t_env": self.t_env, "episode": self.env.episode, "last_log_t": self._last_log_t, "train_stats": stats}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.t_env, self.env.episode, self._last_log_t = state["t_env"], state["episode"], state["last_log_t"]
+        self.train_stats.load_state_dict(state["train_stats"])
+        self.test_stats.clear()
+        self._used = [self.episode_limit + 1] * len(self.batches)  # whatever the batches hold is cleared
+        self._at = 1 % len(self.batches)  # the first is for whoever restores it
 
     def save_replay(self) -> None:
         self.env.save_replay()

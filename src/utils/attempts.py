@@ -85,7 +85,8 @@ class Attempt:
 
 
 def begin(run: Run, main: Path | None = None, folder: Path | None = None) -> Attempt | Result:
-    """Starts the run in the working directory `folder`, unless it is finished or another process has it.
+    """Starts the run, or one that was cut off goes on, in the working directory `folder`, unless it is finished or
+    another process has it.
 
     Whether it is finished is asked under the lock: another compare.py may have finished it this moment.
     """
@@ -102,7 +103,7 @@ def _begin(run: Run, main: Path | None, folder: Path | None) -> Attempt | Result
             return Result("busy")
         if records.find(run).finished is not None:
             return Result("finished")
-        command = [sys.executable, str(main or MAIN), *run.words]
+        command = [sys.executable, str(main or MAIN), "--resume=last", *run.words]
         pins = dict.fromkeys(THREADS, str(run.config["torch_threads"]))
         log = run.folder / LOG
         with log.open("ab") as file:

@@ -98,7 +98,7 @@ class Overview:
         self._known_busy: set[Run] = set()
         self._unsaid: set[Run] = set()
         self._steps: dict[Run, int] = {}
-        self._before: dict[Run, int] = {}  # records of earlier attempts, which count no longer
+        self._since: dict[Run, float] = {}  # when its attempt began: records that it does not touch count no longer
         self._start, self._first_steps = 0.0, 0
         self._next_look = self._next_line = 0.0
         self._live: Live | None = None
@@ -118,7 +118,7 @@ class Overview:
     def starting(self, run: Run) -> None:
         self._unsaid.add(run)  # it may yet be busy or fail at once
         self._steps[run] = 0
-        self._before[run] = len(list(records.records(run.folder)))
+        self._since[run] = time.time()
 
     def elsewhere(self, run: Run) -> None:
         self._unsaid.discard(run)
@@ -143,8 +143,8 @@ class Overview:
             return
         self._next_look = now + REFRESH
         for run in self.going:
-            recorded = list(records.records(run.folder))
-            if len(recorded) > self._before.get(run, 0):
+            recorded = [one for one in records.records(run.folder) if one.touched >= self._since.get(run, 0.0)]
+            if recorded:
                 self._steps[run] = min(recorded[-1].steps, run.config["t_max"])
         if self._live is not None:
             self._live.update(self.table(), refresh=True)

@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -64,14 +65,18 @@ class Logger:
     def __init__(self, console_logger: logging.Logger) -> None:
         self.console_logger = console_logger
         self.stats: dict[str, list[tuple[int, float]]] = {}
+        self.points: Counter[str] = Counter()  # of each metric in Sacred's record
         self.backend = ""
         self.display: Progress | None = None
         self._run: Any = None
         self.trackers: Sequence[Tracker] = ()
 
-    def setup_trackers(self, config: Mapping[str, Any], name: str) -> None:
-        """Give metrics to TensorBoard and W&B, where the configuration asks for it, too. `name`: of the run there."""
-        self.trackers = open_trackers(config, name, self.console_logger)
+    def setup_trackers(self, config: Mapping[str, Any], name: str, resumed_at: int | None = None) -> None:
+        """Give metrics to TensorBoard and W&B, where the configuration asks for it, too. `name`: of the run there.
+
+        :param resumed_at: the environment step from which a run that has this name already goes on.
+        """
+        self.trackers = open_trackers(config, name, self.console_logger, resumed_at)
 
     def setup_sacred(self, _run: Any) -> None:
         """Record metrics in this Sacred run from now on; its configuration describes the live display."""
@@ -106,6 +111,7 @@ class Logger:
                 self._run.info.setdefault(f"{key}_T", []).append(t)
                 self._run.info.setdefault(key, []).append(number)
             self._run.log_scalar(key, number, t)
+            self.points[key] += 1
         for tracker in self.trackers:
             tracker.log(key, number, t)
 
@@ -128,6 +134,19 @@ class Logger:
             self.display.update(t_env, int(episode), self.latest, quiet=True)
             head = self.display.line(with_stats=False)
         self.console_logger.info("%s\n%s", head, table(latest))
+
+    def flush(self) -> None:
+        """Let TensorBoard and W&B have everything up to now."""
+        for tracker in self.trackers:
+            tracker.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest values, and how far the record is."""
+        return {"latest": {key: list(history[-1]) for key, history in self.stats.items()}, "points": dict(self.points)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.stats = {key: [(int(t), float(value))] for key, (t, value) in state["latest"].items()}
+        self.points = Counter(state["points"])
 
     def finish(self) -> None:
         """Take the live display down, and close TensorBoard's and W&B's files. Twice is fine."""

@@ -165,6 +165,21 @@ class Store:
             return self.save(run)
         return new
 
+    def cut(self, run: Snapshot, points: Mapping[str, int]) -> None:
+        """Leaves so many points of each metric, and no word of an end: the run goes on from there."""
+        found = self.runs.find_one({"run_uid": run.uid}, {"_id": 1})
+        if found is None:
+            return
+        self.ids[run.uid] = found["_id"]
+        for name, length in self._count(found["_id"]).items():
+            own, kept = {"_id": self._metric_id(run, name)}, points.get(name, 0)
+            if kept == 0:
+                self.metrics.delete_one(own)
+            elif length > kept:
+                self.metrics.update_one(own, {"$push": {key: {"$each": [], "$slice": kept} for key in Column._fields}})
+        self.runs.update_one(found, {"$unset": {"stop_time": "", "fail_trace": "", "result": ""}})
+        self.lengths.pop(run.uid, None)
+
     def _entry(self, run: Snapshot) -> dict[str, Any]:
         entry = dict(run.document)
         entry["experiment"] = entry.get("experiment", {}) | {
@@ -307,6 +322,8 @@ def run_uid(run: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
     :param run: as in run.json.
     """
+    if run.get("run_uid"):  # noted when the configuration of a resumed run was changed
+        return str(run["run_uid"])
     host = (run.get("host") or {}).get("hostname")
     facts = json.dumps([run.get("start_time"), host, config], sort_keys=True, default=str)
     return hashlib.sha256(facts.encode()).hexdigest()[:32]

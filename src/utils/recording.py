@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,44 @@ from sacred.observers import FileStorageObserver
 from sacred.observers.base import RunObserver
 
 from utils.logging import record_lock
-from utils.mongo import Address, Column, Snapshot, Store, connect, describe, document, files_of, run_uid
-from utils.runs import JOURNAL, facts_of
+from utils.mongo import Address, Column, Snapshot, Store, connect, describe, document, files_of, parse_time, run_uid
+from utils.runs import JOURNAL, facts_of, read_metrics
 
+LOG = logging.getLogger("epymarl")
+BEAT = 10.0  # seconds between two heartbeats
 GROWTH = 1.5  # info.json and metrics.json are written again when they have so many times the points that they had
 
 PAUSES = (1.0, 60.0)  # seconds between two attempts to reach MongoDB: the first, doubled up to the last
 LAST_PATIENCE = 5.0  # seconds in which a run that has ended still tries, when MongoDB is away
 UPLOAD_PATIENCE = 60.0  # seconds in which it delivers, when MongoDB is there
+
+
+class Heartbeat:
+    """Brings what was logged to the observers, every BEAT seconds within `with`, at its end, and when `beat` is called.
+
+    In the place of Sacred's own (options={"--beat-interval": "0"}), which another beat could overtake.
+    """
+
+    def __init__(self, run: Any) -> None:
+        self._run, self._lock, self._over = run, threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+
+    def beat(self) -> None:
+        with self._lock:
+            self._run._emit_heartbeat()
+
+    def _beat_on(self) -> None:
+        while not self._over.wait(BEAT):
+            self.beat()
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.beat()
 
 
 class RunFolder(FileStorageObserver):
@@ -32,14 +64,20 @@ class RunFolder(FileStorageObserver):
     heartbeat appends its new points to a journal; info.json and metrics.json are written again when the run has GROWTH
     times as many points, and at its end, which also removes the journal. All writing together is then at most
     1 + GROWTH / (GROWTH - 1) times what the finished files hold, for the two files and the journal.
+
+    While nothing can be written, as on a full disk, the run goes on, and what is missing is written later: `problem` is
+    then the error, else None.
     """
 
-    def started_event(self, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, basedir: Path) -> None:
+        super().__init__(basedir)
         self.points = self.written_points = 0
         self.written_facts: dict[str, Any] = {}
         self.finished = False  # Sacred's last heartbeat may come later, when its thread was slow
         self.series: dict[str, dict[str, list[Any]]] = {}
-        return super().started_event(*args, **kwargs)
+        self.unwritten = False  # the journal lacks points
+        self.problem: OSError | None = None
+        self.said = False
 
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> None:
         """Appends the new points to the journal."""
@@ -47,6 +85,27 @@ class RunFolder(FileStorageObserver):
             return
         with record_lock:
             self._append(metrics_by_name)
+
+    def sync(self) -> None:
+        """Waits until the points of all heartbeats are on disk; OSError where they are not."""
+        with record_lock:
+            if self.problem is not None:
+                raise self.problem
+            if self.path(JOURNAL).exists():
+                with self.path(JOURNAL).open("rb") as file:
+                    os.fsync(file.fileno())
+
+    def _try(self, write: Callable[[], None]) -> bool:
+        """Whether it could be written; says once where it could not."""
+        try:
+            write()
+        except OSError as error:
+            self.problem = error
+            if not self.said:
+                self.said = True
+                LOG.warning("the record cannot be written (%s); the run goes on, the rest is written later", error)
+            return False
+        return True
 
     def _append(self, metrics_by_name: Mapping[str, Mapping[str, Any]]) -> None:
         new = {
@@ -63,18 +122,35 @@ class RunFolder(FileStorageObserver):
                 kept[key].extend(values)
             self.points += len(entry["steps"])
         if not self.finished:
+            self.unwritten = not self._try(lambda: self._write_journal(self.series if self.unwritten else new))
+
+    def _write_journal(self, points: Mapping[str, Any]) -> None:
+        """Appends a line to the journal, or writes it anew where it may end in half a line."""
+        line = json.dumps(points) + "\n"
+        if not self.unwritten:
             with self.path(JOURNAL).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(new) + "\n")
+                file.write(line)
+        else:
+            self.path(JOURNAL + ".part").write_text(line, encoding="utf-8")
+            os.replace(self.path(JOURNAL + ".part"), self.path(JOURNAL))
 
     def heartbeat_event(self, info: Mapping[str, Any], captured_out: str, beat_time: Any, result: Any) -> None:
         with record_lock:
-            facts = facts_of(info)
-            due = self.finished or facts != self.written_facts or self.points > GROWTH * self.written_points
-            super().heartbeat_event(info if due else {}, captured_out, beat_time, result)
             self.info = info
-            if due:
-                self.written_facts = facts
-                self.save_metrics()
+            if self._try(lambda: self._save(info, captured_out, beat_time, result)) and not self.unwritten:
+                self.problem = None
+
+    def _save(self, info: Mapping[str, Any], captured_out: str, beat_time: Any, result: Any) -> None:
+        facts = facts_of(info)
+        due = self.finished or facts != self.written_facts or self.points > GROWTH * self.written_points
+        if self.unwritten and not self.finished:
+            self._write_journal(self.series)
+            self.unwritten = False
+        super().heartbeat_event(info if due else {}, captured_out, beat_time, result)
+        self.info = info
+        if due:
+            self.save_metrics()
+            self.written_facts = facts
 
     def completed_event(self, *args: Any, **kwargs: Any) -> None:
         self.finish()
@@ -89,13 +165,17 @@ class RunFolder(FileStorageObserver):
         super().failed_event(*args, **kwargs)
 
     def finish(self) -> None:
-        """Everything is written, and the journal of no use any more."""
+        """Everything is written, and the journal of no use any more; where it cannot be, the journal is left."""
         with record_lock:
-            if self.info:
-                self.save_json(self.info, "info.json")
-            self.save_metrics()
-            self.path(JOURNAL).unlink(missing_ok=True)
+            if self._try(self._finish):
+                self.problem = None
             self.finished = True
+
+    def _finish(self) -> None:
+        if self.info:
+            self.save_json(self.info, "info.json")
+        self.save_metrics()
+        self.path(JOURNAL).unlink(missing_ok=True)
 
     def save_metrics(self) -> None:
         if self.series:
@@ -113,6 +193,59 @@ class RunFolder(FileStorageObserver):
         return Path(self.dir) / filename
 
 
+class ResumedFolder(RunFolder):
+    """The files of a run that goes on. What it recorded after a checkpoint is left out: it comes again.
+
+    points: how many each metric had then. changed: whether the configuration is another one now.
+    """
+
+    def __init__(self, folder: Path, points: Mapping[str, int], changed: bool) -> None:
+        super().__init__(folder.parent)
+        self.folder, self.changed = folder, changed
+        for name, entry in (read_metrics(folder) or {}).items():
+            if name in points:
+                kept = {key: list(entry[key][: points[name]]) for key in ("steps", "values", "timestamps")}
+                self.series[name] = kept
+                self.points += len(kept["steps"])
+        self.missing = sum(points.values()) - self.points  # of a record that lost some
+        self.entry = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        self.recorded_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        path = folder / "info.json"
+        self.known = facts_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    def info_until_then(self, t_env: int) -> dict[str, Any]:
+        """The run's info at the checkpoint, and that it was resumed."""
+        info = dict(self.known)
+        for name, entry in self.series.items():
+            info |= {name: list(entry["values"]), f"{name}_T": list(entry["steps"])}
+        note = {
+            "step": t_env,
+            "stopped": self.entry.get("stop_time") or self.entry.get("heartbeat"),
+            "resumed": datetime.now(UTC).replace(tzinfo=None).isoformat(),
+            "host": socket.gethostname(),
+        }
+        return info | {"resumed": [*self.known.get("resumed", []), note]}
+
+    def started_event(
+        self, ex_info: Any, command: Any, host_info: Any, start_time: Any, config: Any, meta_info: Any, _id: Any
+    ) -> str:
+        """Takes the folder over. Beginning, sources and machine stay those of the first start."""
+        over = ("stop_time", "fail_trace", "result")
+        entry = {key: value for key, value in self.entry.items() if key not in over}
+        if self.changed:  # the run stays the same one
+            entry["run_uid"] = run_uid(self.entry, self.recorded_config)
+        self.dir, self.config, self.info = str(self.folder), config, {}
+        self.run_entry = entry | {"status": "RUNNING", "artifacts": [], "resources": [], "heartbeat": None}
+        self.unwritten = True
+        self._write_journal(self.series)
+        self.unwritten = False
+        self.save_metrics()
+        if self.changed:
+            self.save_json(config, "config.json")
+        self.save_json(self.run_entry, "run.json")
+        return self.folder.name
+
+
 class Delivery(RunObserver):
     """Brings what a RunFolder records to MongoDB, from a thread of its own.
 
@@ -127,6 +260,7 @@ class Delivery(RunObserver):
         self.where, self.files, self.log = where, files, log
         self.columns: dict[str, Column] = {}
         self.facts: dict[str, Any] = {}
+        self.cut: dict[str, int] | None = None  # points of each metric from which a resumed run goes on
         self.news, self.ending, self.given_up = threading.Event(), threading.Event(), threading.Event()
         self.away = self.said_away = self.said_back = self.delivered = False
         self.thread = threading.Thread(target=self._run, name="MongoDB", daemon=True)
@@ -135,6 +269,11 @@ class Delivery(RunObserver):
     def started_event(self, *args: Any, **kwargs: Any) -> None:
         self.config = json.loads(self.files.path("config.json").read_text(encoding="utf-8"))
         self.snapshot = Snapshot(run_uid(self._entry(), self.config), {}, {})
+        for name, entry in self.files.series.items():  # of a run that goes on
+            times = [parse_time(time) for time in entry["timestamps"]]
+            self.columns[name] = Column(list(entry["steps"]), list(entry["values"]), times)
+        if isinstance(self.files, ResumedFolder):
+            self.cut = {name: len(column.steps) for name, column in self.columns.items()}
         self.news.set()
         self.thread.start()
 
@@ -184,6 +323,9 @@ class Delivery(RunObserver):
             try:
                 if store is None:
                     store = Store(connect(self.where), self.where.database)
+                if self.cut is not None:
+                    store.cut(self.snapshot, self.cut)
+                    self.cut = None
                 store.save(self._snapshot())
             except Exception as error:  # whatever it is, the run goes on
                 self._is_away(error)

@@ -19,6 +19,9 @@ RECORDING = {
     "log_interval",
     "runner_log_interval",
     "learner_log_interval",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "keep_finished",
     "save_model",
     "save_model_interval",
 }
@@ -33,6 +36,14 @@ class Record:
     status: str
     config: dict[str, Any]
     seconds: float | None
+
+    @property
+    def touched(self) -> float:
+        """When its run.json was last written, in seconds of the clock; 0.0 where there is none."""
+        try:
+            return (self.folder / "run.json").stat().st_mtime
+        except OSError:
+            return 0.0
 
     @property
     def steps(self) -> int:
@@ -66,9 +77,14 @@ def records(folder: Path) -> Iterator[Record]:
     """All of Sacred's records of a run's folder, the oldest first."""
     paths = [path for path in folder.glob("sacred/*/*/*/run.json") if path.parent.name.isdecimal()]
     for path in sorted(paths, key=lambda path: (path.parent.parent, int(path.parent.name))):
-        entry = _json(path)
-        config = {key: value for key, value in _json(path.parent / "config.json").items() if key != "__annotations__"}
-        yield Record(path.parent, str(entry.get("status", "")), config, _seconds(entry))
+        yield record(path.parent)
+
+
+def record(folder: Path) -> Record:
+    """The record in one of Sacred's folders."""
+    entry = _json(folder / "run.json")
+    config = {key: value for key, value in _json(folder / "config.json").items() if key != "__annotations__"}
+    return Record(folder, str(entry.get("status", "")), config, _seconds(entry))
 
 
 def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:

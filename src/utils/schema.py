@@ -65,6 +65,9 @@ class HostConfig(BaseModel):
     wandb_mode: Literal["offline", "online"]
     wandb_project: Name
     wandb_team: Name | None
+    checkpoint_interval: Positive | None
+    keep_checkpoints: Positive
+    keep_finished: bool
     checkpoint_path: str
     load_step: Count
     evaluate: bool

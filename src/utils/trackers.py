@@ -18,41 +18,55 @@ class Tracker(Protocol):
     def log(self, key: str, value: float, t: int) -> None:
         """Value of metric `key` at environment step t."""
 
+    def flush(self) -> None:
+        """Everything up to now is written."""
+
     def close(self) -> None:
         """Everything is written. Twice is fine."""
 
 
-def open_trackers(config: Mapping[str, Any], name: str, log: Any) -> list[Tracker]:
-    """Those that the configuration asks for. One that cannot be opened is left out with a warning: the run goes on."""
+def open_trackers(config: Mapping[str, Any], name: str, log: Any, resumed_at: int | None = None) -> list[Tracker]:
+    """Those that the configuration asks for. One that cannot be opened is left out with a warning: the run goes on.
+
+    :param resumed_at: the environment step from which the run of this name goes on, None for a new one.
+    """
     trackers: list[Tracker] = []
     for key, kind in (("use_tensorboard", TensorBoard), ("use_wandb", WandB)):
         if config[key]:
             try:
-                trackers.append(kind(config, name))
+                trackers.append(kind(config, name, resumed_at))
             except Exception as error:  # no login, no network, a full disk
                 log.warning("%s: this run is recorded without it: %s: %s", key, type(error).__name__, error)
     return trackers
 
 
 class TensorBoard:
-    """Event files in local_results_path/tb_logs/NAME."""
+    """Event files in local_results_path/tb_logs/NAME. A resumed run hides what was there after the step it goes on
+    from."""
 
-    def __init__(self, config: Mapping[str, Any], name: str) -> None:
+    def __init__(self, config: Mapping[str, Any], name: str, resumed_at: int | None = None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(Path(config["local_results_path"]) / "tb_logs" / name))
+        purge = None if resumed_at is None else resumed_at + 1
+        self.writer = SummaryWriter(str(Path(config["local_results_path"]) / "tb_logs" / name), purge_step=purge)
 
     def log(self, key: str, value: float, t: int) -> None:
         self.writer.add_scalar(key, value, t)
+
+    def flush(self) -> None:
+        self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()
 
 
 class WandB:
-    """A run of W&B, on disk in local_results_path/wandb, and on the service with wandb_mode=online."""
+    """A run of W&B, on disk in local_results_path/wandb, and on the service with wandb_mode=online.
 
-    def __init__(self, config: Mapping[str, Any], name: str) -> None:
+    A resumed run has the same id there, so that it goes on; the steps that it repeats are there twice.
+    """
+
+    def __init__(self, config: Mapping[str, Any], name: str, resumed_at: int | None = None) -> None:
         import wandb
 
         folder = Path(config["local_results_path"])
@@ -65,6 +79,8 @@ class WandB:
             mode=config["wandb_mode"],
             group=group_name(config),
             name=name,
+            id=hashlib.sha256(name.encode()).hexdigest()[:16],
+            resume=None if resumed_at is None else "allow",
             tags=[config["label"]] if config["label"] else [],
             settings=wandb.Settings(console="off", silent=True),
         )
@@ -81,6 +97,9 @@ class WandB:
         if self.row:
             self.run.log(self.row)
         self.row = {}
+
+    def flush(self) -> None:
+        self._send()
 
     def close(self) -> None:
         self._send()

@@ -6,8 +6,7 @@ must be this checkout's or be confirmed with --trust; networks are read as weigh
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import numpy as np
 
 import envs
 from components.checkpoint import find_checkpoint
-from envs.gymma import PACKAGES
 from utils import config as configs
 from utils.config import ConfigError, require_environment
 from utils.film import Film, film_path
+from utils.recorded import find_run, inside, read, refuse_code
 
-LIMIT = 64 * 2**20  # bytes of a record's file; info.json holds the metrics
 FILM = "watch.gif"  # in the run's folder
 REPLAYS = ("sc2v2",)  # environments that save replays where they have no pictures
 # The policy itself plays, whatever the tests of the run did. `with` may change these.
@@ -36,48 +34,21 @@ BUILT = {"device", "unique_token", "state_shape", "obs_shape", "n_actions", "n_a
 
 
 # --- the record ---
-def find_run(name: str) -> Path:
-    """The folder of a run's record, or of its saved networks; a folder above is fine where it holds one run."""
-    folder = Path(name)
-    if not folder.is_dir():
-        raise ConfigError(f"--watch={name}: there is no such folder; a run is in results/sacred/ALGORITHM/TASK/ID")
-    if (folder / "config.json").is_file():
-        return folder
-    if folder.name.isdecimal() and (folder.parent / "config.json").is_file():
-        raise ConfigError(f"--watch={name}: name the folder above, and the step as: with load_step={folder.name}")
-    below = sorted(path.parent for path in folder.rglob("run.json"))
-    if len(below) == 1:
-        return below[0]
-    several = f"{len(below)} runs are in it; name one, as {below[0]}" if below else "no run is recorded there"
-    raise ConfigError(f"--watch={name}: {several}")
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file of a record."""
-    try:
-        if path.stat().st_size > LIMIT:
-            raise ConfigError(f"{path}: larger than {LIMIT} bytes, this is no file of a run")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a mapping of keys to values is wanted, this is a {type(content).__name__}")
-    return content
-
-
 def find_networks(folder: Path, config: Mapping[str, Any], info: Mapping[str, Any]) -> Path:
     """The folder with a run's saved networks, a subfolder for each step."""
     if not (folder / "run.json").is_file():
         return folder  # the networks' own folder
     token = str(info.get("unique_token", ""))
-    inside = Path(token)
-    if not token or inside.is_absolute() or ".." in inside.parts:
-        raise ConfigError(f"{folder / 'info.json'}: unique_token = {token!r} names no folder of saved networks")
+    try:
+        inside(token)
+    except ValueError:
+        said = f"unique_token = {token!r} names no folder of saved networks"
+        raise ConfigError(f"{folder / 'info.json'}: {said}") from None
     roots = [
         folder.absolute().parents[3],
         Path(str(config.get("local_results_path"))),
     ]  # local_results_path, moved or not
-    places = [root / "models" / inside for root in roots]
+    places = [root / "models" / token for root in roots]
     if found := [place for place in places if place.is_dir()]:
         return found[0]
     interval = config.get("save_model_interval")
@@ -90,32 +61,6 @@ def find_networks(folder: Path, config: Mapping[str, Any], info: Mapping[str, An
         f"{folder}: this run has saved no networks. Train with save_model=True (every save_model_interval={interval} "
         "steps and at the end), then watch that run"
     )
-
-
-# --- code that a record names ---
-def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, name) of all that checking this configuration would import, of what is not this checkout's own."""
-    plugin = config.get("plugin")
-    if isinstance(plugin, str) and plugin not in {
-        path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")
-    }:
-        yield "plugin", plugin
-    module = config.get("env_module")
-    if isinstance(module, str) and module and Path(module).resolve() not in _own_modules():
-        yield "env_module", module
-    env_args = config.get("env_args")
-    key = env_args.get("key") if isinstance(env_args, dict) else None
-    if config.get("env") == "gymma" and isinstance(key, str):
-        package = key.rpartition(":")[0]  # package:id imports the package
-        if package and package not in PACKAGES.values():
-            yield "env_args.key", package
-
-
-def _own_modules() -> set[Path]:
-    """Files that the checkout's environments and examples name as env_module."""
-    files = [*configs.available("envs").values(), *(configs.ROOT / "examples").glob("*.yaml")]
-    names = ((path.parent, configs.load_yaml(path).get("env_module")) for path in files)
-    return {(folder / name).resolve() for folder, name in names if isinstance(name, str)}
 
 
 def replay_config(
@@ -143,12 +88,7 @@ def replay_config(
         if key in fixed:
             raise ConfigError(f"{text} (the command line): --watch sets {key} itself")
     config, sources = configs.replaced({**config, **DEFAULTS}, overrides, str(source))
-    for key, name in named_code(config):
-        if name not in trusted:
-            raise ConfigError(
-                f"{source}: {key} names code to import that is not this checkout's: {name!r}. If you know it and trust "
-                f"it: --trust {name}"
-            )
+    refuse_code(config, source, trusted)
     return configs.complete({**config, **fixed}, sources), info
 
 
@@ -190,7 +130,7 @@ def watch(
     """
     if episodes < 1:
         raise ConfigError(f"--episodes={episodes}: a whole number from 1 is wanted")
-    folder = find_run(name)
+    folder = find_run("--watch", name)
     path = film_path(out or str(folder / FILM))
     config, info = replay_config(folder, episodes, overrides, trusted)
     require_environment(config)

@@ -180,6 +180,19 @@ def test_vector_environments_do_not_depend_on_their_number(name: str, make: Any)
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_an_episode_is_the_same_whatever_was_played_before(name: str, make: Any, play: Any) -> None:
+    """What exact resume needs: a fresh vector environment goes on where another one stood, by the episode's number."""
+    used, fresh = (make(ENV.get(name, name), 2, **CASES[name]) for _ in range(2))
+    earlier = [play(used, seed=seed) for seed in range(3)]
+    assert used.episode == 3
+    fresh.episode = 3
+    fourth = play(used)
+    assert equal(fourth, play(fresh)) and used.episode == fresh.episode == 4
+    if name != "matrix":
+        assert not any(np.array_equal(fourth[0][1], before[0][1]) for before in earlier), "an episode came again"
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_inactive_rows_stay(name: str, make: Any) -> None:
     vector = make(ENV.get(name, name), 3, common_reward=False, **CASES[name])
     assert vector.reward.shape == (3, vector.n_agents)

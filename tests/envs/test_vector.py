@@ -16,7 +16,7 @@ import pytest
 from toy_envs import ToyEnv
 
 from envs import EnvContractError, EnvWorkerError
-from envs.vector import SerialVectorEnv, WorkerVectorEnv
+from envs.vector import SerialVectorEnv, WorkerVectorEnv, episode_seed
 
 HERE = Path(__file__).parent
 ON = np.ones(4, bool)
@@ -51,8 +51,9 @@ def test_workers_give_the_same_values(common_reward: bool, make: Any, play: Any)
     serial, workers = make("gymma", **settings), make("gymma", workers=2, **settings)
     assert isinstance(serial, SerialVectorEnv) and isinstance(workers, WorkerVectorEnv)
     assert len(workers.worker_pids) == 2
+    serial.episode = workers.episode = 5
     a, b = play(serial, episodes=2), play(workers, episodes=2)
-    assert len(a) == len(b)
+    assert len(a) == len(b) and serial.episode == workers.episode == 7
     for x, y in zip(a, b, strict=True):
         assert all(np.array_equal(p, q) for p, q in zip(x, y, strict=True))
     assert serial.backend == workers.backend and serial.info == workers.info
@@ -99,6 +100,22 @@ def test_broken_contract(fault: str, words: str) -> None:
         vector.reset()
         for _ in range(3):
             vector.step(ACTIONS, ON)
+
+
+def test_a_shape_that_would_be_stretched_to_fit_is_refused() -> None:
+    env = ToyEnv()
+    vector = SerialVectorEnv([lambda: env])
+    vector.reset()
+    env.get_obs = lambda: [np.full(1, 2.0, np.float32)] * 2  # type: ignore[method-assign]
+    with pytest.raises(EnvContractError, match=r"ToyEnv: observations of shape \(2, 1\).*\(2, 4\)"):
+        vector.step(ACTIONS[:1], ON[:1])
+
+
+def test_seeds_of_episodes_are_all_different() -> None:
+    seeds = {episode_seed(seed, episode) for seed in (0, 1, 2, 2**32 - 1) for episode in range(500)}
+    assert len(seeds) == 2000 and min(seeds) >= 0 and 2**31 < max(seeds) < 2**32
+    halves = np.array(sorted(seeds)) < 2**31
+    assert 900 < halves.sum() < 1100
 
 
 def test_nan_in_individual_rewards(make: Any) -> None:

@@ -101,7 +101,7 @@ class BreaksDown(DummyVectorEnv):
     def step(self, actions: np.ndarray, active: np.ndarray) -> list[tuple[int, dict[str, Any]]]:
         ended = dict(super().step(actions, active))
         for i in list(ended):
-            if (i, int(self.episode[i])) in self.broken:
+            if (i, self.number) in self.broken:
                 self.terminated[i], self.truncated[i] = False, True
                 ended[i] = {envs.EPISODE_LOST: True}
         return list(ended.items())
@@ -181,7 +181,7 @@ def test_exactly_so_many_test_episodes_count(n_envs: int, n_tests: int) -> None:
         before = env.stepped
         scores, lengths = [], []
         while len(logger.stats.get("test_return_mean", [])) == round_:
-            j = int(env.episode[0]) + 1
+            j = env.episode
             wanted = min(n_envs, n_tests - len(scores))  # the first environments, not the first that finish
             scores += [10 * i + j for i in range(wanted)]
             lengths += [env.length(i, j) for i in range(wanted)]

@@ -29,7 +29,8 @@ class DummyVectorEnv:
         self.avail_actions = np.zeros((n_envs, n_agents, n_actions), np.uint8)
         self.reward = np.zeros(n_envs if common_reward else (n_envs, n_agents), np.float32)
         self.terminated, self.truncated = np.zeros(n_envs, bool), np.zeros(n_envs, bool)
-        self.episode = np.full(n_envs, -1)
+        self.episode = 0  # number of the next one
+        self.number = -1  # of the present one
         self.t = np.zeros(n_envs, int)
         self.stepped = 0  # environment steps, of active environments
         self.rendered = self.closed = 0
@@ -56,6 +57,7 @@ class DummyVectorEnv:
         return np.cos(1.0 + i + 0.1 * j + 0.37 * t * (1 + features) + agents).astype(np.float32)
 
     def reset(self) -> None:
+        self.number = self.episode
         self.episode += 1
         self.t[:] = 0
         for i in range(self.n_envs):
@@ -65,7 +67,7 @@ class DummyVectorEnv:
         assert actions.shape == (self.n_envs, self.n_agents) and actions.dtype == np.int64
         ended = []
         for i in np.flatnonzero(active):
-            j, length = int(self.episode[i]), self.length(i, int(self.episode[i]))
+            j, length = self.number, self.length(int(i), self.number)
             assert self.t[i] < length, "an episode that is over was stepped"
             assert self.avail_actions[i][np.arange(self.n_agents), actions[i]].all(), "an unavailable action"
             hits = actions[i] == (i + self.t[i]) % self.n_actions
@@ -81,7 +83,7 @@ class DummyVectorEnv:
 
     def _show(self, i: int) -> None:
         t = int(self.t[i])
-        self.obs[i] = self.observation(i, int(self.episode[i]), t)
+        self.obs[i] = self.observation(i, self.number, t)
         self.state[i] = self.obs[i].ravel()[: self.state_size]
         self.avail_actions[i] = 1
         self.avail_actions[i, :, (i + t + 1) % self.n_actions] = 0

@@ -89,7 +89,7 @@ def test_print_config(capsys: pytest.CaptureFixture[str], tree: Path, words: lis
 def test_wrong_use(
     capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None], words: list[str], message: str
 ) -> None:
-    fake_run(lambda _run, config, log: pytest.fail("a run was begun"))
+    fake_run(lambda _run, config, log, **_: pytest.fail("a run was begun"))
     assert main.main(words) == 2
     output = capsys.readouterr()
     assert output.out == "" and output.err.startswith("error: ") and message in output.err
@@ -99,7 +99,7 @@ def test_wrong_use(
 
 # --- runs, with another function in the place of run.run ---
 def test_a_run_is_recorded(capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None]) -> None:
-    def run(_run: Any, config: dict[str, Any], log: Any) -> None:
+    def run(_run: Any, config: dict[str, Any], log: Any, **_: Any) -> None:
         from utils.logging import Logger
 
         logger = Logger(log)
@@ -132,7 +132,7 @@ def test_a_seed_is_drawn_and_recorded(
     capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None]
 ) -> None:
     seeds: list[int] = []
-    fake_run(lambda _run, config, log: seeds.append(config["seed"]))
+    fake_run(lambda _run, config, log, **_: seeds.append(config["seed"]))
     assert main.main(RUN) == main.main(RUN) == 0
     recorded = [json.loads(path.read_text())["seed"] for path in sorted(tree.glob("results/sacred/*/*/*/config.json"))]
     assert recorded == seeds and seeds[0] != seeds[1]
@@ -151,7 +151,7 @@ def test_runs_that_end_early(
     status: int,
     recorded: str,
 ) -> None:
-    def run(_run: Any, config: dict[str, Any], log: Any) -> None:
+    def run(_run: Any, config: dict[str, Any], log: Any, **_: Any) -> None:
         raise error
 
     fake_run(run)
@@ -198,7 +198,7 @@ def test_a_simulator_has_folders_of_its_own(
 ) -> None:
     """A SMAX result never lies where one of StarCraft II would."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=lambda _run, config, log: None))
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=lambda _run, config, log, **_: None))
     for env_config in ("sc2v2", "smax", "gymma"):
         assert (
             main.main(

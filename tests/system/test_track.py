@@ -49,7 +49,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 # --- main.py ---
-def logged(_run: Any, config: dict[str, Any], log: Any) -> None:
+def logged(_run: Any, config: dict[str, Any], log: Any, **_: Any) -> None:
     from utils.logging import Logger
 
     logger = Logger(log)

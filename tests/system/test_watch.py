@@ -15,7 +15,7 @@ from PIL import Image
 
 import main
 from envs.vector import SerialVectorEnv
-from utils import watch
+from utils import recorded, watch
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -283,6 +283,6 @@ def test_half_a_film_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_examples_and_own_plugins_are_known() -> None:
-    assert list(watch.named_code({"plugin": "mmsa", "env_module": str(ROOT / "examples" / "my_env.py")})) == []
-    found = list(watch.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
+    assert list(recorded.named_code({"plugin": "mmsa", "env_module": str(ROOT / "examples" / "my_env.py")})) == []
+    found = list(recorded.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
     assert found == [("plugin", "../mmsa"), ("env_args.key", "os")]

@@ -1,0 +1,96 @@
+"""Records of runs as data from elsewhere: nothing that they name is imported, or written to, unasked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from envs.gymma import PACKAGES
+from utils import config as configs
+from utils.config import ConfigError
+
+LIMIT = 64 * 2**20  # bytes of a record's file; info.json holds the metrics
+
+
+def find_run(option: str, name: str) -> Path:
+    """The folder of a run's record, or of its saved networks; a folder above is fine where it holds one run.
+
+    :param option: of the command line, for messages.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        raise ConfigError(f"{option}={name}: there is no such folder; a run is in results/sacred/ALGORITHM/TASK/ID")
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.name.isdecimal() and (folder.parent / "config.json").is_file():
+        raise ConfigError(f"{option}={name}: name the folder above, and the step as: with load_step={folder.name}")
+    below = sorted(path.parent for path in folder.rglob("run.json"))
+    if len(below) == 1:
+        return below[0]
+    several = f"{len(below)} runs are in it; name one, as {below[0]}" if below else "no run is recorded there"
+    raise ConfigError(f"{option}={name}: {several}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file of a record."""
+    try:
+        if path.stat().st_size > LIMIT:
+            raise ConfigError(f"{path}: larger than {LIMIT} bytes, this is no file of a run")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a mapping of keys to values is wanted, this is a {type(content).__name__}")
+    return content
+
+
+def inside(name: str) -> str:
+    """The name of a file or folder within another one. ValueError where it leads out of it."""
+    path = Path(name)
+    if not name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} names nothing within a folder")
+    return name
+
+
+def refuse_links(folder: Path) -> None:
+    """ConfigError for a symbolic link in the folder: what is written there would be written elsewhere."""
+    for path in (folder, *folder.rglob("*")):
+        if path != folder and path.is_symlink():
+            raise ConfigError(f"{path}: this is a symbolic link, as no record has one; nothing is written there")
+
+
+def refuse_code(config: Mapping[str, Any], source: Path, trusted: Sequence[str]) -> None:
+    """ConfigError where checking this configuration would import what is neither this checkout's nor trusted."""
+    for key, name in named_code(config):
+        if name not in trusted:
+            raise ConfigError(
+                f"{source}: {key} names code to import that is not this checkout's: {name!r}. If you know it and trust "
+                f"it: --trust {name}"
+            )
+
+
+def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, name) of all that checking this configuration would import, of what is not this checkout's own."""
+    plugin = config.get("plugin")
+    if isinstance(plugin, str) and plugin not in {
+        path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")
+    }:
+        yield "plugin", plugin
+    module = config.get("env_module")
+    if isinstance(module, str) and module and Path(module).resolve() not in _own_modules():
+        yield "env_module", module
+    env_args = config.get("env_args")
+    key = env_args.get("key") if isinstance(env_args, dict) else None
+    if config.get("env") == "gymma" and isinstance(key, str):
+        package = key.rpartition(":")[0]  # package:id imports the package
+        if package and package not in PACKAGES.values():
+            yield "env_args.key", package
+
+
+def _own_modules() -> set[Path]:
+    """Files that the checkout's environments and examples name as env_module."""
+    files = [*configs.available("envs").values(), *(configs.ROOT / "examples").glob("*.yaml")]
+    names = ((path.parent, configs.load_yaml(path).get("env_module")) for path in files)
+    return {(folder / name).resolve() for folder, name in names if isinstance(name, str)}

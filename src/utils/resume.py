@@ -1,0 +1,169 @@
+"""`python src/main.py --resume RUN`: a run that was cut off goes on from its last good checkpoint, in its own folder.
+
+The record is data from elsewhere, as for --watch: its configuration passes the checks of a run's own, code that it
+names must be this checkout's or be confirmed with --trust, and checkpoints are read as weights only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import envs
+from utils import config as configs
+from utils import records
+from utils.checkpoints import CheckpointError, Checkpoints, Saved
+from utils.config import ConfigError, require_environment
+from utils.recorded import find_run, read, refuse_code, refuse_links
+
+CHECKPOINTS = "checkpoints"  # in the run's folder
+# Keys that change nothing of what is learnt: how long, where it is recorded, in how many processes.
+MAY_CHANGE = (
+    "t_max", "env_workers", "env_timeout", "log_interval", "save_model", "save_model_interval", "record_checkpoint",
+    "checkpoint_interval", "keep_checkpoints", "keep_finished", "use_tensorboard", "use_wandb", "wandb_mode",
+    "wandb_project", "wandb_team",
+)  # fmt: skip
+
+
+class Resumed(NamedTuple):
+    """A run that may go on. Its checkpoints are locked: unlock them at the end."""
+
+    folder: Path
+    config: dict[str, Any]
+    changed: bool  # whether the configuration is no longer the recorded one
+    checkpoints: Checkpoints
+    saved: Saved
+    problems: list[str]  # of newer checkpoints, which are damaged
+
+    def say(self, missing: int, log: logging.Logger) -> None:
+        """From where the run goes on, and what is not as it should be. missing: points that its record has lost."""
+        for problem in self.problems:
+            log.warning("this checkpoint is passed over, the one before it is taken: %s", problem)
+        if missing:
+            log.warning("the record has lost %d points that were logged before the checkpoint", missing)
+        log.info("%s goes on from step %s", self.folder, f"{self.saved.manifest.t_env:,}")
+
+
+def checkpoints_of(config: Mapping[str, Any], folder: Path, log: logging.Logger) -> Checkpoints | None:
+    """Where a new run's checkpoints go, locked; None where it writes none."""
+    if config["checkpoint_interval"] is None or config["evaluate"]:
+        return None
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config["keep_checkpoints"])
+    try:
+        checkpoints.lock()
+    except OSError as error:  # a full disk, or a file system without locks
+        log.warning("no checkpoints are written, this run cannot be resumed: %s", error)
+        return None
+    return checkpoints
+
+
+def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = ()) -> Resumed:
+    """Finds, checks and locks the run. Nothing is written but the lock.
+
+    :param name: the folder of the run's record.
+    :param overrides: key=value, of keys that may change.
+    :param trusted: names of plugins and modules beyond this checkout that the record may import.
+    :raises ConfigError: with why it cannot go on.
+    """
+    folder = find_run("--resume", name)
+    if not (folder / "run.json").is_file():
+        raise ConfigError(f"--resume={name}: no record of a run; it is in results/sacred/ALGORITHM/TASK/ID")
+    refuse_links(folder)
+    source = folder / "config.json"
+    recorded = {key: value for key, value in read(source).items() if key != "__annotations__"}
+    status = str(read(folder / "run.json").get("status"))
+    if not (folder / CHECKPOINTS).is_dir():
+        why = (
+            "it is finished, and keeps its last checkpoint only with keep_finished=True"
+            if status == records.COMPLETED
+            else f"checkpoint_interval = {recorded.get('checkpoint_interval')}"
+        )
+        raise ConfigError(f"--resume={name}: this run has no checkpoints ({why})")
+    config, changed = _changed(recorded, overrides, source, trusted)
+    _same_simulator(folder, config)
+    root = folder.absolute().parents[3]  # where the record lies now: moved, or seen from another working directory
+    if Path(config["local_results_path"]).absolute() != root:
+        config = {**config, "local_results_path": str(root)}
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder}: nothing can be written there")
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config["keep_checkpoints"])
+    try:
+        checkpoints.lock()
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from None
+    except OSError as error:
+        raise ConfigError(f"{folder / CHECKPOINTS}: its lock cannot be taken: {error.strerror}") from None
+    try:
+        saved, problems = checkpoints.newest()
+        if saved is None:
+            said = "; ".join(problems) or "there is none yet"
+            raise ConfigError(f"--resume={name}: no checkpoint to go on from: {said}")
+        if status == records.COMPLETED and saved.manifest.t_env > config["t_max"]:
+            raise ConfigError(
+                f"--resume={name}: this run is finished, at step {saved.manifest.t_env}; it goes on with a t_max above "
+                f"that: with t_max={2 * config['t_max']}"
+            )
+    except BaseException:
+        checkpoints.unlock()
+        raise
+    return Resumed(folder, config, changed, checkpoints, saved, problems)
+
+
+def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | None, list[str]]:
+    """The newest cut-off run of this configuration in the folder `runs`, if one can go on, and why others cannot."""
+    problems: list[str] = []
+    folders = [path for path in runs.glob("*") if path.name.isdecimal() and (path / "run.json").is_file()]
+    for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+        record = records.record(folder)
+        planned = {**config, "seed": record.config.get("seed")} if config["seed"] is None else config
+        if record.status == records.COMPLETED or records.differences(record.config, planned):
+            continue
+        try:
+            return prepare(str(folder), (), trusted), problems
+        except ConfigError as error:
+            problems += error.problems
+    return None, problems
+
+
+def _changed(
+    recorded: dict[str, Any], overrides: Sequence[str], source: Path, trusted: Sequence[str]
+) -> tuple[dict[str, Any], bool]:
+    """The checked configuration, and whether it is no longer the recorded one."""
+    problems = []
+    for text in overrides:
+        path, value = configs.parse_override(text)
+        if path[0] not in MAY_CHANGE and not _has(recorded, path, value):
+            problems.append(
+                f"{text} (the command line): {path[0]} cannot change in a resumed run ({source}); what can: "
+                f"{', '.join(MAY_CHANGE)}"
+            )
+    if problems:
+        raise ConfigError(problems)
+    config, sources = configs.replaced(recorded, overrides, str(source))
+    refuse_code(config, source, trusted)
+    if config.get("evaluate"):
+        raise ConfigError(f"{source}: evaluate = True: a test of saved networks is not resumed, but started again")
+    begun_from = {key: config.get(key) for key in ("checkpoint_path", "load_step")}  # are of no use any more
+    config = configs.complete({**config, "checkpoint_path": "", "load_step": 0}, sources) | begun_from
+    require_environment(config)
+    return config, config != recorded
+
+
+def _has(recorded: Mapping[str, Any], path: tuple[str, ...], value: Any) -> bool:
+    inner: Any = recorded
+    for key in path:
+        if not isinstance(inner, Mapping) or key not in inner:
+            return False
+        inner = inner[key]
+    return bool(inner == value)
+
+
+def _same_simulator(folder: Path, config: Mapping[str, Any]) -> None:
+    """ConfigError where env_args.backend=auto would now take another simulator than before."""
+    info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
+    was = str(info.get("backend") or "")
+    if was and envs.simulator_suffix(config, was) != envs.simulator_suffix(config):
+        raise ConfigError(f"{folder}: this run was simulated by {was}, and would be by another simulator here")
