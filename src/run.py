@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch as th
 
 import envs
@@ -27,9 +25,10 @@ from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
 from learners.guard import NonFiniteError, UpdateGuard
 from runners import REGISTRY as r_REGISTRY
-from utils.allocator import keep_freed_memory
+from runners.pipelined_runner import CollectorError, PipelinedRunner
 from utils.checkpoints import Checkpoints, Saved
 from utils.logging import Logger, task_name
+from utils.process import prepare
 from utils.signals import StopSignals
 
 
@@ -60,7 +59,7 @@ def run(
     stop = stop or StopSignals()
     runner = None
     try:
-        runner = r_REGISTRY[args.runner](args=args, logger=logger)
+        runner = make_runner(args, logger)
         runner.before_step = stop.check
         buffer, learner = build(args, runner, logger)
         announce(args, runner, buffer, logger)
@@ -221,7 +220,7 @@ def keeper(
             logger.flush()
             about = {"t_env": runner.t_env, "device": args.device, "unique_token": args.unique_token}
             written = checkpoints.save(parts, buffer, **about)
-        except OSError as error:
+        except (OSError, CollectorError) as error:
             log.warning("no checkpoint at step %s, the run goes on without: %s", f"{runner.t_env:,}", error)
         else:
             size = f"{written.size / 1e6:.1f} MB in {written.seconds:.2f} s"
@@ -237,13 +236,14 @@ def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
     args.device = "cuda" if args.use_cuda else "cpu"
     task = task_name(config) + envs.simulator_suffix(config)
     args.unique_token = f"{args.name}_seed{args.seed}_{task}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
-    th.set_num_threads(args.torch_threads)
-    keep_freed_memory()
-    th.backends.cudnn.allow_tf32 = False  # a GRU in full float32 on a GPU too
-    random.seed(args.seed)
-    np.random.seed(args.seed)
-    th.manual_seed(args.seed)
+    prepare(args)
     return args
+
+
+def make_runner(args: SimpleNamespace, logger: Logger) -> Any:
+    """The runner of args.runner; with args.pipeline it plays in another process while this one trains."""
+    pipelined = args.pipeline and not args.evaluate
+    return (PipelinedRunner if pipelined else r_REGISTRY[args.runner])(args=args, logger=logger)
 
 
 def build(args: SimpleNamespace, runner: Any, logger: Logger) -> tuple[ReplayBuffer, Any]:

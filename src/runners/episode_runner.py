@@ -6,7 +6,7 @@ Shapes: E environments, T = episode_limit + 1 steps, N agents.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
 from types import SimpleNamespace
@@ -79,13 +79,25 @@ class EpisodeRunner:
         self.train_stats = EpisodeStats()
         self.test_stats = EpisodeStats()
         self._last_log_t: int | None = None
-        self._used = 0  # steps of the batch that the last run wrote
         self.before_step: Callable[[], None] = lambda: None
 
-    def setup(self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess, mac: Any) -> None:
+    def setup(
+        self,
+        scheme: Scheme,
+        groups: Mapping[str, int],
+        preprocess: Preprocess,
+        mac: Any,
+        batches: Sequence[EpisodeBatch] | None = None,
+    ) -> None:
+        """`batches` (made by new_batch; default: one) are written in turn by training runs."""
         self.mac = mac
-        self.batch = EpisodeBatch(scheme, groups, self.batch_size, self.episode_limit + 1, preprocess=preprocess)
-        self._fields = [self.batch.numpy(key) for key in (*scheme, "filled")]
+        self.batches = batches or [self.new_batch(scheme, groups, preprocess)]
+        self._written = (*scheme, "filled")  # the fields of a batch that runs write
+        self._used = [0] * len(self.batches)  # steps of each batch that its last run wrote
+        self._at = 0  # the batch of the next run
+
+    def new_batch(self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess) -> EpisodeBatch:
+        return EpisodeBatch(scheme, groups, self.batch_size, self.episode_limit + 1, preprocess=preprocess)
 
     def get_env_info(self) -> dict[str, int]:
         env = self.env
@@ -105,22 +117,35 @@ class EpisodeRunner:
         wanted = np.ones(self.batch_size, dtype=bool)
         if test_mode:
             wanted[self.args.test_nepisode - len(self.test_stats.returns) :] = False
-        for field in self._fields:
-            field[:, : self._used] = 0
-        self._used = 0
+        at = self._at
+        batch = self.batch = self.batches[at]
+        fields = [batch.numpy(key) for key in self._written]
+        for field in fields:
+            field[:, : self._used[at]] = 0
+        self._used[at] = 0
         lengths = np.zeros(self.batch_size, dtype=np.int64)
         infos: dict[int, dict[str, Any]] = {}
         self._play(wanted, lengths, infos, test_mode)
         while lost := [i for i, info in infos.items() if info.get(envs.EPISODE_LOST)]:
-            for field in self._fields:
-                field[lost, : self._used] = 0
+            for field in fields:
+                field[lost, : self._used[at]] = 0
             wanted[:] = False
             wanted[lost] = True
             self._play(wanted, lengths, infos, test_mode)
-        returns = self.batch.numpy("reward")[:, : self._used - 1].sum(1, dtype=np.float64)
+        returns = batch.numpy("reward")[:, : self._used[at] - 1].sum(1, dtype=np.float64)
         self._check_numbers()
         self._record(lengths, infos, returns, test_mode)
-        return self.batch
+        if not test_mode:
+            self.use_next_batch()
+        return batch
+
+    def clear_batch_whole(self) -> None:
+        """At the next run that takes the present batch, in which there may be more than was counted."""
+        self._used[self._at] = self.episode_limit + 1
+
+    def use_next_batch(self) -> None:
+        """For the next run, since the present batch is still to be read."""
+        self._at = (self._at + 1) % len(self.batches)
 
     def _play(self, wanted: np.ndarray, lengths: np.ndarray, infos: dict[int, dict[str, Any]], test_mode: bool) -> None:
         """An episode in each of the wanted environments (E,): their rows of the batch, lengths and final infos."""
@@ -158,12 +183,12 @@ class EpisodeRunner:
                 live = np.flatnonzero(active)
                 if not len(live):
                     break
-        self._used = max(self._used, t + 1)
+        self._used[self._at] = max(self._used[self._at], t + 1)
 
     def _check_numbers(self) -> None:
         """EnvContractError where an environment gave what is no finite number: nothing learns from it."""
         for key in ("obs", "state", "reward"):
-            values = self.batch.numpy(key)[:, : self._used]
+            values = self.batch.numpy(key)[:, : self._used[self._at]]
             if not np.isfinite(values.sum(dtype=np.float64)):
                 i, t = (int(index[0]) for index in np.nonzero(~np.isfinite(values))[:2])
                 raise envs.EnvContractError(f"environment {i}, step {t}: {key} holds {values[i, t]}, no finite numbers")
@@ -191,8 +216,9 @@ class EpisodeRunner:
         try:
             yield
         except BaseException:
-            self.env.episode = episode
             self.test_stats.clear()
+            self.clear_batch_whole()
+            self.env.episode = episode
             th.set_rng_state(draws)
             if gpu_draws is not None:
                 th.cuda.set_rng_state(gpu_draws)

@@ -145,6 +145,9 @@ SETTINGS = {
     "stretches": settings(sequence_length=3, burn_in=1, runner="parallel", batch_size_run=3, t_max=400, **LBF),
     "evaluation that explores": settings(evaluation_epsilon=0.3, target_update_interval_or_tau=0.05),
     "update an episode": settings(env_steps_per_update="episode", epsilon_start=0.5, checkpoint_interval=15),
+    "a process of their own plays": settings(
+        pipeline=True, evaluation_epsilon=0.2, runner="parallel", batch_size_run=2
+    ),
     "ppo": settings(**PPO),
     "ppo, two environments": settings(**PPO, runner="parallel", batch_size_run=2),
 }
