@@ -25,7 +25,7 @@ from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
 from learners.guard import NonFiniteError, UpdateGuard
 from runners import REGISTRY as r_REGISTRY
-from runners.pipelined_runner import PipelinedRunner
+from runners.pipelined_runner import CollectorError, PipelinedRunner
 from utils.checkpoints import Checkpoints, Saved
 from utils.logging import Logger, task_name
 from utils.process import prepare
@@ -220,7 +220,7 @@ def keeper(
             logger.flush()
             about = {"t_env": runner.t_env, "device": args.device, "unique_token": args.unique_token}
             written = checkpoints.save(parts, buffer, **about)
-        except OSError as error:
+        except (OSError, CollectorError) as error:
             log.warning("no checkpoint at step %s, the run goes on without: %s", f"{runner.t_env:,}", error)
         else:
             size = f"{written.size / 1e6:.1f} MB in {written.seconds:.2f} s"

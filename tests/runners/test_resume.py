@@ -147,6 +147,7 @@ SETTINGS = {
     "stretches": settings(sequence_length=3, burn_in=1, runner="parallel", batch_size_run=3, t_max=400, **LBF),
     "evaluation that explores": settings(evaluation_epsilon=0.3, target_update_interval_or_tau=0.05),
     "update an episode": settings(env_steps_per_update="episode", epsilon_start=0.5, checkpoint_interval=15),
+    "pipeline": settings(pipeline=True, evaluation_epsilon=0.2, runner="parallel", batch_size_run=2, **LBF),
     "ppo": settings(**PPO),
     "ppo, two environments": settings(**PPO, runner="parallel", batch_size_run=2),
 }
@@ -160,7 +161,6 @@ MMSA = compose(
     "target_update_interval_or_tau=5 standardise_rewards=True".split(),
 )
 SETTINGS["mmsa"] = MMSA
-SETTINGS["pipeline"] = settings(pipeline=True, runner="parallel", batch_size_run=2, **LBF)
 
 
 def dies_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, error: BaseException) -> Callable:
