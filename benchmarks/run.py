@@ -14,7 +14,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -27,21 +26,12 @@ from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
 TASK = "Foraging-8x8-2p-3f-v3"
-# Upstream imports smaclite, which is on no package registry, whatever the task.
-LAUNCH = "import runpy, sys, types; sys.modules['smaclite'] = types.ModuleType('smaclite'); sys.argv = sys.argv[1:]; "
-LAUNCH += (
-    "import os; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0], run_name='__main__')"
-)
 
 
-def steps_per_second(main: Path, results: Path, arguments: list[str], launch: bool) -> float:
-    """Trains through a host's own main.py and reads the rate, start-up left out, off the time stamps of the run's
-    metrics.
-    """
-    command = [sys.executable, *(["-c", LAUNCH] if launch else []), str(main), *arguments]
-    done = subprocess.run(
-        command, cwd=main.parents[1], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+def steps_per_second(results: Path, arguments: list[str]) -> float:
+    """Trains and reads the rate, start-up left out, off the time stamps of the run's metrics."""
+    command = [sys.executable, str(ROOT / "src/main.py"), *arguments, f"local_results_path={results}"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     newest = max(results.rglob("metrics.json"), key=lambda p: p.stat().st_mtime)
@@ -56,36 +46,26 @@ def steps_per_second(main: Path, results: Path, arguments: list[str], launch: bo
 def end_to_end(
     label: str, ours: list[str], theirs: list[str] | None, pairs: int, t_max: int, epymarl: Path | None
 ) -> None:
-    common = [f"t_max={t_max}", "test_interval=100000000", "runner_log_interval=1000", "seed=1"]
-    ours = [a for a in ours if a.startswith("--")] + [
-        "--env-config=gymma",
-        "with",
-        *[a for a in ours if not a.startswith("--")],
-    ]
+    common = [f"env_args.key=lbforaging:{TASK}", f"t_max={t_max}", "test_interval=100000000"]
+    common += ["runner_log_interval=1000", "seed=1"]
     rates, other = [], []
-    with tempfile.TemporaryDirectory() as tmp:
+    with tempfile.TemporaryDirectory() as folder:
         for _ in range(pairs):
-            path = Path(tmp)
-            rates.append(
-                steps_per_second(
-                    ROOT / "src/main.py",
-                    path,
-                    [*ours, *common, f"env_args.key={TASK}", f"local_results_path={tmp}"],
-                    False,
-                )
-            )
+            rates.append(steps_per_second(Path(folder) / "ours", [*_words(ours), *common]))
             if epymarl and theirs:
-                copy = path / "upstream"  # it writes its results beside its source
-                if not copy.exists():
-                    shutil.copytree(epymarl / "src", copy / "src")
-                head, tail = [a for a in theirs if a.startswith("--")], [a for a in theirs if not a.startswith("--")]
-                arguments = [*head, "--env-config=gymma", "with", *tail, *common, f"env_args.key=lbforaging:{TASK}"]
-                other.append(steps_per_second(copy / "src/main.py", copy / "results", arguments, True))
+                words = [f"--epymarl={epymarl}", *_words(theirs), *common]
+                other.append(steps_per_second(Path(folder) / "upstream", words))
     line = f"{label:<44} {statistics.median(rates):7.0f} steps/s"
     if other:
         ratio = statistics.median(a / b for a, b in zip(rates, other, strict=True))
         line += f"   upstream {statistics.median(other):6.0f}   ratio {ratio:.2f} (median of {pairs} pairs)"
     print(line, flush=True)
+
+
+def _words(arguments: list[str]) -> list[str]:
+    """Options first, then the task and `with`."""
+    options = [a for a in arguments if a.startswith("--")]
+    return [*options, "--env-config=gymma", "with", *[a for a in arguments if a not in options]]
 
 
 def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> None:
