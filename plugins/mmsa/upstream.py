@@ -148,8 +148,8 @@ def compose(checkout: Checkout, algorithm: str | None, environment: str | None, 
     For MMSA, upstream.yaml comes before the algorithm's file. Raises UpstreamError naming the key, the value and the
     cure: for unknown keys, other types than the files have, and what upstream cannot do.
     """
-    files = [checkout.config / "default.yaml", _named("--env-config", environment, environments(checkout))]
     algorithm_file = _named("--config", algorithm, algorithms(checkout))
+    files = [checkout.config / "default.yaml", _named("--env-config", environment, environments(checkout))]
     is_mmsa = _load(algorithm_file).get("plugin") == __package__
     config: dict[str, Any] = {}
     for file in [*files, *([HERE / "upstream.yaml"] if is_mmsa else []), algorithm_file]:
@@ -288,13 +288,11 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # nor by processes that step environments
     src = checkout.path / "src"
     sys.path.insert(0, str(src))
-    if find_spec("smaclite") is None and any(
-        re.search(r"^\s*import smaclite\b", path.read_text(encoding="utf-8"), re.MULTILINE)
-        for path in (src / "envs").glob("*.py")
-    ):
+    needed = (path.read_text(encoding="utf-8") for path in (src / "envs").glob("*.py"))
+    if _is_missing("smaclite") and any(re.search(r"^\s*import smaclite\b", text, re.MULTILINE) for text in needed):
         if config.get("env") == "smaclite":
             raise UpstreamError("env=smaclite needs smaclite: pip install git+https://github.com/uoe-agents/smaclite")
-        sys.path.append(str(STANDINS))  # on the path and no mere entry of sys.modules: spawned workers need it, too
+        _stand_in()
         mend("smaclite is not installed: an empty module stands in, since EPyMARL imports it whatever the task")
     if config.get("use_tensorboard"):
         folder = Path(config["local_results_path"]).absolute() / "tb_logs"
@@ -315,6 +313,18 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
             mend(f"env_args.key={key} became {package}:{key}, so that gymnasium finds the package")
     import_module(str(__package__)).register()
     return mended
+
+
+def _is_missing(module: str) -> bool:
+    """Whether only a stand-in of ours can be imported under this name, or nothing."""
+    spec = find_spec(module)
+    return spec is None or Path(str(spec.origin)).parent == STANDINS
+
+
+def _stand_in() -> None:
+    """Lets missing modules be found in STANDINS, also by worker processes that inherit nothing but the path."""
+    if str(STANDINS) not in sys.path:
+        sys.path.append(str(STANDINS))  # at the end: what is installed comes first
 
 
 def _import_host(src: Path) -> None:
@@ -396,9 +406,8 @@ def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], wo
     if config["seed"] is None:
         config["seed"] = secrets.randbelow(2**31)
         log.info("seed=%d was drawn; give it to repeat this run", config["seed"])
-    config["env_args"]["seed"] = config["seed"]
-    if find_spec("pkg_resources") is None:
-        sys.path.append(str(STANDINS))
+    if _is_missing("pkg_resources"):
+        _stand_in()
         mended.append("setuptools without pkg_resources, which Sacred needs: importlib.metadata stands in")
         log.info("%s", mended[-1])
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
@@ -418,7 +427,7 @@ def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], wo
     def main(_run: Any) -> None:
         _run.info |= _facts(checkout, config, names, words) | {"mended": mended}
         seed_everything(config["seed"])
-        import_module("run").run(_run, copy.deepcopy(config), log)
+        import_module("run").run(_run, _with_env_seed(config), log)
 
     status = 0
     try:
@@ -432,6 +441,13 @@ def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], wo
         outcome = {0: "done", 130: "stopped"}.get(status, "failed")
         print(f"{outcome}: {observer.dir}", flush=True)
     return status
+
+
+def _with_env_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that gives the environments the run's seed, as upstream's main.py does. The record has it only once."""
+    copied = copy.deepcopy(dict(config))
+    copied["env_args"]["seed"] = config["seed"]
+    return copied
 
 
 def seed_everything(seed: int) -> None:
