@@ -27,7 +27,7 @@ from mmsa import upstream
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "env_args.key=Foraging-5x5-2p-1f-v3"
 RUN = ["--config=mmsa", "--env-config=gymma", "with", KEY]
-REAL = os.environ.get(upstream.VARIABLE, "")
+REAL = os.path.abspath(os.environ[upstream.VARIABLE]) if os.environ.get(upstream.VARIABLE) else ""
 real = pytest.mark.skipif(not REAL, reason=f"{upstream.VARIABLE} names no checkout of upstream EPyMARL")
 
 
