@@ -58,6 +58,7 @@ def shell(*words: str, through: str = "mmsa", code: str = "", **variables: str) 
         start = ["-P", "-c", f"{code}\nimport runpy; runpy.run_module('mmsa', run_name='__main__')"]
     path = {} if through == "main" else {"PYTHONPATH": str(ROOT / "plugins")}
     environment = {**os.environ, **path, **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the program itself must leave no __pycache__ behind
     command = [sys.executable, *start, *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
@@ -103,6 +104,12 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_the_host_is_named_with_its_commit(tmp_path: Path) -> None:
     folder = fake_epymarl.make(tmp_path / "epymarl", git=True)
     assert re.fullmatch(rf"upstream EPyMARL [0-9a-f]{{7}} at {folder}", str(upstream.find_checkout(str(folder))))
+    (folder / "results").mkdir()
+    (folder / "results/new").touch()
+    os.utime(folder / "src/run.py", (1e9, 1e9))  # git status would note the new time in its index
+    before = fake_epymarl.contents(folder)
+    assert re.fullmatch("[0-9a-f]{7}", upstream.find_checkout(str(folder)).commit)
+    assert fake_epymarl.contents(folder) == before
     (folder / "src/run.py").write_text("")
     assert re.fullmatch("[0-9a-f]{7}, changed", upstream.find_checkout(str(folder)).commit)
     (folder / "inner").mkdir()
@@ -228,6 +235,7 @@ def test_a_run_is_recorded_and_nothing_is_written_in_the_checkout(tmp_path: Path
 
 
 def test_the_command_line_of_this_tree_hands_over(fake: Path) -> None:
+    Path("yaml.py").write_text("raise SystemExit('a file of the working directory was imported')")
     done = shell(f"--epymarl={fake}", *RUN, through="main")
     assert done.returncode == 0, done.stderr
     seen = record()["seen"]
@@ -235,6 +243,8 @@ def test_the_command_line_of_this_tree_hands_over(fake: Path) -> None:
     drawn = int(re.search(r"seed=(\d+) was drawn", done.stderr)[1])  # type: ignore[index]
     assert seen["seed"] == drawn and f"seed={drawn}" in record()["command"]
 
+    printed = shell("--epymarl", "--print-config", *RUN, "t_max=3", through="main", EPYMARL_PATH=str(fake))
+    assert yaml.safe_load(printed.stdout)["t_max"] == 3
     wrong = shell("--epymarl", "with", "t_max=3", through="main", EPYMARL_PATH=str(fake))
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: --config is missing; available: mmsa, qmix")
 
@@ -352,7 +362,7 @@ def test_a_real_checkout_keeps_the_contract() -> None:
     """tests/hosts/test_contract.py in a process that has the checkout's modules instead of ours."""
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
     command = [sys.executable, "-m", "pytest", *options, "-o", "pythonpath=plugins", "tests/hosts/test_contract.py"]
-    variables = {upstream.VARIABLE: REAL, "CONTRACT_HOST": "upstream", "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {upstream.VARIABLE: REAL, "CONTRACT_HOST": "upstream"}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | variables
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
