@@ -252,6 +252,8 @@ def upstream(options: argparse.Namespace) -> NoReturn:
         raise ConfigError(f"{', '.join(given)}: not with --epymarl")
     if not options.epymarl:
         raise ConfigError(f"--epymarl without a value takes the checkout that {UPSTREAM_VARIABLE} names; it is not set")
+    if os.environ.get(MONGO_VARIABLE):
+        print(f"{MONGO_VARIABLE} is not read with --epymarl: track.py sync uploads the record", file=sys.stderr)
     command = [sys.executable, "-P", "-m", "mmsa", f"--epymarl={options.epymarl}"]
     command += [f"--config={options.config}"] if options.config is not None else []
     command += [f"--env-config={options.env_config}"] if options.env_config is not None else []

@@ -273,7 +273,7 @@ def task_of(config: Mapping[str, Any]) -> str | None:
 
 # --- the host ---
 def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> list[str]:
-    """Imports the checkout's modules, mends what they lack, and registers MMSA with them.
+    """Imports the checkout's modules, mends what they lack, and registers MMSA with them if it is to be run.
 
     Changes `config` only where a task's id needs its package. Returns what was mended, a line each; each is logged.
     Raises UpstreamError where a package or a part of the contract is missing.
@@ -311,7 +311,8 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
         if package is not None:
             config["env_args"]["key"] = f"{package}:{key}"
             mend(f"env_args.key={key} became {package}:{key}, so that gymnasium finds the package")
-    import_module(str(__package__)).register()
+    if config.get("plugin") == __package__:
+        import_module(str(__package__)).register()
     return mended
 
 

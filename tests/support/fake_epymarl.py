@@ -39,11 +39,10 @@ FILES = {
 
 
         def run(_run, config, log):
-            import numpy as np
-            import torch as th
-
             if config["lr"] == 13:
                 raise RuntimeError("unlucky")
+            import numpy as np
+            import torch as th
             logger = Logger(log)
             if config["use_tensorboard"]:
                 logger.setup_tb("checkout/results/tb_logs/token")
