@@ -44,7 +44,7 @@ class RunRecord:
     metrics: Mapping[str, Series]
     source: str  # path of the folder, or the database without user and password and the id in it
     versions: Mapping[str, str] = field(default_factory=dict)
-    host: Mapping[str, str] = field(default_factory=dict)  # machine, cpu, cores, system, Python, as far as recorded
+    host: Mapping[str, str] = field(default_factory=dict)  # program, machine, cpu, ..., as far as recorded
     command: str = ""  # "" where neither recorded nor to be rebuilt
     command_rebuilt: bool = False  # from the configuration and this checkout's config files
     commit: str = ""  # of git; "..., changed" where files differed from it
@@ -76,8 +76,9 @@ class Planned:
 
 
 def algorithm_of(config: Mapping[str, Any]) -> str:
-    """What a run's algorithm is called: the label, or the name where there is none."""
-    return str(config.get("label") or config["name"])
+    """What a run's algorithm is called: the label, or the name where there is none (upstream: "default_label")."""
+    label = config.get("label")
+    return str(config["name"] if label in (None, "", "default_label") else label)
 
 
 def task_of(config: Mapping[str, Any], backend: str = "") -> str:
@@ -330,6 +331,7 @@ def _host(host: Any, info: Mapping[str, Any]) -> dict[str, str]:
         return {}
     system = host.get("os")
     named = {
+        "program": info.get("host"),  # upstream EPyMARL; a run of our own core says nothing
         "machine": host.get("hostname"),
         "cpu": host.get("cpu"),
         "cores": host.get("cores") or host.get("cpu_count") or info.get("cores"),

@@ -56,6 +56,15 @@ def test_label_comes_before_name(tmp_path: Path) -> None:
     assert (plan.algorithm, plan.task, plan.seed) == ("vdn", sr.LBF, 3)
 
 
+def test_a_run_of_upstream(tmp_path: Path) -> None:
+    """Its default label says nothing, and the record names the host."""
+    files = sr.record(sr.configuration("qmix", label="default_label"), sr.tests(1))
+    files["info"]["host"] = "upstream EPyMARL cbc38c0 at /home/me/epymarl"
+    sr.write(tmp_path / "1", files)
+    (run,) = load_runs([str(tmp_path)])
+    assert run.algorithm == "qmix" and run.host["program"] == "upstream EPyMARL cbc38c0 at /home/me/epymarl"
+
+
 def test_a_crashed_run_says_why(tmp_path: Path) -> None:
     sr.write(tmp_path / "1", sr.record(sr.configuration(), {}, status="FAILED", backend=""))
     (run,) = load_runs([str(tmp_path)])
