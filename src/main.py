@@ -14,12 +14,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 try:
     import yaml
 
-    from utils.config import ConfigError, available, compose, describe, require_environment
+    from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, Address, address, hide
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
@@ -33,13 +33,8 @@ PACKAGES = (
 )  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; python src/main.py --help explains")
-
-
 def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python src/main.py",
         description="Train a multi-agent algorithm on an environment.",
         epilog="example: python src/main.py --config=mmsa --env-config=sc2v2 with env_args.map_name=protoss_5_vs_5 "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from utils.config import ConfigError
+from utils.config import ConfigError, Parser
 from utils.grouping import METRICS
 from utils.logging import number
 from utils.mongo import (
@@ -38,7 +39,7 @@ LAST = 5  # points at the end of a curve whose mean is a run's score
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python src/track.py", description="Runs that were recorded.")
+    parser = Parser(prog="python src/track.py", description="Runs that were recorded.")
     commands = parser.add_subparsers(dest="command", required=True)
     texts = {
         "ls": "a line for each run",
@@ -74,7 +75,7 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     problems: list[str] = []
     runs: list[RunRecord] = []
     for source in sources:
-        base, _, wanted = source.partition("#") if is_mongo(source) and "#" in source else (source, "", "")
+        base, wanted = divided(source)
         found = load_runs([base], problems)
         runs += [run for run in found if not wanted or run.source.endswith(f" run {wanted}")]
     for problem in problems:
@@ -82,8 +83,14 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     unique = list({run.source: run for run in runs}.values())
     kept = [run for run in unique if fits(run, options)]
     if not kept:
-        raise ConfigError(f"{hide(' '.join(sources))}: none of {len(unique)} runs is as wanted")
+        raise ConfigError(f"{' '.join(map(hide, sources))}: none of {len(unique)} runs is as wanted")
     return kept
+
+
+def divided(source: str) -> tuple[str, str]:
+    """mongodb://host/DB#3 as the database and the run in it; "" where the source names no single run."""
+    base, _, wanted = source.rpartition("#")  # a password may hold one, too
+    return (base, wanted) if is_mongo(source) and re.fullmatch(r"\w+", wanted) else (source, "")
 
 
 def fits(run: RunRecord, options: argparse.Namespace) -> bool:
@@ -168,7 +175,7 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
             shutil.rmtree(run.source)
     for source in sources:
         if is_mongo(source):
-            where = address(source.partition("#")[0], "RUN")
+            where = address(divided(source)[0], "RUN")
             mine = [run for run in runs if run.source.startswith(f"{where.shown} run ")]
             with_database(where.url, lambda store, mine=mine: [store.remove(run.run_id) for run in mine])
     print(f"{len(runs)} deleted")
@@ -221,8 +228,8 @@ def with_database(url: str, work: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 1 nothing was deleted, 2 wrong arguments or no such run."""
-    options = parser().parse_args(argv)
     try:
+        options = parser().parse_args(argv)
         if options.command == "sync":
             url = options.mongo or os.environ.get(MONGO_VARIABLE, "")
             if not url:

@@ -13,6 +13,7 @@ import pytest
 import support.sacred_runs as sr
 from support.mongo_wire import StandIn, Wire
 
+import compare
 import main
 import track
 from utils import recording
@@ -116,6 +117,14 @@ def test_without_a_server_the_run_succeeds(
     assert json.loads(path.read_text())["test_return_mean"]["steps"] == [10, 20]
     texts = [p.read_bytes() for p in tree.rglob("*") if p.is_file()]
     assert not any(b"s3cret" in text for text in texts)
+
+
+@pytest.mark.parametrize("words", [["--bogus"], ["--jobs"], ["--report"], []])
+def test_nor_does_one_of_compare(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    url = "mongodb://me:s3cret@127.0.0.1:1/lab?serverSelectionTimeoutMS=50"
+    assert compare.main([*words, url, "--out=x"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and "s3cret" not in output.err + output.out
 
 
 # --- track.py ---
@@ -224,6 +233,10 @@ def test_sync_keeps_what_omniboard_added(runs: Path, wire: Wire, db: Any) -> Non
         ),
         (["ls", "mongodb://me:s3cret@127.0.0.1:1/a?serverSelectionTimeoutMS=50"], "cannot be read"),
         (["sync", "mongodb://me:s3cret@127.0.0.1:1/a?serverSelectionTimeoutMS=50", "--mongo=mongodb://host"], "read"),
+        (["ls", "mongodb://me:s3cret#x@127.0.0.1:1/a?serverSelectionTimeoutMS=50"], "cannot be read"),
+        (["ls", "mongodb://me:s3cret#x"], "is wanted"),
+        (["ls", "--mongo=mongodb://me:s3cret@host/a"], "unrecognized arguments: --mongo=mongodb://host/a"),
+        (["mongodb://me:s3cret@host/a"], "invalid choice"),
         (["ls", "nowhere"], "no such folder"),
     ],
 )
