@@ -235,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 1 failed, 2 wrong arguments or configuration, 130 stopped by Ctrl-C."""
     try:
         options = parser().parse_intermixed_args(bare_mongo(sys.argv[1:] if argv is None else argv))
+        sys.argv = [hide(word) for word in sys.argv]  # W&B, for one, records them
         if options.list:
             print(listing())
             return 0

@@ -119,6 +119,15 @@ def test_without_a_server_the_run_succeeds(
     assert not any(b"s3cret" in text for text in texts)
 
 
+def test_nobody_finds_the_password_in_the_words_of_the_command(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B records sys.argv with the run, and sends it."""
+    seen: list[str] = []
+    monkeypatch.setattr(main, "train", lambda *args: seen.extend(sys.argv) or 0)
+    monkeypatch.setattr(sys, "argv", ["main.py", *RUN, "--mongo", "mongodb://me:s3cret@host/lab", "with", "seed=1"])
+    assert main.main() == 0
+    assert seen == ["main.py", *RUN, "--mongo", "mongodb://host/lab", "with", "seed=1"]
+
+
 @pytest.mark.parametrize("words", [["--bogus"], ["--jobs"], ["--report"], []])
 def test_nor_does_one_of_compare(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     url = "mongodb://me:s3cret@127.0.0.1:1/lab?serverSelectionTimeoutMS=50"
