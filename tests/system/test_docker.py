@@ -75,8 +75,8 @@ def test_everything_has_a_health_check(services: dict[str, Any]) -> None:
 
 
 def test_omniboard_can_log_in(services: dict[str, Any]) -> None:
-    """Omniboard 2.16.1's driver (mongodb 3.7 without its unified topology) sends saslStart as OP_QUERY, which MongoDB has
-    refused since 5.1; the shell of the images before 6.0 is called mongo."""
+    """Omniboard 2.16.1's driver (mongodb 3.7 without its unified topology) sends saslStart as OP_QUERY, which MongoDB
+    refuses since 5.1. The shell of images before 6.0 is called mongo."""
     major, minor = map(int, services["mongo"]["image"].removeprefix("mongo:").split(".")[:2])
     assert (major, minor) < (5, 1) and services["mongo"]["healthcheck"]["test"][1] == "mongo"
     assert "omniboard@2.16.1" in DOCKERFILE

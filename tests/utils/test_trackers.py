@@ -75,6 +75,16 @@ def test_a_tracker_that_cannot_be_opened_is_left_out(
 
 
 def test_the_group_is_that_of_a_curve() -> None:
-    one = group_name(config(seed=1, env_args={"key": "Foraging"}))
-    assert one == group_name(config(seed=2, env_args={"key": "Foraging"})) and one.startswith("run Foraging ")
-    assert one != group_name(config(seed=1, lr=0.1, env_args={"key": "Foraging"}))
+    """What the report averages is one group, what it keeps apart are two."""
+    settings = {"env_args": {"key": "Foraging"}}
+    one = group_name(config(seed=1, **settings))
+    assert one.startswith("run Foraging ")
+    same = {"seed": 2, "local_results_path": "there", "use_wandb": True, "torch_threads": 4, "save_model": True}
+    assert group_name(config(**same, **settings)) == one
+    assert group_name(config(seed=1, lr=0.1, **settings)) != one
+    named = group_name(config(label="x" * 200, lr=0.1, **settings))
+    assert len(named) == 128 and named != group_name(config(label="x" * 200, lr=0.2, **settings))
+
+
+def test_the_group_names_the_simulator() -> None:
+    assert group_name(config(env="smax", env_args={"map_name": "3m"})).startswith("run 3m-SMAX ")
