@@ -31,7 +31,7 @@ from utils.mongo import (
     parse_time,
     run_uid,
 )
-from utils.runs import RunRecord, facts_of, load_runs, read_metrics
+from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files
 
 FOLDER = "results/sacred"
 MONGO_VARIABLE = "SACRED_MONGO_URL"
@@ -196,16 +196,17 @@ def sync(runs: Sequence[RunRecord], url: str) -> None:
 
 
 def snapshot_of(folder: Path) -> Snapshot:
-    """The record in this folder, as it is to stand in a database."""
-    run, config, info = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) if (folder / f"{name}.json").exists() else {}
-        for name in ("run", "config", "info")
-    )
-    metrics = {
-        name: Column(entry["steps"], entry["values"], [parse_time(time) for time in entry["timestamps"]])
-        for name, entry in (read_metrics(folder) or {}).items()
-    }
-    return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), metrics, *files_of(folder, run))
+    """The record in this folder, as it is to stand in a database; without damaged metrics, which `chosen` has named."""
+    run, config, info, metrics = read_files(folder, [])
+    columns: dict[str, Column] = {}
+    for name, entry in metrics.items():
+        try:
+            steps, values, times = entry["steps"], numbers(entry["values"]), entry.get("timestamps") or []
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue
+        if len(steps) == len(values) and len(times) in (0, len(steps)):
+            columns[name] = Column(steps, values, [parse_time(time) for time in times])
+    return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), columns, *files_of(folder, run))
 
 
 def with_database(url: str, work: Any) -> None:

@@ -1,7 +1,8 @@
 """Runs in MongoDB, in the form of Sacred's MongoObserver that Omniboard and Incense read; every write may be repeated.
 
     runs      one document a run: config, info, status, host, experiment, artifacts; `run_uid` is our own key
-    metrics   one document a run and metric: steps, values, timestamps, as long as each other
+    metrics   one document a run and metric: steps, values, timestamps, as long as each other (no timestamps of a run
+              whose metrics.json is lost)
     fs.*      GridFS: sources and artifacts
 
 A write whose answer was lost is made again, so each must do nothing the second time: a run is found by `run_uid` (a

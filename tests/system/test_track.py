@@ -214,6 +214,43 @@ def test_sync_twice_doubles_nothing(runs: Path, wire: Wire, db: Any, capsys: pyt
     assert failed["fail_trace"][-1] == "ValueError: a bad value\n" and failed["start_time"] == sr.START
 
 
+def test_sync_of_a_delivered_run_changes_nothing(
+    tree: Path, wire: Wire, db: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=logged))  # type: ignore[arg-type]
+    assert main.main([*RUN, "--mongo", wire.url, "with", "seed=1"]) == 0
+    before = [list(db[name].find()) for name in ("runs", "metrics", "fs.files")]
+    capsys.readouterr()
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+    assert lines(capsys)[0].endswith("run 1, 0 new points")
+    assert [list(db[name].find()) for name in ("runs", "metrics", "fs.files")] == before
+
+
+@pytest.mark.parametrize("file", ["info.json", "metrics.json"])
+@pytest.mark.parametrize("damage", ["cut off", "missing"])
+def test_sync_of_a_damaged_record(runs: Path, wire: Wire, db: Any, file: str, damage: str) -> None:
+    path = runs / "results/sacred/qmix/1" / file
+    path.unlink() if damage == "missing" else path.write_text(path.read_text()[:-20])
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+    assert db["runs"].count_documents({}) == 3 and db["metrics"].count_documents({}) == 6
+    (entry,) = db["metrics"].find({"name": "test_return_mean", "run_id": 1})
+    assert entry["values"] == [0.0, 0.05, 0.1, 0.15, 0.2]
+    assert len(entry["timestamps"]) == (0 if file == "metrics.json" else 5)
+
+
+def test_sync_of_damaged_metrics(runs: Path, wire: Wire, db: Any) -> None:
+    """NumPy's numbers as upstream's Sacred records them are numbers; a metric of uneven columns is left out."""
+    path = runs / "results/sacred/qmix/1/metrics.json"
+    metrics = json.loads(path.read_text())
+    values = metrics["test_return_mean"]["values"]
+    values[:] = [{"py/object": "numpy.float64", "dtype": "float64", "value": value} for value in values]
+    metrics["updates"]["values"].pop()
+    path.write_text(json.dumps(metrics))
+    assert track.main(["sync", "results/sacred/qmix/1", "--mongo", wire.url]) == 0
+    (entry,) = db["metrics"].find()
+    assert entry["name"] == "test_return_mean" and entry["values"] == [0.0, 0.05, 0.1, 0.15, 0.2]
+
+
 def test_sync_after_half_a_delivery(runs: Path, wire: Wire, db: Any, capsys: pytest.CaptureFixture[str]) -> None:
     wire.lose_answers = 3
     for _ in range(4):
