@@ -169,10 +169,12 @@ class Store:
             if entry not in run.stored:
                 run.stored[entry] = self._store_file(run, *entry)
         new = self._append(run, _id)
-        if self.runs.update_one({"_id": _id, "run_uid": run.uid}, {"$set": self._entry(run)}).matched_count == 0:
-            del self.ids[run.uid], self.lengths[run.uid]  # the run was deleted, or its database
-            run.stored.clear()
-            return self.save(run)
+        mine, now = {"_id": _id, "run_uid": run.uid}, self._entry(run)
+        if self.runs.update_one(mine | _no_later_than(now), {"$set": now}).matched_count == 0:
+            if self.runs.find_one(mine, {"_id": 1}) is None:
+                del self.ids[run.uid], self.lengths[run.uid]  # the run was deleted, or its database
+                run.stored.clear()
+                return self.save(run)
         return new
 
     def _entry(self, run: Snapshot) -> dict[str, Any]:
@@ -289,6 +291,14 @@ class Store:
             self.files.delete(artifact["file_id"])
         self.metrics.delete_many({"run_id": run_id})
         self.runs.delete_one({"_id": run_id})
+
+
+def _no_later_than(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A filter: `sync` of a run that went on, or ended, since its files were read must not set its status back."""
+    if entry.get("stop_time"):
+        return {}
+    beat = entry.get("heartbeat")
+    return {"$or": [{"heartbeat": None}, {"heartbeat": {"$lt": beat}}, {"heartbeat": beat, "stop_time": None}]}
 
 
 def object_id(*words: str) -> Any:

@@ -404,3 +404,18 @@ def test_two_writers_of_one_run_double_nothing(wire: Wire, db: Any) -> None:
         stores[t % 2].save(run)
     (entry,) = db["metrics"].find()
     assert entry["steps"] == entry["values"] == [0, 1, 2, 3, 4, 5] and len(entry["timestamps"]) == 6
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_a_slow_sync_has_read_sets_no_run_back(wire: Wire, db: Any, ended: bool) -> None:
+    """The run goes on, or ends, between the reading of its files and the last write of `track.py sync`."""
+    old = Snapshot("uid", {"status": "RUNNING", "heartbeat": START}, {"loss": Column([1], [0.5], [START])})
+    later: dict[str, Any] = {"status": "COMPLETED", "heartbeat": START, "stop_time": START}
+    if not ended:
+        later = {"status": "RUNNING", "heartbeat": START + timedelta(seconds=10)}
+    new = Snapshot("uid", later, {"loss": Column([1, 2], [0.5, 0.6], [START, START])})
+    for run in (old, new, old):
+        Store(db.client, db.name).save(run)
+    (entry,) = db["runs"].find()
+    assert entry["status"] == later["status"] and later["heartbeat"] - entry["heartbeat"] < timedelta(milliseconds=1)
+    assert db["metrics"].find_one()["steps"] == [1, 2]
