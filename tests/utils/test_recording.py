@@ -269,6 +269,20 @@ def test_a_run_in_the_database(tmp_path: Path, wire: Wire, db: Any) -> None:
     assert record.metrics["loss"].values.tolist() == own.metrics["loss"].values.tolist() and record.task == own.task
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_late_heartbeat_is_delivered(tmp_path: Path, wire: Wire, db: Any, joined: bool) -> None:
+    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
+    experiment.points(3)
+    experiment.beat()
+    for observer in experiment.observers:
+        observer.completed_event(START + timedelta(seconds=9), None)
+    if joined:
+        experiment.observers[1].join()
+    experiment.points(2)
+    experiment.beat()
+    assert check(db, experiment)["status"] == "COMPLETED"
+
+
 def test_runs_are_numbered_and_share_their_sources(tmp_path: Path, wire: Wire, db: Any) -> None:
     db["runs"].insert_one({"_id": 7, "config": {}})
     experiments = [Experiment(tmp_path / "runs", f"{wire.url}/{db.name}", seed=seed) for seed in (1, 2, 3)]
