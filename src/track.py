@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -155,7 +156,7 @@ def best(runs: Sequence[RunRecord], metric: str | None, n: int) -> None:
         raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}")
     for (task, name), scored in sorted(tasks.items()):
         print(f"{task}: {name}, mean of the last {LAST}")
-        top = sorted(scored, key=lambda one: -one[0])[:n]
+        top = sorted(scored, key=lambda one: -one[0] if not math.isnan(one[0]) else math.inf)[:n]
         seeds = [["  " + number(v), r.algorithm, f"seed {r.seed}", r.status, r.source] for v, r in top]
         print(columns(seeds))
 

@@ -7,7 +7,7 @@ import math
 import shutil
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from utils.progress import Progress
@@ -106,8 +106,18 @@ class Logger:
                 self._run.info.setdefault(f"{key}_T", []).append(t)
                 self._run.info.setdefault(key, []).append(number)
             self._run.log_scalar(key, number, t)
+        if self.trackers:
+            self._track(lambda tracker: tracker.log(key, number, t))
+
+    def _track(self, work: Callable[[Tracker], None]) -> None:
+        """A tracker that fails, as on a full disk, is left out from then on: the run goes on."""
         for tracker in self.trackers:
-            tracker.log(key, number, t)
+            try:
+                work(tracker)
+            except Exception as error:
+                self.trackers = [other for other in self.trackers if other is not tracker]
+                name, kind = type(tracker).__name__, type(error).__name__
+                self.console_logger.warning("%s: the run goes on without it: %s: %s", name, kind, error)
 
     def latest(self) -> dict[str, float]:
         """The last value of each metric."""
@@ -133,8 +143,7 @@ class Logger:
         """Take the live display down, and close TensorBoard's and W&B's files. Twice is fine."""
         if self.display is not None:
             self.display.stop()
-        for tracker in self.trackers:
-            tracker.close()
+        self._track(lambda tracker: tracker.close())
         self.trackers = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +84,7 @@ class WandB:
 
     def close(self) -> None:
         self._send()
-        self.run.finish()
+        self.run.finish(exit_code=int(sys.exc_info()[0] is not None))  # a run that crashes is "failed" there, too
 
 
 def group_name(config: Mapping[str, Any]) -> str:

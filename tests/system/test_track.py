@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,12 @@ def test_best_is_in_order(runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "test_return_mean" in head and "seed 2" in first and "tuned" in first
     assert track.main(["best", "--metric", "nothing"]) == 2
     assert "none of these runs has nothing" in capsys.readouterr().err
+
+
+def test_a_run_that_diverged_is_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sr.write(runs / "results/sacred/iql/1", sr.record(sr.configuration("iql", 1), sr.tests(math.nan)))
+    assert track.main(["best", "results/sacred/iql", "results/sacred/qmix"]) == 0
+    assert [line.split()[1] for line in lines(capsys)[1:]] == ["tuned", "qmix", "iql"]
 
 
 @pytest.mark.parametrize(("answer", "left"), [("yes", 1), ("y", 3), ("", 3)])

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.settings import config
 
 from utils.logging import Logger
-from utils.trackers import group_name, open_trackers
+from utils.trackers import WandB, group_name, open_trackers
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -72,6 +73,46 @@ def test_a_tracker_that_cannot_be_opened_is_left_out(
     monkeypatch.setattr("utils.trackers.TensorBoard", fails)
     assert open_trackers(config(use_tensorboard=True), "run", logging.getLogger("test")) == []
     assert "use_tensorboard" in caplog.text and "no space" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["log", "close"])
+def test_a_tracker_that_fails_is_left_out(caplog: pytest.LogCaptureFixture, method: str) -> None:
+    class Memory:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def log(self, *point: Any) -> None:
+            self.seen.append(point)
+
+        def close(self) -> None:
+            self.seen.append("closed")
+
+    class Failing(Memory):
+        def fails(self, *args: Any) -> None:
+            raise OSError("no space")
+
+    failing, good = Failing(), Memory()
+    setattr(failing, method, failing.fails)
+    logger = Logger(logging.getLogger("test"))
+    logger.trackers = [failing, good]
+    for t in (1, 2):
+        logger.log_stat("loss", 0.5, t)
+    logger.finish()
+    assert good.seen == [("loss", 0.5, 1), ("loss", 0.5, 2), "closed"]
+    assert caplog.text.count("Failing: the run goes on without it: OSError: no space") == 1
+    assert failing.seen == ([] if method == "log" else good.seen[:2])
+
+
+def test_wandb_learns_that_a_run_has_failed() -> None:
+    seen: list[int] = []
+    tracker = WandB.__new__(WandB)
+    tracker.run, tracker.row = SimpleNamespace(finish=lambda exit_code: seen.append(exit_code)), {}
+    tracker.close()
+    try:
+        raise ValueError
+    except ValueError:
+        tracker.close()
+    assert seen == [0, 1]
 
 
 def test_the_group_is_that_of_a_curve() -> None:
