@@ -407,6 +407,23 @@ def test_a_database_that_was_emptied(tmp_path: Path, wire: Wire, db: Any) -> Non
     assert db["fs.files"].count_documents({}) == 1
 
 
+def test_a_file_is_one_piece_and_written_again_where_it_was_cut_off(tmp_path: Path, wire: Wire, db: Any) -> None:
+    """Omniboard hands out the first piece alone. A write that was cut off leaves pieces and no entry."""
+    import gridfs
+
+    path = tmp_path / "checkpoint.zip"
+    path.write_bytes(bytes(range(256)) * 2000)  # twice as long as a usual piece
+    run = {"uid": "uid", "document": {"status": "RUNNING"}, "metrics": {}, "artifacts": [(path.name, path)]}
+    for _ in range(2):
+        Store(db.client, db.name).save(Snapshot(**run))
+        (artifact,) = db["runs"].find_one()["artifacts"]
+        assert gridfs.GridFS(db).get(artifact["file_id"]).read() == path.read_bytes()
+        assert db["fs.chunks"].count_documents({}) == 1
+        db["fs.files"].delete_many({})
+    Store(db.client, db.name).remove(1)
+    assert db["fs.chunks"].count_documents({}) == db["runs"].count_documents({}) == 0
+
+
 def test_two_writers_of_one_run_double_nothing(wire: Wire, db: Any) -> None:
     """`track.py sync` beside a run that goes on: what one of them knows of the database is out of date."""
     run = Snapshot("uid", {"status": "RUNNING"}, {"loss": Column([], [], [])})
