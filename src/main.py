@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 try:
     import yaml
 
-    from utils.config import ConfigError, available, compose, describe, require_environment
+    from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, Address, address, hide
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
@@ -35,13 +35,8 @@ PACKAGES = (
 )  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; python src/main.py --help explains")
-
-
 def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python src/main.py",
         description="Train a multi-agent algorithm on an environment.",
         epilog="example: python src/main.py --config=mmsa --env-config=sc2v2 with env_args.map_name=protoss_5_vs_5 "
@@ -345,6 +340,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 1 failed, 2 wrong arguments or configuration, 130 stopped by Ctrl-C."""
     try:
         options = parser().parse_intermixed_args(bare_options(sys.argv[1:] if argv is None else argv))
+        sys.argv = [hide(word) for word in sys.argv]  # W&B, for one, records them
         if options.epymarl is not None:
             upstream(options)
         if options.list:

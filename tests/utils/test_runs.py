@@ -216,10 +216,13 @@ def test_a_damaged_document_is_reported(mongo: Any) -> None:
     assert problems == ["mongodb://host/lab run 1: it has no configuration"]
 
 
-@pytest.mark.parametrize("password", ["secret", "sec%40ret", "se:cret@x", "sec/ret"])
-def test_credentials_are_never_shown(password: str) -> None:
+@pytest.mark.parametrize(
+    ("password", "shown"),
+    [("secret", "host:1/lab"), ("sec%40ret", "host:1/lab"), ("se:cret@x", "host:1/lab"), ("sec/ret", "***")],
+)
+def test_credentials_are_never_shown(password: str, shown: str) -> None:
     url = f"mongodb://user:{password}@host:1/lab?tlsCertificateKeyFilePassword=secret"
-    assert without_credentials(url) == "mongodb://host:1/lab"
+    assert without_credentials(url) == f"mongodb://{shown}"
 
 
 @pytest.mark.parametrize(
