@@ -301,7 +301,7 @@ def test_nothing_that_decides_a_result_is_ignored() -> None:
     assert records.RECORDING == {
         "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval", "save_model",
         "save_model_interval", "record_checkpoint", "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project",
-        "wandb_team",
+        "wandb_team", "checkpoint_interval", "keep_checkpoints", "keep_finished",
     }  # fmt: skip
     machine = {"seed", "render", "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only"}
     assert grouping.NOT_COMPARED == records.RECORDING | machine
