@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import textwrap
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch as th
 
 import envs
@@ -23,8 +21,9 @@ from components.transforms import OneHot
 from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
 from runners import REGISTRY as r_REGISTRY
-from utils.allocator import keep_freed_memory
+from runners.pipelined_runner import PipelinedRunner
 from utils.logging import Logger, task_name
+from utils.process import prepare
 
 
 def run(_run: Any, config: Mapping[str, Any], log: Any) -> None:
@@ -36,7 +35,7 @@ def run(_run: Any, config: Mapping[str, Any], log: Any) -> None:
     logger.setup_trackers(config, args.unique_token)
     runner = None
     try:
-        runner = r_REGISTRY[args.runner](args=args, logger=logger)
+        runner = make_runner(args, logger)
         buffer, learner = build(args, runner, logger)
         announce(args, runner, buffer, logger)
         if args.checkpoint_path:
@@ -95,13 +94,14 @@ def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
     args.device = "cuda" if args.use_cuda else "cpu"
     task = task_name(config) + envs.simulator_suffix(config)
     args.unique_token = f"{args.name}_seed{args.seed}_{task}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
-    th.set_num_threads(args.torch_threads)
-    keep_freed_memory()
-    th.backends.cudnn.allow_tf32 = False  # a GRU in full float32 on a GPU too
-    random.seed(args.seed)
-    np.random.seed(args.seed)
-    th.manual_seed(args.seed)
+    prepare(args)
     return args
+
+
+def make_runner(args: SimpleNamespace, logger: Logger) -> Any:
+    """The runner of args.runner; with args.pipeline it plays in another process while this one trains."""
+    pipelined = args.pipeline and not args.evaluate
+    return (PipelinedRunner if pipelined else r_REGISTRY[args.runner])(args=args, logger=logger)
 
 
 def build(args: SimpleNamespace, runner: Any, logger: Logger) -> tuple[ReplayBuffer, Any]:

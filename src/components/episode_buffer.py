@@ -170,6 +170,13 @@ class EpisodeBatch:
             self.device = device
         return self
 
+    def share_memory(self) -> EpisodeBatch:
+        """Moves every field to memory that processes share; returns itself."""
+        for tensor in self._data.values():
+            tensor.share_memory_()
+        self._views = {}
+        return self
+
     def max_t_filled(self) -> int:
         """Number of filled steps of the longest episode."""
         return int(self._data["filled"].sum(1).max())

@@ -133,6 +133,11 @@ def find_spec(key: str) -> Any:
         raise ValueError(f"{key} is no known environment.{nearest(key, names)}") from error
 
 
+def _for_all(flag: Any) -> bool:
+    """One flag of the episode, where an environment may give one for each agent."""
+    return flag if isinstance(flag, bool) else bool(np.all(flag))
+
+
 class GymmaEnv(MultiAgentEnv):
     """A gymnasium environment behind the contract.
 
@@ -234,9 +239,8 @@ class GymmaEnv(MultiAgentEnv):
             actions = [a + first for a, first in zip(actions, self._first_action, strict=True)]
         self._raw, rewards, terminated, truncated, info = self._env.step(actions)
         self._t += 1
-        if not isinstance(terminated, bool):
-            terminated = bool(np.all(terminated))
-        truncated = not terminated and (self._t >= self.episode_limit or bool(np.all(truncated)))
+        terminated = _for_all(terminated)
+        truncated = not terminated and (self._t >= self.episode_limit or _for_all(truncated))
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 
     def _reward(self, rewards: Any) -> float | list[float]:

@@ -6,7 +6,7 @@ Shapes: E environments, T = episode_limit + 1 steps, N agents.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from types import SimpleNamespace
 from typing import Any
@@ -64,12 +64,24 @@ class EpisodeRunner:
         self.train_stats = EpisodeStats()
         self.test_stats = EpisodeStats()
         self._last_log_t: int | None = None
-        self._used = 0  # steps of the batch that the last run wrote
 
-    def setup(self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess, mac: Any) -> None:
+    def setup(
+        self,
+        scheme: Scheme,
+        groups: Mapping[str, int],
+        preprocess: Preprocess,
+        mac: Any,
+        batches: Sequence[EpisodeBatch] | None = None,
+    ) -> None:
+        """`batches` (made by new_batch; default: one) are written in turn by training runs."""
         self.mac = mac
-        self.batch = EpisodeBatch(scheme, groups, self.batch_size, self.episode_limit + 1, preprocess=preprocess)
-        self._fields = [self.batch.numpy(key) for key in (*scheme, "filled")]
+        self.batches = batches or [self.new_batch(scheme, groups, preprocess)]
+        self._written = (*scheme, "filled")  # the fields of a batch that runs write
+        self._used = [0] * len(self.batches)  # steps of each batch that its last run wrote
+        self._at = 0  # the batch of the next run
+
+    def new_batch(self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess) -> EpisodeBatch:
+        return EpisodeBatch(scheme, groups, self.batch_size, self.episode_limit + 1, preprocess=preprocess)
 
     def get_env_info(self) -> dict[str, int]:
         env = self.env
@@ -89,21 +101,26 @@ class EpisodeRunner:
         wanted = np.ones(self.batch_size, dtype=bool)
         if test_mode:
             wanted[self.args.test_nepisode - len(self.test_stats.returns) :] = False
-        for field in self._fields:
-            field[:, : self._used] = 0
-        self._used = 0
+        at = self._at
+        batch = self.batch = self.batches[at]
+        fields = [batch.numpy(key) for key in self._written]
+        for field in fields:
+            field[:, : self._used[at]] = 0
+        self._used[at] = 0
         lengths = np.zeros(self.batch_size, dtype=np.int64)
         infos: dict[int, dict[str, Any]] = {}
         self._play(wanted, lengths, infos, test_mode)
         while lost := [i for i, info in infos.items() if info.get(envs.EPISODE_LOST)]:
-            for field in self._fields:
-                field[lost, : self._used] = 0
+            for field in fields:
+                field[lost, : self._used[at]] = 0
             wanted[:] = False
             wanted[lost] = True
             self._play(wanted, lengths, infos, test_mode)
-        returns = self.batch.numpy("reward")[:, : self._used - 1].sum(1, dtype=np.float64)
+        returns = batch.numpy("reward")[:, : self._used[at] - 1].sum(1, dtype=np.float64)
         self._record(lengths, infos, returns, test_mode)
-        return self.batch
+        if not test_mode:
+            self._at = (at + 1) % len(self.batches)
+        return batch
 
     def _play(self, wanted: np.ndarray, lengths: np.ndarray, infos: dict[int, dict[str, Any]], test_mode: bool) -> None:
         """An episode in each of the wanted environments (E,): their rows of the batch, lengths and final infos."""
@@ -140,7 +157,7 @@ class EpisodeRunner:
                 live = np.flatnonzero(active)
                 if not len(live):
                     break
-        self._used = max(self._used, t + 1)
+        self._used[self._at] = max(self._used[self._at], t + 1)
 
     def _record(self, lengths: np.ndarray, infos: Mapping[int, Mapping], returns: np.ndarray, test_mode: bool) -> None:
         stats = self.test_stats if test_mode else self.train_stats

@@ -41,6 +41,7 @@ class HostConfig(BaseModel):
     runner: Literal["episode", "parallel"]
     batch_size_run: Positive
     env_workers: Count
+    pipeline: bool
     action_selector: Name
     epsilon_start: Share
     epsilon_finish: Share
@@ -184,6 +185,8 @@ def _on_policy(config: dict[str, Any]) -> dict[str, str]:
         wrong["agent_output_type"] = "must be 'pi_logits' with learner=ppo_learner, which learns policies"
     if config["mixer"] is not None:
         wrong["mixer"] = "must be null with learner=ppo_learner, which has no action values to mix"
+    if config["pipeline"]:
+        wrong["pipeline"] = "must be false with learner=ppo_learner, which learns from the present policy only"
     if config["sequence_length"] is not None:
         wrong["sequence_length"] = "must be null with learner=ppo_learner, which trains on whole episodes"
     return wrong

@@ -240,14 +240,15 @@ def test_the_same_seed_gives_the_same_metrics(tree: Path) -> None:
     assert len(first["loss"]) > 1 and first == again and first["loss"] != other["loss"]
 
 
-def test_mmsa_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pipeline", [False, True])
+def test_mmsa_repeats_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline: bool) -> None:
     """Two vectorised runs of one seed, with everything of MMSA in use, record the same values at the same steps."""
     monkeypatch.chdir(tmp_path)
     words = "--config=mmsa --env-config=gymma with seed=5 t_max=1000 runner=parallel batch_size_run=3 batch_size=4 "
     words += (
         "env_steps_per_update=20 target_update_interval_or_tau=3 test_interval=200 test_nepisode=4 log_interval=200 "
     )
-    words += f"learner_log_interval=20 runner_log_interval=50 env_args.key={KEY}"
+    words += f"learner_log_interval=20 runner_log_interval=50 env_args.key={KEY} pipeline={pipeline}"
     for _ in range(2):
         assert main.main(words.split()) == 0
     first, again = (json.loads(path.read_text()) for path in sorted(tmp_path.glob("results/sacred/mmsa/*/*/info.json")))

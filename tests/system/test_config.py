@@ -201,6 +201,7 @@ PPO = [
         ("agent_output_type=q action_selector=epsilon_greedy", ["agent_output_type = 'q'", "'pi_logits'"]),
         ("mixer=vdn", ["mixer = 'vdn'", "must be null"]),
         ("sequence_length=5", ["sequence_length = 5", "whole episodes"]),
+        ("pipeline=true", ["pipeline = True", "must be false", "learner=ppo_learner"]),
     ],
 )
 def test_what_ppo_asks_of_its_settings(

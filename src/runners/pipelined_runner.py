@@ -1,0 +1,241 @@
+"""Plays the next episodes in a process of its own while the learner trains (`pipeline: true`).
+
+    main process    learn from episodes k            learn from episodes k+1          ...
+    collector       play k+1 with the networks       play k+2 with the networks       ...
+                    after the learning from k-1      after the learning from k
+
+The lag is always one `run`, however fast either process is, so a run with the same seed is the same run. Tests use the
+networks of their moment. Networks and episodes are handed over in shared memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from multiprocessing.connection import Connection, wait
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import multiprocessing
+
+from components.episode_buffer import EpisodeBatch, Preprocess, Scheme, complete_scheme
+from controllers import REGISTRY as mac_REGISTRY
+from runners.episode_runner import EpisodeRunner
+from utils.hosts import register_environment, register_plugin
+from utils.process import prepare
+
+END = signal.SIGUSR1  # ends the collector in the middle of an episode; its environments are closed
+Metrics = list[tuple[str, float, int]]  # name, value, environment step
+
+
+class CollectorError(RuntimeError):
+    """The process that plays episodes raised (its traceback is in the message), or it died."""
+
+
+class Played(NamedTuple):
+    """What a `run` of the collector ended with."""
+
+    batch: int  # which of the shared batches holds the episodes
+    t_env: int
+    metrics: Metrics
+
+
+class PipelinedRunner:
+    """An EpisodeRunner in another process, one `run` ahead. To the training loop it is an EpisodeRunner.
+
+    `t_env` counts the steps of the episodes that were handed out.
+    """
+
+    def __init__(self, args: SimpleNamespace, logger: Any) -> None:
+        self.args, self.logger = args, logger
+        self.batch_size: int = args.batch_size_run
+        self.t_env = 0
+        self._under_way = False  # a training episode is being played
+        self._ahead: Played | None = None  # one that was waited for before its turn, by a test
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        there = copy.copy(args)
+        there.device, there.use_cuda, there.torch_threads = "cpu", False, 1
+        # No daemon: those may start no processes, and environments may live in workers.
+        self._process = context.Process(target=_collect, args=(theirs, there), name="collector")
+        try:
+            self._process.start()
+            theirs.close()  # else the end of the collector would not be seen here
+            self.env, self._sizes = self._receive()
+        except BaseException:
+            self.close_env()
+            raise
+
+    @property
+    def collector_pid(self) -> int | None:
+        return self._process.pid
+
+    def setup(self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess, mac: Any) -> None:
+        self.mac = mac
+        self._send("setup", scheme, groups, preprocess)
+        self._batches, self._their_networks = self._receive()
+
+    def get_env_info(self) -> dict[str, int]:
+        return dict(self._sizes)
+
+    def run(self, test_mode: bool = False) -> EpisodeBatch:
+        """As EpisodeRunner.run. Training episodes were played with the networks of the call before."""
+        if test_mode:
+            if self._under_way:
+                self._ahead = self._finish()
+            self._hand_over_networks()
+            self._send("play", self.t_env, True)
+            played = self._receive()
+        else:
+            if not self._under_way and self._ahead is None:
+                self._start(self.t_env)
+            played, self._ahead = self._ahead or self._finish(), None
+            self.t_env = played.t_env
+            if self.t_env <= self.args.t_max:
+                self._start(self.t_env)
+        for name, value, t in played.metrics:
+            self.logger.log_stat(name, value, t)
+        return self._batches[played.batch]
+
+    def save_replay(self) -> None:
+        self._send("save_replay")
+        self._receive()
+
+    def close_env(self) -> None:
+        """Ends the collector, whatever it is doing. Twice is fine."""
+        self._pipe.close()
+        pid = self._process.pid
+        if pid is None or not self._process.is_alive():
+            return
+        if self._under_way:
+            os.kill(pid, END)
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _start(self, t_env: int) -> None:
+        self._hand_over_networks()
+        self._send("play", t_env, False)
+        self._under_way = True
+
+    def _finish(self) -> Played:
+        played = self._receive()
+        self._under_way = False
+        return played
+
+    @th.no_grad()
+    def _hand_over_networks(self) -> None:
+        """Only while the collector waits for a command."""
+        for name, tensor in self.mac.agent.state_dict().items():
+            self._their_networks[name].copy_(tensor)
+
+    def _send(self, command: str, *what: Any) -> None:
+        try:
+            self._pipe.send((command, *what))
+        except OSError:
+            self._dead()
+
+    def _receive(self) -> Any:
+        try:
+            fine, answer = self._pipe.recv()
+        except (EOFError, OSError):  # the pipe closes at the moment the process ends
+            self._dead()
+        if not fine:
+            raise CollectorError(answer)
+        return answer
+
+    def _dead(self) -> None:
+        self._process.join(timeout=5)
+        code = self._process.exitcode
+        how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
+        raise CollectorError(f"the process {self._process.pid}, which plays the episodes, {how}")
+
+
+class _Metrics:
+    """The logger of the collector: keeps the metrics until they are handed over."""
+
+    def __init__(self) -> None:
+        self.metrics: Metrics = []
+
+    def log_stat(self, key: str, value: float, t: int) -> None:
+        self.metrics.append((key, float(value), t))
+
+    def take(self) -> Metrics:
+        taken, self.metrics = self.metrics, []
+        return taken
+
+
+class _Collector:
+    """The other side of PipelinedRunner; each method but close answers one of its commands."""
+
+    def __init__(self, args: SimpleNamespace) -> None:
+        if args.plugin:
+            register_plugin(args.plugin)
+        if args.env_module:
+            register_environment(args.env_module)
+        prepare(args)
+        self.args, self.logger = args, _Metrics()
+        self.runner = EpisodeRunner(args, self.logger)
+
+    def sizes(self) -> tuple[SimpleNamespace, dict[str, int]]:
+        env, sizes = self.runner.env, self.runner.get_env_info()
+        vars(self.args).update(sizes)
+        return SimpleNamespace(backend=env.backend, banner=env.banner, info=dict(env.info)), sizes
+
+    def setup(
+        self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess
+    ) -> tuple[list[EpisodeBatch], dict[str, th.Tensor]]:
+        mac = mac_REGISTRY[self.args.mac](complete_scheme(scheme, preprocess), groups, self.args)
+        # Two: while the main process reads one, the other is written.
+        batches = [self.runner.new_batch(scheme, groups, preprocess).share_memory() for _ in range(2)]
+        self.runner.setup(scheme, groups, preprocess, mac, batches)
+        return batches, {name: tensor.share_memory_() for name, tensor in mac.agent.state_dict().items()}
+
+    def play(self, t_env: int, test_mode: bool) -> Played:
+        self.runner.t_env = t_env
+        batch = self.runner.run(test_mode)
+        at = next(i for i, one in enumerate(self.runner.batches) if one is batch)
+        return Played(at, self.runner.t_env, self.logger.take())
+
+    def save_replay(self) -> None:
+        self.runner.save_replay()
+
+
+def _collect(pipe: Connection, args: SimpleNamespace) -> None:
+    """Main function of the collector: answers commands until the main process closes the pipe."""
+    # Ctrl-C and a scheduler's SIGTERM are for the main process, which then ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(END, lambda *_: sys.exit())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    collector: _Collector | None = None
+    command, what = "sizes", ()
+    try:
+        while True:
+            try:
+                if collector is None:
+                    collector = _Collector(args)
+                answer = True, getattr(collector, command)(*what)
+            except Exception:
+                answer = False, f"in the process {os.getpid()}, which plays the episodes:\n{traceback.format_exc()}"
+            pipe.send(answer)
+            command, *what = pipe.recv()
+    except (EOFError, OSError):
+        pass  # the main process has closed the pipe, or is gone
+    finally:
+        if collector is not None:
+            collector.runner.close_env()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
