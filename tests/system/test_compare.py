@@ -553,3 +553,11 @@ def test_without_ray(stage: Stage, capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
     assert compare.main([*stage.words, "--ray", "auto"]) == 2
     assert 'pip install "epymarl-mmsa[ray]"' in capsys.readouterr().err and not stage.out.exists()
+
+
+@pytest.mark.parametrize("words", [["--bogus"], ["--jobs"], ["--report"], []])
+def test_no_message_quotes_the_password(stage: Stage, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    url = "mongodb://me:s3cret@127.0.0.1:1/lab?serverSelectionTimeoutMS=50"
+    assert compare.main([*words, url, "--out=x"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and "s3cret" not in output.err + output.out

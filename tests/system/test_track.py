@@ -14,7 +14,6 @@ import pytest
 import support.sacred_runs as sr
 from support.mongo_wire import StandIn, Wire
 
-import compare
 import main
 import track
 from utils import recording
@@ -127,14 +126,6 @@ def test_nobody_finds_the_password_in_the_words_of_the_command(tree: Path, monke
     monkeypatch.setattr(sys, "argv", ["main.py", *RUN, "--mongo", "mongodb://me:s3cret@host/lab", "with", "seed=1"])
     assert main.main() == 0
     assert seen == ["main.py", *RUN, "--mongo", "mongodb://host/lab", "with", "seed=1"]
-
-
-@pytest.mark.parametrize("words", [["--bogus"], ["--jobs"], ["--report"], []])
-def test_nor_does_one_of_compare(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    url = "mongodb://me:s3cret@127.0.0.1:1/lab?serverSelectionTimeoutMS=50"
-    assert compare.main([*words, url, "--out=x"]) == 2
-    output = capsys.readouterr()
-    assert output.err.startswith("error: ") and "s3cret" not in output.err + output.out
 
 
 # --- track.py ---

@@ -354,6 +354,29 @@ def test_a_server_that_was_never_there(tmp_path: Path, caplog: pytest.LogCapture
     assert "s3cret" not in everything and "me:" not in everything
 
 
+def test_pauses_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    enough = threading.Event()
+    seen: list[float | None] = []
+
+    class Pauses(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            seen.append(timeout)
+            if len(seen) == 5:
+                enough.set()
+            return super().wait(0.001)
+
+    def started(self: Delivery, *args: Any, **kwargs: Any) -> None:
+        self.ending = Pauses()
+        begin(self, *args, **kwargs)
+
+    begin = Delivery.started_event
+    monkeypatch.setattr(Delivery, "started_event", started)
+    experiment = Experiment(tmp_path / "runs", "mongodb://127.0.0.1:1/lab?serverSelectionTimeoutMS=10")
+    assert enough.wait(60)
+    experiment.end()
+    assert seen[:5] == [0.01, 0.02, 0.04, 0.05, 0.05]
+
+
 def test_a_wrong_password(tmp_path: Path, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
     where = f"mongodb://me:{SECRET}@127.0.0.1:{wire.port}/lab"
     experiment = Experiment(tmp_path / "runs", where)
