@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,17 @@ def test_names_stay_within_their_folder() -> None:
 
 
 # --- signals, to real processes ---
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A training that does not end by itself, once it trains."""
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a training that does not end by itself, and waits for its first checkpoint."""
+    started: list[subprocess.Popen[str]] = []
+    yield lambda *words: _start(tmp_path, started, *words)
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def _start(folder: Path, started: list[subprocess.Popen[str]], *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "src" / "main.py"), "--config=qmix", "--env-config=gymma", "with"]
     command += f"env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
     process = subprocess.Popen(
@@ -241,6 +251,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    started.append(process)
     assert process.stderr is not None
     for line in process.stderr:
         if "checkpoint at step" in line:
@@ -272,9 +283,9 @@ def gone(pids: list[int]) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, number: signal.Signals) -> None:
+def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, start: Any, number: signal.Signals) -> None:
     words = ["checkpoint_interval=300", "runner=parallel", "batch_size_run=2", "env_workers=2"]
-    process = start(tmp_path, *words)
+    process = start(*words)
     below = children(process.pid)
     assert len(below) >= 2
     os.killpg(process.pid, number)  # as a scheduler or a terminal does: to workers, too
@@ -298,9 +309,9 @@ def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, numb
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("twice", [True, False])
-def test_twice_or_killed_it_ends_at_once_and_leaves_no_process(tmp_path: Path, twice: bool) -> None:
-    words = ["checkpoint_interval=300", "runner=parallel", "batch_size_run=2", "env_workers=2", "test_nepisode=100000"]
-    process = start(tmp_path, *words)
+def test_twice_or_killed_it_ends_at_once_and_leaves_no_process(start: Any, twice: bool) -> None:
+    words = ["checkpoint_interval=300", "runner=parallel", "batch_size_run=2", "env_workers=2"]
+    process = start(*words)
     below = children(process.pid)
     if twice:
         os.kill(process.pid, signal.SIGSTOP)  # so that both are there before it acts
