@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -29,21 +28,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
 TASK = "Foraging-8x8-2p-3f-v3"
-# Upstream imports smaclite, which is on no package registry, whatever the task.
-LAUNCH = "import runpy, sys, types; sys.modules['smaclite'] = types.ModuleType('smaclite'); sys.argv = sys.argv[1:]; "
-LAUNCH += (
-    "import os; sys.path.insert(0, os.path.dirname(sys.argv[0])); runpy.run_path(sys.argv[0], run_name='__main__')"
-)
 
 
-def steps_per_second(main: Path, results: Path, arguments: list[str], launch: bool) -> float:
-    """Trains through a host's own main.py and reads the rate, start-up left out, off the time stamps of the run's
-    metrics.
-    """
-    command = [sys.executable, *(["-c", LAUNCH] if launch else []), str(main), *arguments]
-    done = subprocess.run(
-        command, cwd=main.parents[1], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+def steps_per_second(results: Path, arguments: list[str]) -> float:
+    """Trains and reads the rate, start-up left out, off the time stamps of the run's metrics."""
+    command = [sys.executable, str(ROOT / "src/main.py"), *arguments, f"local_results_path={results}"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     newest = max(results.rglob("metrics.json"), key=lambda p: p.stat().st_mtime)
@@ -79,26 +69,17 @@ def training_rows() -> list[Row]:
 
 
 def end_to_end(row: Row, pairs: int, t_max: int, epymarl: Path | None) -> None:
-    common = [f"t_max={t_max}", "test_interval=100000000", "runner_log_interval=1000", "seed=1"]
-
-    def arguments(words: list[str], key: str) -> list[str]:
-        options = [word for word in words if word.startswith("--")]
-        values = [word for word in words if not word.startswith("--")]
-        return [*options, "--env-config=gymma", "with", *values, *common, f"env_args.key={key}"]
-
+    common = [f"env_args.key=lbforaging:{TASK}", f"t_max={t_max}", "test_interval=100000000"]
+    common += ["runner_log_interval=1000", "seed=1"]
     rates: dict[str, list[float]] = {name: [] for name in row.ours}
     other: list[float] = []
-    with tempfile.TemporaryDirectory() as tmp:
+    with tempfile.TemporaryDirectory() as folder:
         for _ in range(pairs):
             for name, words in row.ours.items():
-                given = [*arguments(words, TASK), f"local_results_path={tmp}/ours"]
-                rates[name].append(steps_per_second(ROOT / "src/main.py", Path(tmp, "ours"), given, False))
+                rates[name].append(steps_per_second(Path(folder, "ours"), [*_words(words), *common]))
             if epymarl:
-                copy = Path(tmp, "upstream")  # it writes its results beside its source
-                if not copy.exists():
-                    shutil.copytree(epymarl / "src", copy / "src")
-                given = arguments(row.theirs, f"lbforaging:{TASK}")
-                other.append(steps_per_second(copy / "src/main.py", copy / "results", given, True))
+                given = [f"--epymarl={epymarl}", *_words(row.theirs), *common]
+                other.append(steps_per_second(Path(folder, "upstream"), given))
     for name, own in rates.items():
         line = f"{f'{row.label} {name}':<52} {statistics.median(own):7.0f} steps/s"
         if other:
@@ -155,6 +136,12 @@ def acting(pairs: int, seconds: float, n_envs: int) -> None:
         f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}, {pairs} times)",
         flush=True,
     )
+
+
+def _words(arguments: list[str]) -> list[str]:
+    """Options first, then the task and `with`."""
+    options = [a for a in arguments if a.startswith("--")]
+    return [*options, "--env-config=gymma", "with", *[a for a in arguments if a not in options]]
 
 
 def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> None:

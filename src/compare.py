@@ -19,19 +19,15 @@ from main import overrides
 from utils import records
 from utils.attempts import LocalPool, Pool, locked
 from utils.conduct import Outcome, Overview, conduct
-from utils.config import ConfigError, parse_override
+from utils.config import ConfigError, Parser, parse_override
 from utils.experiments import Loaded, Run, default_jobs, load_experiment, plan
+from utils.mongo import hide
 from utils.progress import duration
 from utils.search import load_search
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; python src/compare.py --help explains")
-
-
 def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python src/compare.py",
         description="Run algorithms on tasks over seeds, and report on them. The same command goes on with what was "
         "interrupted: finished runs are kept, the others are started again.",
@@ -251,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         problems = error.problems
         message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {hide(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

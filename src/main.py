@@ -20,13 +20,14 @@ from typing import Any, NoReturn
 try:
     import yaml
 
-    from utils.config import ConfigError, available, compose, describe, require_environment
+    from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, Address, address, hide
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
 
 LOCAL_MONGO = "mongodb://127.0.0.1:27017"
 MONGO_VARIABLE = "SACRED_MONGO_URL"
+UPSTREAM_VARIABLE = "EPYMARL_PATH"
 # whose versions are recorded
 PACKAGES = (
     "torch", "numpy", "gymnasium", "lbforaging", "rware", "mpe2", "vmas", "mujoco", "gymnasium-robotics",
@@ -34,13 +35,8 @@ PACKAGES = (
 )  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; python src/main.py --help explains")
-
-
 def parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python src/main.py",
         description="Train a multi-agent algorithm on an environment.",
         epilog="example: python src/main.py --config=mmsa --env-config=sc2v2 with env_args.map_name=protoss_5_vs_5 "
@@ -56,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="URL[/DB]",
         help=f"record the run in MongoDB, too; without a value {LOCAL_MONGO}, without a database {DATABASE}. "
         f"{MONGO_VARIABLE} does the same and is not seen in a list of processes",
+    )
+    parser.add_argument(
+        "--epymarl",
+        metavar="PATH",
+        help="run in this checkout of upstream EPyMARL, which stays as it is, instead of our own core: mmsa or one of "
+        f"its own algorithms; without a value in the checkout that {UPSTREAM_VARIABLE} names",
     )
     parser.add_argument(
         "--watch",
@@ -85,13 +87,14 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def bare_mongo(argv: Sequence[str]) -> list[str]:
-    """--mongo with its address attached, so that a word after a bare one is not taken for it."""
+def bare_options(argv: Sequence[str]) -> list[str]:
+    """--mongo and --epymarl with their default attached, so that a word after a bare one is not taken for it."""
+    defaults = {"--mongo": LOCAL_MONGO, "--epymarl": os.environ.get(UPSTREAM_VARIABLE, "")}
     words = list(argv)
     for index, word in enumerate(argv):
         following = "".join(argv[index + 1 : index + 2])
-        if word == "--mongo" and (following in ("", "with") or following.startswith("-")):
-            words[index] = f"--mongo={LOCAL_MONGO}"
+        if word in defaults and (following in ("", "with") or following.startswith("-")):
+            words[index] = f"{word}={defaults[word]}"
     return words
 
 
@@ -310,10 +313,34 @@ def watch(options: argparse.Namespace) -> int:
     return player.watch(options.watch, options.out, episodes, overrides(options.words), options.trust or ())
 
 
+def upstream(options: argparse.Namespace) -> NoReturn:
+    """--epymarl: this process becomes the plugin's own command line. Our src is not on its path, since both hosts
+    call their modules the same."""
+    names = ("watch", "out", "episodes", "trust", "mongo")
+    if given := [f"--{name}" for name in names if getattr(options, name) is not None] + ["--check"] * options.check:
+        raise ConfigError(f"{', '.join(given)}: not with --epymarl")
+    if not options.epymarl:
+        raise ConfigError(f"--epymarl without a value takes the checkout that {UPSTREAM_VARIABLE} names; it is not set")
+    if os.environ.get(MONGO_VARIABLE):
+        print(f"{MONGO_VARIABLE} is not read with --epymarl: track.py sync uploads the record", file=sys.stderr)
+    command = [sys.executable, "-P", "-m", "mmsa", f"--epymarl={options.epymarl}"]
+    command += [f"--config={options.config}"] if options.config is not None else []
+    command += [f"--env-config={options.env_config}"] if options.env_config is not None else []
+    command += [f"--{name}" for name in ("list", "print-config") if getattr(options, name.replace("-", "_"))]
+    words = overrides(options.words)
+    path = [str(Path(__file__).parents[1] / "plugins"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    sys.stdout.flush()
+    os.execve(sys.executable, [*command, *(["with", *words] if words else [])], environment)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 1 failed, 2 wrong arguments or configuration, 130 stopped by Ctrl-C."""
     try:
-        options = parser().parse_intermixed_args(bare_mongo(sys.argv[1:] if argv is None else argv))
+        options = parser().parse_intermixed_args(bare_options(sys.argv[1:] if argv is None else argv))
+        sys.argv = [hide(word) for word in sys.argv]  # W&B, for one, records them
+        if options.epymarl is not None:
+            upstream(options)
         if options.list:
             print(listing())
             return 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from utils.config import ConfigError
+from utils.config import ConfigError, Parser
 from utils.grouping import METRICS
 from utils.logging import number
 from utils.mongo import (
@@ -30,7 +32,7 @@ from utils.mongo import (
     parse_time,
     run_uid,
 )
-from utils.runs import RunRecord, facts_of, load_runs, read_metrics
+from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files
 
 FOLDER = "results/sacred"
 MONGO_VARIABLE = "SACRED_MONGO_URL"
@@ -38,7 +40,7 @@ LAST = 5  # points at the end of a curve whose mean is a run's score
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python src/track.py", description="Runs that were recorded.")
+    parser = Parser(prog="python src/track.py", description="Runs that were recorded.")
     commands = parser.add_subparsers(dest="command", required=True)
     texts = {
         "ls": "a line for each run",
@@ -74,7 +76,7 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     problems: list[str] = []
     runs: list[RunRecord] = []
     for source in sources:
-        base, _, wanted = source.partition("#") if is_mongo(source) and "#" in source else (source, "", "")
+        base, wanted = divided(source)
         found = load_runs([base], problems)
         runs += [run for run in found if not wanted or run.source.endswith(f" run {wanted}")]
     for problem in problems:
@@ -82,8 +84,14 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     unique = list({run.source: run for run in runs}.values())
     kept = [run for run in unique if fits(run, options)]
     if not kept:
-        raise ConfigError(f"{hide(' '.join(sources))}: none of {len(unique)} runs is as wanted")
+        raise ConfigError(f"{' '.join(map(hide, sources))}: none of {len(unique)} runs is as wanted")
     return kept
+
+
+def divided(source: str) -> tuple[str, str]:
+    """mongodb://host/DB#3 as the database and the run in it; "" where the source names no single run."""
+    base, _, wanted = source.rpartition("#")  # a password may hold one, too
+    return (base, wanted) if is_mongo(source) and re.fullmatch(r"\w+", wanted) else (source, "")
 
 
 def fits(run: RunRecord, options: argparse.Namespace) -> bool:
@@ -148,7 +156,7 @@ def best(runs: Sequence[RunRecord], metric: str | None, n: int) -> None:
         raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}")
     for (task, name), scored in sorted(tasks.items()):
         print(f"{task}: {name}, mean of the last {LAST}")
-        top = sorted(scored, key=lambda one: -one[0])[:n]
+        top = sorted(scored, key=lambda one: -one[0] if not math.isnan(one[0]) else math.inf)[:n]
         seeds = [["  " + number(v), r.algorithm, f"seed {r.seed}", r.status, r.source] for v, r in top]
         print(columns(seeds))
 
@@ -168,7 +176,7 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
             shutil.rmtree(run.source)
     for source in sources:
         if is_mongo(source):
-            where = address(source.partition("#")[0], "RUN")
+            where = address(divided(source)[0], "RUN")
             mine = [run for run in runs if run.source.startswith(f"{where.shown} run ")]
             with_database(where.url, lambda store, mine=mine: [store.remove(run.run_id) for run in mine])
     print(f"{len(runs)} deleted")
@@ -189,16 +197,17 @@ def sync(runs: Sequence[RunRecord], url: str) -> None:
 
 
 def snapshot_of(folder: Path) -> Snapshot:
-    """The record in this folder, as it is to stand in a database."""
-    run, config, info = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) if (folder / f"{name}.json").exists() else {}
-        for name in ("run", "config", "info")
-    )
-    metrics = {
-        name: Column(entry["steps"], entry["values"], [parse_time(time) for time in entry["timestamps"]])
-        for name, entry in (read_metrics(folder) or {}).items()
-    }
-    return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), metrics, *files_of(folder, run))
+    """The record in this folder, as it is to stand in a database; without damaged metrics, which `chosen` has named."""
+    run, config, info, metrics = read_files(folder, [])
+    columns: dict[str, Column] = {}
+    for name, entry in metrics.items():
+        try:
+            steps, values, times = entry["steps"], numbers(entry["values"]), entry.get("timestamps") or []
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue
+        if len(steps) == len(values) and len(times) in (0, len(steps)):
+            columns[name] = Column(steps, values, [parse_time(time) for time in times])
+    return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), columns, *files_of(folder, run))
 
 
 def with_database(url: str, work: Any) -> None:
@@ -221,8 +230,8 @@ def with_database(url: str, work: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 0 done, 1 nothing was deleted, 2 wrong arguments or no such run."""
-    options = parser().parse_args(argv)
     try:
+        options = parser().parse_args(argv)
         if options.command == "sync":
             url = options.mongo or os.environ.get(MONGO_VARIABLE, "")
             if not url:

@@ -136,16 +136,8 @@ class EpisodeRunner:
         self._check_numbers()
         self._record(lengths, infos, returns, test_mode)
         if not test_mode:
-            self.use_next_batch()
+            self._at = (at + 1) % len(self.batches)
         return batch
-
-    def clear_batch_whole(self) -> None:
-        """At the next run that takes the present batch, in which there may be more than was counted."""
-        self._used[self._at] = self.episode_limit + 1
-
-    def use_next_batch(self) -> None:
-        """For the next run, since the present batch is still to be read."""
-        self._at = (self._at + 1) % len(self.batches)
 
     def _play(self, wanted: np.ndarray, lengths: np.ndarray, infos: dict[int, dict[str, Any]], test_mode: bool) -> None:
         """An episode in each of the wanted environments (E,): their rows of the batch, lengths and final infos."""
@@ -216,9 +208,8 @@ class EpisodeRunner:
         try:
             yield
         except BaseException:
-            self.test_stats.clear()
-            self.clear_batch_whole()
             self.env.episode = episode
+            self.test_stats.clear()
             th.set_rng_state(draws)
             if gpu_draws is not None:
                 th.cuda.set_rng_state(gpu_draws)
@@ -232,6 +223,9 @@ class EpisodeRunner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.t_env, self.env.episode, self._last_log_t = state["t_env"], state["episode"], state["last_log_t"]
         self.train_stats.load_state_dict(state["train_stats"])
+        self.test_stats.clear()
+        self._used = [self.episode_limit + 1] * len(self.batches)  # whatever the batches hold is cleared
+        self._at = 1 % len(self.batches)  # the first is for whoever restores it
 
     def save_replay(self) -> None:
         self.env.save_replay()

@@ -51,17 +51,17 @@ class Played(NamedTuple):
 class PipelinedRunner:
     """An EpisodeRunner in another process, one `run` ahead. To the training loop it is an EpisodeRunner.
 
-    `t_env` counts the steps of the episodes that were handed out. `before_step` is called before each `run`: what it
-    raises comes between two rollouts.
+    `t_env` counts the steps of the episodes that were handed out.
     """
 
     def __init__(self, args: SimpleNamespace, logger: Any) -> None:
         self.args, self.logger = args, logger
         self.batch_size: int = args.batch_size_run
         self.t_env = 0
-        self._under_way = False  # a training episode is being played
-        self._ahead: Played | None = None  # one that was waited for before its turn, by a test or a checkpoint
-        self.before_step: Callable[[], None] = lambda: None
+        self.before_step: Callable[[], None] = lambda: None  # as EpisodeRunner's, but before each `run`
+        self._under_way = False  # training episodes are being played
+        self._ahead: Played | None = None  # some that were waited for before their turn, by a test or a checkpoint
+        self._before_test: dict[str, Any] | None = None  # the collector's state
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         there = copy.copy(args)
@@ -81,10 +81,8 @@ class PipelinedRunner:
         return self._process.pid
 
     def setup(self, scheme: Scheme, groups: Mapping[str, int], preprocess: Preprocess, mac: Any) -> None:
-        self.mac = mac
-        self._written = (*scheme, "filled")
-        self._send("setup", scheme, groups, preprocess)
-        self._batches, self._their_networks = self._receive()
+        self.mac, self._stored = mac, (*scheme, "filled")
+        self._batches, self._their_networks = self._ask("setup", scheme, groups, preprocess)
 
     def get_env_info(self) -> dict[str, int]:
         return dict(self._sizes)
@@ -93,59 +91,56 @@ class PipelinedRunner:
         """As EpisodeRunner.run. Training episodes were played with the networks of the call before."""
         self.before_step()
         if test_mode:
-            if self._under_way:
-                self._ahead = self._finish()
+            self._wait()
+            if self._before_test is None:
+                self._before_test = self._ask("state_dict")
             self._hand_over_networks()
-            self._send("play", self.t_env, True)
-            played = self._receive()
+            played = self._ask("play", self.t_env, True)
         else:
             if not self._under_way and self._ahead is None:
-                self._start(self.t_env)
-            played, self._ahead = self._ahead or self._finish(), None
+                self._start()
+            self._wait()
+            assert self._ahead is not None
+            played, self._ahead = self._ahead, None
             self.t_env = played.t_env
-            if self.t_env <= self.args.t_max:
-                self._start(self.t_env)
+            self._start()
         for name, value, t in played.metrics:
             self.logger.log_stat(name, value, t)
         return self._batches[played.batch]
 
     @contextmanager
     def unless_cut_short(self) -> Iterator[None]:
-        """A test that is cut short leaves no trace in the collector; training episodes are played to their end."""
+        """As EpisodeRunner's: an error within leaves the runner as it was before, unless the collector has died."""
+        self._before_test = None
         try:
             yield
         except CollectorError:
             raise
         except BaseException:
-            self._send("forget_test")
-            self._receive()
+            if self._before_test is not None:
+                self._ask("load_state_dict", self._before_test)
             raise
 
     def state_dict(self) -> dict[str, Any]:
-        """Waits for the episodes that are under way: they are part of it, since older networks play them."""
-        if self._under_way:
-            self._ahead = self._finish()
-        self._send("state_dict")
-        state, ahead = self._receive(), None
+        """Waits for the episodes that are being played; they are part of it."""
+        self._wait()
+        ahead = None
         if self._ahead is not None:
-            batch, metrics = self._batches[self._ahead.batch], [list(metric) for metric in self._ahead.metrics]
-            fields = {key: batch[key].clone() for key in self._written}
-            ahead = {"fields": fields, "t_env": self._ahead.t_env, "metrics": metrics}
-        return {"t_env": self.t_env, "collector": state, "ahead": ahead}
+            batch = self._batches[self._ahead.batch]
+            fields = {key: batch[key].clone() for key in self._stored}
+            ahead = {"fields": fields, "t_env": self._ahead.t_env, "metrics": [list(m) for m in self._ahead.metrics]}
+        return {"t_env": self.t_env, "collector": self._ask("state_dict"), "ahead": ahead}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Before the first `run`."""
         self.t_env, ahead = state["t_env"], state["ahead"]
-        self._send("load_state_dict", state["collector"])
-        self._receive()
+        self._ask("load_state_dict", state["collector"])
         if ahead is not None:
-            for key in self._written:
+            for key in self._stored:
                 self._batches[0][key].copy_(ahead["fields"][key])
             self._ahead = Played(0, ahead["t_env"], [(name, value, t) for name, value, t in ahead["metrics"]])
 
     def save_replay(self) -> None:
-        self._send("save_replay")
-        self._receive()
+        self._ask("save_replay")
 
     def close_env(self) -> None:
         """Ends the collector, whatever it is doing. Twice is fine."""
@@ -160,21 +155,26 @@ class PipelinedRunner:
             self._process.kill()
             self._process.join()
 
-    def _start(self, t_env: int) -> None:
+    def _start(self) -> None:
         self._hand_over_networks()
-        self._send("play", t_env, False)
+        self._send("play", self.t_env, False)
         self._under_way = True
 
-    def _finish(self) -> Played:
-        played = self._receive()
-        self._under_way = False
-        return played
+    def _wait(self) -> None:
+        """Until nothing is under way."""
+        if self._under_way:
+            self._ahead = self._receive()
+            self._under_way = False
 
     @th.no_grad()
     def _hand_over_networks(self) -> None:
         """Only while the collector waits for a command."""
         for name, tensor in self.mac.agent.state_dict().items():
             self._their_networks[name].copy_(tensor)
+
+    def _ask(self, command: str, *what: Any) -> Any:
+        self._send(command, *what)
+        return self._receive()
 
     def _send(self, command: str, *what: Any) -> None:
         try:
@@ -221,7 +221,7 @@ class _Collector:
         if args.env_module:
             register_environment(args.env_module)
         prepare(args)
-        self.args, self.logger = args, _Metrics()
+        self.args, self.logger, self.random = args, _Metrics(), RandomState()
         self.runner = EpisodeRunner(args, self.logger)
 
     def sizes(self) -> tuple[SimpleNamespace, dict[str, int]]:
@@ -240,27 +240,16 @@ class _Collector:
 
     def play(self, t_env: int, test_mode: bool) -> Played:
         self.runner.t_env = t_env
-        if test_mode and not self.runner.test_stats.returns:
-            self.before_test = self.state_dict()
         batch = self.runner.run(test_mode)
         at = next(i for i, one in enumerate(self.runner.batches) if one is batch)
         return Played(at, self.runner.t_env, self.logger.take())
 
-    def forget_test(self) -> None:
-        """Back to where a test began that is not over."""
-        if self.runner.test_stats.returns:
-            self.runner.test_stats.clear()
-            self.load_state_dict(self.before_test)
-
     def state_dict(self) -> dict[str, Any]:
-        return {"runner": self.runner.state_dict(), "random": RandomState().state_dict()}
+        return {"runner": self.runner.state_dict(), "random": self.random.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Before the first episode the main process writes into batch 0."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.runner.load_state_dict(state["runner"])
-        RandomState().load_state_dict(state["random"])
-        self.runner.clear_batch_whole()
-        self.runner.use_next_batch()
+        self.random.load_state_dict(state["random"])
 
     def save_replay(self) -> None:
         self.runner.save_replay()

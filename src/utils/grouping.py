@@ -16,10 +16,7 @@ from utils.runs import Planned, RunRecord
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns.
-NOT_COMPARED = RECORDING | {
-    "seed", "render", "record_checkpoint", "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project", "wandb_team",
-    "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only",
-}  # fmt: skip
+NOT_COMPARED = RECORDING | {"seed", "render", "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only"}
 ENVIRONMENT = {"env", "common_reward", "reward_scalarisation"}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from utils.progress import Progress
@@ -112,8 +112,18 @@ class Logger:
                 self._run.info.setdefault(key, []).append(number)
             self._run.log_scalar(key, number, t)
             self.points[key] += 1
+        if self.trackers:
+            self._track(lambda tracker: tracker.log(key, number, t))
+
+    def _track(self, work: Callable[[Tracker], None]) -> None:
+        """A tracker that fails, as on a full disk, is left out from then on: the run goes on."""
         for tracker in self.trackers:
-            tracker.log(key, number, t)
+            try:
+                work(tracker)
+            except Exception as error:
+                self.trackers = [other for other in self.trackers if other is not tracker]
+                name, kind = type(tracker).__name__, type(error).__name__
+                self.console_logger.warning("%s: the run goes on without it: %s: %s", name, kind, error)
 
     def latest(self) -> dict[str, float]:
         """The last value of each metric."""
@@ -137,8 +147,7 @@ class Logger:
 
     def flush(self) -> None:
         """Let TensorBoard and W&B have everything up to now."""
-        for tracker in self.trackers:
-            tracker.flush()
+        self._track(lambda tracker: tracker.flush())
 
     def state_dict(self) -> dict[str, Any]:
         """The latest values, and how far the record is."""
@@ -152,8 +161,7 @@ class Logger:
         """Take the live display down, and close TensorBoard's and W&B's files. Twice is fine."""
         if self.display is not None:
             self.display.stop()
-        for tracker in self.trackers:
-            tracker.close()
+        self._track(lambda tracker: tracker.close())
         self.trackers = ()
 
 

@@ -1,7 +1,8 @@
 """Runs in MongoDB, in the form of Sacred's MongoObserver that Omniboard and Incense read; every write may be repeated.
 
     runs      one document a run: config, info, status, host, experiment, artifacts; `run_uid` is our own key
-    metrics   one document a run and metric: steps, values, timestamps, as long as each other
+    metrics   one document a run and metric: steps, values, timestamps, as long as each other (no timestamps of a run
+              whose metrics.json is lost)
     fs.*      GridFS: sources and artifacts
 
 A write whose answer was lost is made again, so each must do nothing the second time: a run is found by `run_uid` (a
@@ -24,6 +25,12 @@ from typing import Any, NamedTuple
 from utils.config import ConfigError
 
 SCHEMES = ("mongodb", "mongodb+srv")
+HOST = r"(?:\[[\w:.%]+\]|[\w.%-]+)(?::\d+)?"
+READABLE = re.compile(  # as pymongo divides it: options begin at the first "?", the database at the first "/"
+    rf"mongodb(?:\+srv)?://(?:[^/?]*@)?(?P<hosts>{HOST}(?:,{HOST})*)"
+    r"(?:/(?P<database>[^/?\\. \"$@]*))?(?:\?(?:\w+=.*)?)?",
+    re.I | re.S,
+)
 DATABASE = "sacred"  # where the address names none
 PATIENCE_MS = 5000  # how long a server may take to be found, and to answer
 BATCH = 5000  # points of a metric in one write
@@ -72,10 +79,10 @@ def is_mongo(source: str) -> bool:
 
 
 def without_credentials(url: str) -> str:
-    """The URL as it may be shown: scheme, hosts and database, but neither user and password nor options."""
-    scheme, _, rest = url.partition("://")
-    hosts, _, path = rest.rpartition("@")[2].partition("/")  # a password may hold "@" and "/"
-    return f"{scheme}://{hosts.partition('?')[0]}/{path.partition('?')[0]}"
+    """Scheme, hosts and database of the URL; mongodb://*** where it cannot be told what is a password."""
+    found = READABLE.fullmatch(url)
+    scheme = url.partition("://")[0]
+    return f"{scheme}://{found['hosts']}/{found['database'] or ''}" if found else f"{scheme}://***"
 
 
 def address(url: str, key: str = "--mongo") -> Address:
@@ -84,26 +91,25 @@ def address(url: str, key: str = "--mongo") -> Address:
     :param key: where the user wrote it, for messages.
     :raises ConfigError: which never quotes the password, nor has a cause that does.
     """
+    wanted = "an address like mongodb://host:27017/DB is wanted; user and password come before the host, %-encoded"
     if not is_mongo(url):
         said = "" if "@" in url else f" = {url!r}"
-        raise ConfigError(f"{key}{said}: mongodb://[user:password@]host[:port][/DB] is wanted")
+        raise ConfigError(f"{key}{said}: {wanted}")
     shown = without_credentials(url)
     try:
-        import pymongo.errors
-        from pymongo.uri_parser import parse_uri
+        import pymongo.uri_parser
     except ModuleNotFoundError:
         raise ConfigError(f"{key} = {shown}: MongoDB needs pymongo: pip install -e '.[mongo]'") from None
-    hosts, _, name = shown.partition("://")[2].partition("/")
-    problem = "" if hosts else "it names no host"
-    if any(letter in name for letter in '/\\. "$'):
-        problem = "after the host comes the name of one database"
-    if not problem and url.lower().startswith("mongodb://"):  # the other scheme asks a name server
+    found = READABLE.fullmatch(url)
+    if found is None:
+        raise ConfigError(f"{key} = {shown}: {wanted}")
+    if url.lower().startswith("mongodb://"):  # the other scheme asks a name server
         try:
-            parse_uri(url, warn=True)
-        except (pymongo.errors.PyMongoError, ValueError) as error:
+            pymongo.uri_parser.parse_uri(url, warn=True)
+        except Exception as error:  # pymongo's own, ValueError, or OSError for the file of an option
             problem = f"it cannot be read ({type(error).__name__}); user and password are written %-encoded"
-    if problem:
-        raise ConfigError(f"{key} = {shown}: {problem}")
+            raise ConfigError(f"{key} = {shown}: {problem}") from None
+    name = found["database"]
     return Address(url, name or DATABASE, shown if name else shown + DATABASE)
 
 
@@ -126,8 +132,12 @@ def connect(where: Address, patience_ms: int = PATIENCE_MS) -> Any:
 
 
 def hide(text: str) -> str:
-    """The text without the credentials of any address in it."""
-    return re.sub(r"mongodb(\+srv)?://[^\s'\"]*", lambda found: without_credentials(found[0]), text, flags=re.I)
+    """The text without the credentials of any address in it. What stands between an address and the last at sign of its
+    line goes with it: a password may hold anything."""
+    scheme, rest = r"mongodb(?:\+srv)?://", r"[^\s'\"]*(?<![:;,.])"
+    return re.sub(
+        rf"{scheme}(?:(?:(?!{scheme}).)*@)?{rest}", lambda found: without_credentials(found[0]), text, flags=re.I
+    )
 
 
 def describe(error: BaseException) -> str:
@@ -159,10 +169,12 @@ class Store:
             if entry not in run.stored:
                 run.stored[entry] = self._store_file(run, *entry)
         new = self._append(run, _id)
-        if self.runs.update_one({"_id": _id, "run_uid": run.uid}, {"$set": self._entry(run)}).matched_count == 0:
-            del self.ids[run.uid], self.lengths[run.uid]  # the run was deleted, or its database
-            run.stored.clear()
-            return self.save(run)
+        mine, now = {"_id": _id, "run_uid": run.uid}, self._entry(run)
+        if self.runs.update_one(mine | _no_later_than(now), {"$set": now}).matched_count == 0:
+            if self.runs.find_one(mine, {"_id": 1}) is None:
+                del self.ids[run.uid], self.lengths[run.uid]  # the run was deleted, or its database
+                run.stored.clear()
+                return self.save(run)
         return new
 
     def cut(self, run: Snapshot, points: Mapping[str, int]) -> None:
@@ -294,6 +306,14 @@ class Store:
             self.files.delete(artifact["file_id"])
         self.metrics.delete_many({"run_id": run_id})
         self.runs.delete_one({"_id": run_id})
+
+
+def _no_later_than(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A filter: `sync` of a run that went on, or ended, since its files were read must not set its status back."""
+    if entry.get("stop_time"):
+        return {}
+    beat = entry.get("heartbeat")
+    return {"$or": [{"heartbeat": None}, {"heartbeat": {"$lt": beat}}, {"heartbeat": beat, "stop_time": None}]}
 
 
 def object_id(*words: str) -> Any:

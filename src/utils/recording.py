@@ -288,6 +288,10 @@ class Delivery(RunObserver):
         with record_lock:
             self.facts = facts_of(info)
         self.news.set()
+        if self.ending.is_set():  # Sacred waits two seconds for its last heartbeat; this one came later
+            self.thread.join()
+            if self.news.is_set():
+                self._run()
 
     def artifact_event(self, *args: Any, **kwargs: Any) -> None:
         self.news.set()

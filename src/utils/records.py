@@ -14,17 +14,11 @@ from utils.experiments import Run
 
 # where and how a run is recorded: two runs that differ in nothing else are the same
 RECORDING = {
-    "label",
-    "local_results_path",
-    "log_interval",
-    "runner_log_interval",
-    "learner_log_interval",
-    "checkpoint_interval",
-    "keep_checkpoints",
-    "keep_finished",
-    "save_model",
-    "save_model_interval",
-}
+    "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval",
+    "checkpoint_interval", "keep_checkpoints", "keep_finished",
+    "save_model", "save_model_interval", "record_checkpoint",
+    "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project", "wandb_team",
+}  # fmt: skip
 COMPLETED = "COMPLETED"
 
 

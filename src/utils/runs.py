@@ -44,7 +44,7 @@ class RunRecord:
     metrics: Mapping[str, Series]
     source: str  # path of the folder, or the database without user and password and the id in it
     versions: Mapping[str, str] = field(default_factory=dict)
-    host: Mapping[str, str] = field(default_factory=dict)  # machine, cpu, cores, system, Python, as far as recorded
+    host: Mapping[str, str] = field(default_factory=dict)  # program, machine, cpu, ..., as far as recorded
     command: str = ""  # "" where neither recorded nor to be rebuilt
     command_rebuilt: bool = False  # from the configuration and this checkout's config files
     commit: str = ""  # of git; "..., changed" where files differed from it
@@ -76,8 +76,9 @@ class Planned:
 
 
 def algorithm_of(config: Mapping[str, Any]) -> str:
-    """What a run's algorithm is called: the label, or the name where there is none."""
-    return str(config.get("label") or config["name"])
+    """What a run's algorithm is called: the label, or the name where there is none (upstream: "default_label")."""
+    label = config.get("label")
+    return str(config["name"] if label in (None, "", "default_label") else label)
 
 
 def task_of(config: Mapping[str, Any], backend: str = "") -> str:
@@ -140,7 +141,20 @@ def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRe
         raise ConfigError(f"{folder}: no run is recorded there (no folder with run.json and config.json){why}")
 
 
-def _read_folder(path: Path, problems: list[str]) -> RunRecord:
+class Files(NamedTuple):
+    """What the files of a record say. The metrics are as in metrics.json; without times where it is missing."""
+
+    run: Mapping[str, Any]
+    config: Mapping[str, Any]
+    info: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+
+def read_files(path: Path, problems: list[str]) -> Files:
+    """The record in this folder. Damage that leaves something of it is described in `problems`.
+
+    :raises _Damaged: without run.json and config.json.
+    """
     run, config = _json(path / "run.json"), _json(path / "config.json")
     info: Mapping[str, Any] = {}
     metrics: Mapping[str, Any] | None = None
@@ -158,7 +172,11 @@ def _read_folder(path: Path, problems: list[str]) -> RunRecord:
             for key, values in info.items()
             if isinstance(values, list) and f"{key}_T" in info
         }
-    return _record(run, config, info, metrics, str(path), lambda problem: problems.append(f"{path}: {problem}"))
+    return Files(run, config, info, metrics)
+
+
+def _read_folder(path: Path, problems: list[str]) -> RunRecord:
+    return _record(*read_files(path, problems), str(path), lambda problem: problems.append(f"{path}: {problem}"))
 
 
 def facts_of(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,8 +312,7 @@ def _record(
 
 
 def _series(entry: Mapping[str, Any], start: datetime | None) -> Series:
-    steps = np.asarray(entry["steps"], float)
-    values = np.array([v.get("value") if isinstance(v, dict) else v for v in entry["values"]], float)
+    steps, values = np.asarray(entry["steps"], float), np.array(numbers(entry["values"]), float)
     if steps.ndim != 1 or steps.shape != values.shape:
         raise ValueError("as many steps as values are wanted")
     times = entry.get("timestamps") or []
@@ -306,6 +323,12 @@ def _series(entry: Mapping[str, Any], start: datetime | None) -> Series:
     last = {step: index for index, step in enumerate(steps)}  # a resumed run repeats steps: the later value counts
     order = np.array([last[step] for step in sorted(last)], int)
     return Series(steps[order], values[order], seconds[order])
+
+
+def numbers(values: Sequence[Any]) -> list[float]:
+    """The values of a metric. Upstream's records have NumPy's numbers as mappings; null is no number."""
+    plain = (value.get("value") if isinstance(value, dict) else value for value in values)
+    return [np.nan if value is None else float(value) for value in plain]
 
 
 def _time(value: Any) -> datetime | None:
@@ -330,6 +353,7 @@ def _host(host: Any, info: Mapping[str, Any]) -> dict[str, str]:
         return {}
     system = host.get("os")
     named = {
+        "program": info.get("host"),  # upstream EPyMARL; a run of our own core says nothing
         "machine": host.get("hostname"),
         "cpu": host.get("cpu"),
         "cores": host.get("cores") or host.get("cpu_count") or info.get("cores"),

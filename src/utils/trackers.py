@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 STEP = "env_step"  # W&B's axis: environment steps
-NOT_HASHED = {"seed", "label", "local_results_path"}  # differ between runs that are averaged
 
 
 class Tracker(Protocol):
@@ -103,13 +103,14 @@ class WandB:
 
     def close(self) -> None:
         self._send()
-        self.run.finish()
+        self.run.finish(exit_code=int(sys.exc_info()[0] is not None))  # a run that crashes is "failed" there, too
 
 
 def group_name(config: Mapping[str, Any]) -> str:
-    """Algorithm, task and a hash of the configuration without seed: the runs of one curve have the same."""
-    compared = {key: value for key, value in config.items() if key not in NOT_HASHED}
-    digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    from utils.logging import task_name  # which imports this module
+    """Algorithm, task with its simulator, and a hash of what the report compares: one for the runs of a curve."""
+    from utils.grouping import NOT_COMPARED  # which needs the logger, and that this module
+    from utils.runs import algorithm_of, task_of
 
-    return f"{config.get('label') or config['name']} {task_name(config)} {digest}"[:128]
+    compared = {key: value for key, value in config.items() if key not in NOT_COMPARED}
+    digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"{algorithm_of(config)} {task_of(config)}"[:119] + f" {digest}"

@@ -136,13 +136,6 @@ def test_tests_take_the_networks_of_the_moment(pipelined: Any) -> None:
     here.close_env()
 
 
-def test_nothing_is_played_beyond_the_end(pipelined: Any) -> None:
-    runner, _, _ = pipelined(t_max=30)
-    while runner.t_env <= 30:
-        runner.run()
-    assert not runner._under_way
-
-
 def user_env(folder: Path, body: str) -> dict[str, Any]:
     """An environment of the user's whose step does `body`; its settings."""
     (folder / "my_slow_env.py").write_text(

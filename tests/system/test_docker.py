@@ -74,6 +74,14 @@ def test_everything_has_a_health_check(services: dict[str, Any]) -> None:
     assert sum(line.startswith("HEALTHCHECK") for line in stages()["omniboard"]) == 1
 
 
+def test_omniboard_can_log_in(services: dict[str, Any]) -> None:
+    """Omniboard 2.16.1's driver (mongodb 3.7 without its unified topology) sends saslStart as OP_QUERY, which MongoDB
+    refuses since 5.1. The shell of images before 6.0 is called mongo."""
+    major, minor = map(int, services["mongo"]["image"].removeprefix("mongo:").split(".")[:2])
+    assert (major, minor) < (5, 1) and services["mongo"]["healthcheck"]["test"][1] == "mongo"
+    assert "omniboard@2.16.1" in DOCKERFILE
+
+
 def test_what_is_copied_is_there_and_not_ignored() -> None:
     kept = [line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [word for line in DOCKERFILE.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]]

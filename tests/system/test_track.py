@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import support.sacred_runs as sr
 from support.mongo_wire import StandIn, Wire
 
+import compare
 import main
 import track
 from utils import recording
@@ -118,6 +120,23 @@ def test_without_a_server_the_run_succeeds(
     assert not any(b"s3cret" in text for text in texts)
 
 
+def test_nobody_finds_the_password_in_the_words_of_the_command(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B records sys.argv with the run, and sends it."""
+    seen: list[str] = []
+    monkeypatch.setattr(main, "train", lambda *args: seen.extend(sys.argv) or 0)
+    monkeypatch.setattr(sys, "argv", ["main.py", *RUN, "--mongo", "mongodb://me:s3cret@host/lab", "with", "seed=1"])
+    assert main.main() == 0
+    assert seen == ["main.py", *RUN, "--mongo", "mongodb://host/lab", "with", "seed=1"]
+
+
+@pytest.mark.parametrize("words", [["--bogus"], ["--jobs"], ["--report"], []])
+def test_nor_does_one_of_compare(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    url = "mongodb://me:s3cret@127.0.0.1:1/lab?serverSelectionTimeoutMS=50"
+    assert compare.main([*words, url, "--out=x"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ") and "s3cret" not in output.err + output.out
+
+
 # --- track.py ---
 @pytest.mark.parametrize(
     ("words", "found"),
@@ -164,6 +183,12 @@ def test_best_is_in_order(runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "none of these runs has nothing" in capsys.readouterr().err
 
 
+def test_a_run_that_diverged_is_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sr.write(runs / "results/sacred/iql/1", sr.record(sr.configuration("iql", 1), sr.tests(math.nan)))
+    assert track.main(["best", "results/sacred/iql", "results/sacred/qmix"]) == 0
+    assert [line.split()[1] for line in lines(capsys)[1:]] == ["tuned", "qmix", "iql"]
+
+
 @pytest.mark.parametrize(("answer", "left"), [("yes", 1), ("y", 3), ("", 3)])
 def test_rm_asks(runs: Path, monkeypatch: pytest.MonkeyPatch, answer: str, left: int) -> None:
     monkeypatch.setattr("builtins.input", lambda text: answer)
@@ -196,6 +221,43 @@ def test_sync_twice_doubles_nothing(runs: Path, wire: Wire, db: Any, capsys: pyt
     assert failed["fail_trace"][-1] == "ValueError: a bad value\n" and failed["start_time"] == sr.START
 
 
+def test_sync_of_a_delivered_run_changes_nothing(
+    tree: Path, wire: Wire, db: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "run", SimpleNamespace(run=logged))  # type: ignore[arg-type]
+    assert main.main([*RUN, "--mongo", wire.url, "with", "seed=1"]) == 0
+    before = [list(db[name].find()) for name in ("runs", "metrics", "fs.files")]
+    capsys.readouterr()
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+    assert lines(capsys)[0].endswith("run 1, 0 new points")
+    assert [list(db[name].find()) for name in ("runs", "metrics", "fs.files")] == before
+
+
+@pytest.mark.parametrize("file", ["info.json", "metrics.json"])
+@pytest.mark.parametrize("damage", ["cut off", "missing"])
+def test_sync_of_a_damaged_record(runs: Path, wire: Wire, db: Any, file: str, damage: str) -> None:
+    path = runs / "results/sacred/qmix/1" / file
+    path.unlink() if damage == "missing" else path.write_text(path.read_text()[:-20])
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+    assert db["runs"].count_documents({}) == 3 and db["metrics"].count_documents({}) == 6
+    (entry,) = db["metrics"].find({"name": "test_return_mean", "run_id": 1})
+    assert entry["values"] == [0.0, 0.05, 0.1, 0.15, 0.2]
+    assert len(entry["timestamps"]) == (0 if file == "metrics.json" else 5)
+
+
+def test_sync_of_damaged_metrics(runs: Path, wire: Wire, db: Any) -> None:
+    """NumPy's numbers as upstream's Sacred records them are numbers; a metric of uneven columns is left out."""
+    path = runs / "results/sacred/qmix/1/metrics.json"
+    metrics = json.loads(path.read_text())
+    values = metrics["test_return_mean"]["values"]
+    values[:] = [{"py/object": "numpy.float64", "dtype": "float64", "value": value} for value in values]
+    metrics["updates"]["values"].pop()
+    path.write_text(json.dumps(metrics))
+    assert track.main(["sync", "results/sacred/qmix/1", "--mongo", wire.url]) == 0
+    (entry,) = db["metrics"].find()
+    assert entry["name"] == "test_return_mean" and entry["values"] == [0.0, 0.05, 0.1, 0.15, 0.2]
+
+
 def test_sync_after_half_a_delivery(runs: Path, wire: Wire, db: Any, capsys: pytest.CaptureFixture[str]) -> None:
     wire.lose_answers = 3
     for _ in range(4):
@@ -224,6 +286,10 @@ def test_sync_keeps_what_omniboard_added(runs: Path, wire: Wire, db: Any) -> Non
         ),
         (["ls", "mongodb://me:s3cret@127.0.0.1:1/a?serverSelectionTimeoutMS=50"], "cannot be read"),
         (["sync", "mongodb://me:s3cret@127.0.0.1:1/a?serverSelectionTimeoutMS=50", "--mongo=mongodb://host"], "read"),
+        (["ls", "mongodb://me:s3cret#x@127.0.0.1:1/a?serverSelectionTimeoutMS=50"], "cannot be read"),
+        (["ls", "mongodb://me:s3cret#x"], "is wanted"),
+        (["ls", "--mongo=mongodb://me:s3cret@host/a"], "unrecognized arguments: --mongo=mongodb://host/a"),
+        (["mongodb://me:s3cret@host/a"], "invalid choice"),
         (["ls", "nowhere"], "no such folder"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from utils import config, records
+from utils import config, grouping, records
 from utils.config import ConfigError, compose, parse_override
 from utils.experiments import Loaded, Run, default_jobs, load_experiment, plan, words_of
 from utils.search import Search, load_search, name_of
@@ -279,7 +279,13 @@ def test_long_names_stay_apart() -> None:
 # --- the same run? ---
 def test_only_recording_may_differ() -> None:
     base = compose("vdn", "matrix", ["seed=1"])
-    elsewhere = base | {"label": "x", "local_results_path": "y", "save_model": True, "log_interval": 5}
+    elsewhere = base | {
+        "label": "x",
+        "local_results_path": "y",
+        "save_model": True,
+        "log_interval": 5,
+        "use_wandb": True,
+    }
     assert records.differences(elsewhere, base) == []
     assert records.differences(base | {"seed": 2}, base) == ["seed is 2, the plan has 1"]
     assert records.differences(base | {"env_args": {"key": "climbing", "k": -100.0}}, base) == [
@@ -294,5 +300,8 @@ def test_nothing_that_decides_a_result_is_ignored() -> None:
     """Whoever adds a key to records.RECORDING must have thought about it."""
     assert records.RECORDING == {
         "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval", "save_model",
-        "save_model_interval",
+        "save_model_interval", "record_checkpoint", "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project",
+        "wandb_team", "checkpoint_interval", "keep_checkpoints", "keep_finished",
     }  # fmt: skip
+    machine = {"seed", "render", "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only"}
+    assert grouping.NOT_COMPARED == records.RECORDING | machine

@@ -269,6 +269,20 @@ def test_a_run_in_the_database(tmp_path: Path, wire: Wire, db: Any) -> None:
     assert record.metrics["loss"].values.tolist() == own.metrics["loss"].values.tolist() and record.task == own.task
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_late_heartbeat_is_delivered(tmp_path: Path, wire: Wire, db: Any, joined: bool) -> None:
+    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
+    experiment.points(3)
+    experiment.beat()
+    for observer in experiment.observers:
+        observer.completed_event(START + timedelta(seconds=9), None)
+    if joined:
+        experiment.observers[1].join()
+    experiment.points(2)
+    experiment.beat()
+    assert check(db, experiment)["status"] == "COMPLETED"
+
+
 def test_runs_are_numbered_and_share_their_sources(tmp_path: Path, wire: Wire, db: Any) -> None:
     db["runs"].insert_one({"_id": 7, "config": {}})
     experiments = [Experiment(tmp_path / "runs", f"{wire.url}/{db.name}", seed=seed) for seed in (1, 2, 3)]
@@ -393,6 +407,23 @@ def test_a_database_that_was_emptied(tmp_path: Path, wire: Wire, db: Any) -> Non
     assert db["fs.files"].count_documents({}) == 1
 
 
+def test_a_file_is_one_piece_and_written_again_where_it_was_cut_off(tmp_path: Path, wire: Wire, db: Any) -> None:
+    """Omniboard hands out the first piece alone. A write that was cut off leaves pieces and no entry."""
+    import gridfs
+
+    path = tmp_path / "checkpoint.zip"
+    path.write_bytes(bytes(range(256)) * 2000)  # twice as long as a usual piece
+    run = {"uid": "uid", "document": {"status": "RUNNING"}, "metrics": {}, "artifacts": [(path.name, path)]}
+    for _ in range(2):
+        Store(db.client, db.name).save(Snapshot(**run))
+        (artifact,) = db["runs"].find_one()["artifacts"]
+        assert gridfs.GridFS(db).get(artifact["file_id"]).read() == path.read_bytes()
+        assert db["fs.chunks"].count_documents({}) == 1
+        db["fs.files"].delete_many({})
+    Store(db.client, db.name).remove(1)
+    assert db["fs.chunks"].count_documents({}) == db["runs"].count_documents({}) == 0
+
+
 def test_two_writers_of_one_run_double_nothing(wire: Wire, db: Any) -> None:
     """`track.py sync` beside a run that goes on: what one of them knows of the database is out of date."""
     run = Snapshot("uid", {"status": "RUNNING"}, {"loss": Column([], [], [])})
@@ -404,3 +435,18 @@ def test_two_writers_of_one_run_double_nothing(wire: Wire, db: Any) -> None:
         stores[t % 2].save(run)
     (entry,) = db["metrics"].find()
     assert entry["steps"] == entry["values"] == [0, 1, 2, 3, 4, 5] and len(entry["timestamps"]) == 6
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_a_slow_sync_has_read_sets_no_run_back(wire: Wire, db: Any, ended: bool) -> None:
+    """The run goes on, or ends, between the reading of its files and the last write of `track.py sync`."""
+    old = Snapshot("uid", {"status": "RUNNING", "heartbeat": START}, {"loss": Column([1], [0.5], [START])})
+    later: dict[str, Any] = {"status": "COMPLETED", "heartbeat": START, "stop_time": START}
+    if not ended:
+        later = {"status": "RUNNING", "heartbeat": START + timedelta(seconds=10)}
+    new = Snapshot("uid", later, {"loss": Column([1, 2], [0.5, 0.6], [START, START])})
+    for run in (old, new, old):
+        Store(db.client, db.name).save(run)
+    (entry,) = db["runs"].find()
+    assert entry["status"] == later["status"] and later["heartbeat"] - entry["heartbeat"] < timedelta(milliseconds=1)
+    assert db["metrics"].find_one()["steps"] == [1, 2]

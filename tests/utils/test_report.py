@@ -69,6 +69,14 @@ def test_the_page_needs_nothing_else(made: tuple[Path, list[RunRecord]]) -> None
     assert "#1b1f24" not in body, "ink that stays dark on a dark page"
 
 
+def test_runs_of_upstream_whose_configuration_lacks_our_keys(tmp_path: Path) -> None:
+    config = sr.configuration("qmix")
+    config.pop("torch_threads", None)
+    sr.write(tmp_path / "runs/1", sr.record(config, sr.tests(1)))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    assert "qmix" in page.read_text() and " thread" not in page.read_text().split('id="runs"')[1].split("</details>")[0]
+
+
 def test_words_of_a_run_are_no_markup(made: tuple[Path, list[RunRecord]]) -> None:
     page = (made[0] / "index.html").read_text()
     assert "<b>MMSA" not in page and "&lt;b&gt;MMSA&lt;/b&gt; $x_" in page and "A &amp; B" in page

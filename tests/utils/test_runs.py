@@ -56,6 +56,15 @@ def test_label_comes_before_name(tmp_path: Path) -> None:
     assert (plan.algorithm, plan.task, plan.seed) == ("vdn", sr.LBF, 3)
 
 
+def test_a_run_of_upstream(tmp_path: Path) -> None:
+    """Its default label says nothing, and the record names the host."""
+    files = sr.record(sr.configuration("qmix", label="default_label"), sr.tests(1))
+    files["info"]["host"] = "upstream EPyMARL cbc38c0 at /home/me/epymarl"
+    sr.write(tmp_path / "1", files)
+    (run,) = load_runs([str(tmp_path)])
+    assert run.algorithm == "qmix" and run.host["program"] == "upstream EPyMARL cbc38c0 at /home/me/epymarl"
+
+
 def test_a_crashed_run_says_why(tmp_path: Path) -> None:
     sr.write(tmp_path / "1", sr.record(sr.configuration(), {}, status="FAILED", backend=""))
     (run,) = load_runs([str(tmp_path)])
@@ -207,10 +216,13 @@ def test_a_damaged_document_is_reported(mongo: Any) -> None:
     assert problems == ["mongodb://host/lab run 1: it has no configuration"]
 
 
-@pytest.mark.parametrize("password", ["secret", "sec%40ret", "se:cret@x", "sec/ret"])
-def test_credentials_are_never_shown(password: str) -> None:
+@pytest.mark.parametrize(
+    ("password", "shown"),
+    [("secret", "host:1/lab"), ("sec%40ret", "host:1/lab"), ("se:cret@x", "host:1/lab"), ("sec/ret", "***")],
+)
+def test_credentials_are_never_shown(password: str, shown: str) -> None:
     url = f"mongodb://user:{password}@host:1/lab?tlsCertificateKeyFilePassword=secret"
-    assert without_credentials(url) == "mongodb://host:1/lab"
+    assert without_credentials(url) == f"mongodb://{shown}"
 
 
 @pytest.mark.parametrize(

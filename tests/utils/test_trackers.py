@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.settings import config
 
 from utils.logging import Logger
-from utils.trackers import group_name, open_trackers
+from utils.trackers import WandB, group_name, open_trackers
 
 SRC = Path(__file__).parents[2] / "src"
 
@@ -74,7 +75,57 @@ def test_a_tracker_that_cannot_be_opened_is_left_out(
     assert "use_tensorboard" in caplog.text and "no space" in caplog.text
 
 
+@pytest.mark.parametrize("method", ["log", "close"])
+def test_a_tracker_that_fails_is_left_out(caplog: pytest.LogCaptureFixture, method: str) -> None:
+    class Memory:
+        def __init__(self) -> None:
+            self.seen: list[Any] = []
+
+        def log(self, *point: Any) -> None:
+            self.seen.append(point)
+
+        def close(self) -> None:
+            self.seen.append("closed")
+
+    class Failing(Memory):
+        def fails(self, *args: Any) -> None:
+            raise OSError("no space")
+
+    failing, good = Failing(), Memory()
+    setattr(failing, method, failing.fails)
+    logger = Logger(logging.getLogger("test"))
+    logger.trackers = [failing, good]
+    for t in (1, 2):
+        logger.log_stat("loss", 0.5, t)
+    logger.finish()
+    assert good.seen == [("loss", 0.5, 1), ("loss", 0.5, 2), "closed"]
+    assert caplog.text.count("Failing: the run goes on without it: OSError: no space") == 1
+    assert failing.seen == ([] if method == "log" else good.seen[:2])
+
+
+def test_wandb_learns_that_a_run_has_failed() -> None:
+    seen: list[int] = []
+    tracker = WandB.__new__(WandB)
+    tracker.run, tracker.row = SimpleNamespace(finish=lambda exit_code: seen.append(exit_code)), {}
+    tracker.close()
+    try:
+        raise ValueError
+    except ValueError:
+        tracker.close()
+    assert seen == [0, 1]
+
+
 def test_the_group_is_that_of_a_curve() -> None:
-    one = group_name(config(seed=1, env_args={"key": "Foraging"}))
-    assert one == group_name(config(seed=2, env_args={"key": "Foraging"})) and one.startswith("run Foraging ")
-    assert one != group_name(config(seed=1, lr=0.1, env_args={"key": "Foraging"}))
+    """What the report averages is one group, what it keeps apart are two."""
+    settings = {"env_args": {"key": "Foraging"}}
+    one = group_name(config(seed=1, **settings))
+    assert one.startswith("run Foraging ")
+    same = {"seed": 2, "local_results_path": "there", "use_wandb": True, "torch_threads": 4, "save_model": True}
+    assert group_name(config(**same, **settings)) == one
+    assert group_name(config(seed=1, lr=0.1, **settings)) != one
+    named = group_name(config(label="x" * 200, lr=0.1, **settings))
+    assert len(named) == 128 and named != group_name(config(label="x" * 200, lr=0.2, **settings))
+
+
+def test_the_group_names_the_simulator() -> None:
+    assert group_name(config(env="smax", env_args={"map_name": "3m"})).startswith("run 3m-SMAX ")

@@ -1,0 +1,1 @@
+"""Stands in for smaclite, which is on no package registry and which upstream imports whatever the task."""

@@ -1,0 +1,497 @@
+"""MMSA inside an unedited checkout of upstream EPyMARL: nothing in it is copied, edited or written.
+
+The checkout's `src` goes on sys.path, its registries are filled, the configuration is composed of its YAML files and
+ours, and its own `run.run` trains in a Sacred run that is opened here. Its own algorithms run the same way.
+"""
+
+from __future__ import annotations
+
+import ast
+import atexit
+import copy
+import difflib
+import inspect
+import logging
+import os
+import random
+import re
+import secrets
+import shlex
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from .config import MMSAConfig, check
+
+HERE = Path(__file__).resolve().parent
+STANDINS = HERE / "standins"
+VARIABLE = "EPYMARL_PATH"
+SOURCE = "github.com/uoe-agents/epymarl"
+MAX_SEED = 2**32 - 1
+PACKAGES = (
+    "torch", "numpy", "gymnasium", "lbforaging", "rware", "pettingzoo", "vmas", "smaclite", "smacv2", "sacred",
+    "epymarl-mmsa",
+)  # fmt: skip
+# Every checkout has these; the first ones that older trees lack came with the port to Gymnasium.
+GYMNASIUM_PORT = ("src/envs/gymma.py", "src/envs/wrappers.py")
+FILES = ("src/run.py", "src/config/default.yaml", "src/config/algs", "src/config/envs")
+# What the plugin and this module ask of the host: module, then attribute or entry.
+CONTRACT = (
+    "run.run", "run.ReplayBuffer", "learners.REGISTRY", "controllers.REGISTRY", "modules.agents.REGISTRY",
+    "runners.REGISTRY", "runners.REGISTRY[episode]", "runners.REGISTRY[parallel]", "envs.REGISTRY",
+    "envs.multiagentenv.MultiAgentEnv.get_env_info", "components.action_selectors.REGISTRY[epsilon_greedy]",
+    "components.episode_buffer.EpisodeBatch.update", "components.episode_buffer.EpisodeBatch.to",
+    "components.episode_buffer.EpisodeBatch.max_t_filled", "components.episode_buffer.ReplayBuffer.can_sample",
+    "components.episode_buffer.ReplayBuffer.insert_episode_batch", "components.episode_buffer.ReplayBuffer.sample",
+    "utils.logging.Logger.setup_sacred", "utils.logging.Logger.log_stat", "utils.logging.Logger.print_recent_stats",
+)  # fmt: skip
+# Keys of the embedded host with the one value that says what upstream does; td_lambda is MMSA's own there.
+ONLY: dict[str, tuple[Any, str]] = {
+    "env_steps_per_update": ("episode", "one update for each rollout of batch_size_run episodes"),
+    "sequence_length": (None, "updates on whole episodes"),
+    "burn_in": (0, "updates on whole episodes"),
+    "td_lambda": (0, "one-step targets"),
+}
+MODULES = {"Foraging": "lbforaging", "rware": "rware"}  # begin of a gymnasium id -> package that registers it
+
+
+class UpstreamError(Exception):
+    """The checkout or the configuration cannot be used. The message names what is wrong, and the cure."""
+
+
+class Checkout(NamedTuple):
+    """An EPyMARL checkout. `commit`: of git, with ", changed" where tracked files differ; "" where git says nothing."""
+
+    path: Path
+    commit: str
+
+    @property
+    def config(self) -> Path:
+        return self.path / "src" / "config"
+
+    def __str__(self) -> str:
+        return f"upstream EPyMARL {self.commit or '(commit unknown)'} at {self.path}"
+
+
+# --- the checkout ---
+def find_checkout(path: str | None) -> Checkout:
+    """The checkout at `path`, else the one that the working directory is in the root of, else EPYMARL_PATH's.
+
+    Raises UpstreamError where there is none, where it is no EPyMARL, or one from before the port to Gymnasium.
+    """
+    cwd, named = Path.cwd(), os.environ.get(VARIABLE, "")
+    if path is None:
+        path = str(cwd) if not lacking(cwd, FILES) else named
+    if not path:
+        raise UpstreamError(
+            f"no EPyMARL checkout is named: --epymarl PATH, or {VARIABLE}, or start in its folder; git clone {SOURCE}"
+        )
+    root = Path(path).expanduser().resolve()
+    if not root.is_dir():
+        raise UpstreamError(f"{root}: there is no such folder; name a checkout of {SOURCE}")
+    if missing := lacking(root, FILES):
+        raise UpstreamError(f"{root} is no checkout of EPyMARL: {missing[0]} is missing; git clone {SOURCE}")
+    if missing := lacking(root, GYMNASIUM_PORT):
+        raise UpstreamError(
+            f"{root} is older than EPyMARL's port to Gymnasium: {missing[0]} is missing; "
+            "version 2.0.0 (July 2024) or later is needed, cbc38c0 is tested"
+        )
+    return Checkout(root, commit_of(root, "src/run.py"))
+
+
+def lacking(root: Path, names: Sequence[str]) -> list[str]:
+    return [name for name in names if not (root / name).exists()]
+
+
+def commit_of(folder: Path, file: str) -> str:
+    """Short commit of the repository that has `file` of this folder under version control, ", changed" or ""."""
+    if not _git(folder, "ls-files", "--", file):
+        return ""
+    commit = _git(folder, "rev-parse", "--short=7", "HEAD")
+    return commit + (", changed" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    """Git's answer, "" where it has none. It writes nothing, not even its index."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# --- the configuration ---
+def algorithms(checkout: Checkout) -> dict[str, Path]:
+    """Name -> file: the checkout's own, and the plugin's, which come first."""
+    own = {path.stem: path for path in sorted((checkout.config / "algs").glob("*.yaml"))}
+    return own | {path.stem: path for path in sorted((HERE / "config").glob("*.yaml"))}
+
+
+def environments(checkout: Checkout) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((checkout.config / "envs").glob("*.yaml"))}
+
+
+def compose(checkout: Checkout, algorithm: str | None, environment: str | None, words: Sequence[str]) -> dict[str, Any]:
+    """The whole configuration: the checkout's default.yaml, environment, algorithm, then `words` (key=value).
+
+    For MMSA, upstream.yaml comes before the algorithm's file. Raises UpstreamError naming the key, the value and the
+    cure: for unknown keys, other types than the files have, and what upstream cannot do.
+    """
+    algorithm_file = _named("--config", algorithm, algorithms(checkout))
+    files = [checkout.config / "default.yaml", _named("--env-config", environment, environments(checkout))]
+    is_mmsa = _load(algorithm_file).get("plugin") == __package__
+    config: dict[str, Any] = {}
+    for file in [*files, *([HERE / "upstream.yaml"] if is_mmsa else []), algorithm_file]:
+        _merge(config, _load(file))
+    config.setdefault("seed", None)
+    own = [*(checkout.config / "algs").glob("*.yaml"), *environments(checkout).values()]
+    known = {key for path in own for key in _load(path)} | config.keys()
+    for word in words:
+        _override(config, word, known, is_mmsa)
+    if is_mmsa:
+        _check_mmsa(config)
+    _check_host(config)
+    return config
+
+
+def _named(option: str, name: str | None, files: Mapping[str, Path]) -> Path:
+    if name is None or name not in files:
+        wrong = f"{option} is missing" if name is None else f"{option}={name}: there is no such file"
+        raise UpstreamError(f"{wrong}{_nearest(name or '', files)}; available: {', '.join(sorted(files))}")
+    return files[name]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UpstreamError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise UpstreamError(f"{path}: a mapping of keys to values is wanted")
+    return content
+
+
+def _merge(config: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(config.get(key), dict):
+            _merge(config[key], value)
+        else:
+            config[key] = copy.deepcopy(value)
+
+
+def _override(config: dict[str, Any], word: str, known: set[str], is_mmsa: bool) -> None:
+    """Lay one `a.b=value` over the configuration."""
+    name, separator, text = word.partition("=")
+    *groups, key = name.split(".")
+    if not separator or not all((*groups, key)):
+        raise UpstreamError(f"{word!r}: key=value is wanted after with, as in t_max=100000")
+    value, top = parse_value(text), (*groups, key)[0]
+    if top in ONLY and not (top == "td_lambda" and is_mmsa):
+        allowed, what = ONLY[top]
+        if value != allowed:
+            raise UpstreamError(
+                f"{word}: upstream has no {top}, it does {what}; leave it out or write {top}={allowed}, "
+                "or run without --epymarl"
+            )
+        return
+    if top not in known:
+        raise UpstreamError(f"{word}: no file of this checkout has the key {top}{_nearest(top, known)}")
+    parent: Any = config
+    for group in groups:
+        parent = parent.setdefault(group, {})
+        if not isinstance(parent, dict):
+            raise UpstreamError(f"{word}: {group} = {parent!r} holds no further keys")
+    if not _same_kind(parent.get(key), value):
+        raise UpstreamError(f"{word}: {_kind(parent[key])} is wanted, as {parent[key]!r} in the files")
+    parent[key] = value
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal, or true, false, null as YAML has them; everything else is a string."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return {"true": True, "false": False, "null": None}.get(text.strip().lower(), text)
+
+
+def _kind(value: Any) -> str:
+    kinds = {bool: "True or False", int: "a number", float: "a number", str: "a word", dict: "a mapping"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _same_kind(old: Any, new: Any) -> bool:
+    """Whether a value may take another one's place: None goes with everything, whole numbers with others."""
+    return old is None or new is None or _kind(old) == _kind(new)
+
+
+def _nearest(name: str, names: Mapping[str, Any] | set[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _check_mmsa(config: Mapping[str, Any]) -> None:
+    try:
+        MMSAConfig(**{name: config[name] for name in MMSAConfig.model_fields})
+        check(config)
+    except ValidationError as errors:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'mmsa'}: {e['msg']}" for e in errors.errors(include_url=False)]
+        raise UpstreamError("; ".join(problems)) from None
+    except ValueError as error:
+        raise UpstreamError(str(error)) from None
+    if not 0 <= config["td_lambda"] <= 1:
+        raise UpstreamError(f"td_lambda={config['td_lambda']}: a number from 0 to 1 is wanted")
+
+
+def _check_host(config: Mapping[str, Any]) -> None:
+    seed, path = config["seed"], config.get("checkpoint_path")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
+        raise UpstreamError(f"seed={seed!r}: a whole number from 0 to {MAX_SEED} is wanted")
+    if task_of(config) is None:
+        raise UpstreamError("env_args.key is missing: it names the task, as in env_args.key=Foraging-8x8-2p-3f-v3")
+    if path and not any(each.name.isdigit() for each in Path(path).glob("*")):  # upstream would end without a word
+        raise UpstreamError(f"checkpoint_path={path}: no folder of saved networks (named after a step) is there")
+    if config.get("evaluate") and not path:
+        raise UpstreamError("evaluate=True needs checkpoint_path: the folder of the networks to load")
+
+
+def task_of(config: Mapping[str, Any]) -> str | None:
+    """The map or the key, as upstream looks for it."""
+    env_args = config.get("env_args") or {}
+    return env_args.get("map_name") or env_args.get("key")
+
+
+# --- the host ---
+def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> list[str]:
+    """Imports the checkout's modules, mends what they lack, and registers MMSA with them if it is to be run.
+
+    Changes `config` only where a task's id needs its package. Returns what was mended, a line each; each is logged.
+    Raises UpstreamError where a package or a part of the contract is missing.
+    """
+    mended: list[str] = []
+
+    def mend(what: str) -> None:
+        mended.append(what)
+        log.info("%s", what)
+
+    sys.dont_write_bytecode = True  # no __pycache__ in the checkout, by us
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # nor by processes that step environments
+    src = checkout.path / "src"
+    sys.path.insert(0, str(src))
+    needed = (path.read_text(encoding="utf-8") for path in (src / "envs").glob("*.py"))
+    if _is_missing("smaclite") and any(re.search(r"^\s*import smaclite\b", text, re.MULTILINE) for text in needed):
+        if config.get("env") == "smaclite":
+            raise UpstreamError("env=smaclite needs smaclite: pip install git+https://github.com/uoe-agents/smaclite")
+        _stand_in()
+        mend("smaclite is not installed: an empty module stands in, since EPyMARL imports it whatever the task")
+    if config.get("use_tensorboard"):
+        folder = Path(config["local_results_path"]).absolute() / "tb_logs"
+        sys.modules["tensorboard_logger"] = _tensorboard_logger(folder)
+        mend(f"tensorboard_logger, which needs an old protobuf: torch's SummaryWriter writes to {folder}")
+    _import_host(src)
+    _check_contract(src)
+    batch = import_module("components.episode_buffer").EpisodeBatch
+    parse = getattr(batch, "_parse_slices", None)
+    if parse is not None and isinstance(parse(None, (slice(None), slice(None))), list):
+        batch._parse_slices = lambda self, items: tuple(parse(self, items))
+        mend("EpisodeBatch indexed tensors with lists, which PyTorch is about to read in another way: now with tuples")
+    key = str(task_of(config))
+    if config.get("env") == "gymma" and ":" not in key and key not in import_module("gymnasium").registry:
+        package = next((module for begin, module in MODULES.items() if key.startswith(begin)), None)
+        if package is not None:
+            config["env_args"]["key"] = f"{package}:{key}"
+            mend(f"env_args.key={key} became {package}:{key}, so that gymnasium finds the package")
+    if config.get("plugin") == __package__:
+        import_module(str(__package__)).register()
+    return mended
+
+
+def _is_missing(module: str) -> bool:
+    """Whether only a stand-in of ours can be imported under this name, or nothing."""
+    spec = find_spec(module)
+    return spec is None or Path(str(spec.origin)).parent == STANDINS
+
+
+def _stand_in() -> None:
+    """Lets missing modules be found in STANDINS, also by worker processes that inherit nothing but the path."""
+    if str(STANDINS) not in sys.path:
+        sys.path.append(str(STANDINS))  # at the end: what is installed comes first
+
+
+def _import_host(src: Path) -> None:
+    try:
+        run = import_module("run")
+    except ModuleNotFoundError as error:
+        raise UpstreamError(f"EPyMARL needs {error.name}, which is not installed: pip install {error.name}") from None
+    if not Path(str(run.__file__)).resolve().is_relative_to(src):
+        raise UpstreamError(f"the module run comes from {run.__file__} and not from {src}: start another process")
+
+
+def _check_contract(src: Path) -> None:
+    for name in CONTRACT:
+        _follow(name, src)
+    parameters = inspect.signature(import_module("run").run).parameters
+    if len(parameters) != 3:
+        raise UpstreamError(
+            f"{src}: run.run({', '.join(parameters)}) does not take (_run, config, log); MMSA was made for cbc38c0"
+        )
+
+
+def _follow(name: str, src: Path) -> Any:
+    """The object of a dotted name; UpstreamError names the first part that is missing."""
+    name, _, entry = name.rstrip("]").partition("[")
+    words = name.split(".")
+    found: Any = import_module(words[0])
+    for depth, word in enumerate(words[1:], start=2):
+        if not hasattr(found, word) and isinstance(found, ModuleType):
+            try:
+                import_module(f"{found.__name__}.{word}")
+            except ModuleNotFoundError:
+                pass
+        if not hasattr(found, word):
+            raise UpstreamError(
+                f"{src}: {'.'.join(words[:depth])} is missing, on which MMSA relies; it was made for cbc38c0"
+            )
+        found = getattr(found, word)
+    if words[-1] == "REGISTRY" and not isinstance(found, dict):
+        raise UpstreamError(f"{src}: {name} is no dict, on which MMSA relies; it was made for cbc38c0")
+    if entry and entry not in found:
+        raise UpstreamError(f"{src}: {name} has no {entry!r}, on which MMSA relies; it was made for cbc38c0")
+    return found
+
+
+def _tensorboard_logger(folder: Path) -> ModuleType:
+    """A module with the two functions that upstream's logger takes from tensorboard_logger.
+
+    What upstream wants to write beside its source goes to a folder of the same name in `folder`.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UpstreamError("use_tensorboard=True needs tensorboard: pip install tensorboard") from None
+    writers: list[Any] = []
+
+    def configure(directory: str) -> None:
+        writers.append(SummaryWriter(folder / Path(directory).name))
+        atexit.register(writers[-1].close)
+
+    module: Any = ModuleType("tensorboard_logger")
+    module.configure, module.log_value = configure, lambda name, value, step: writers[-1].add_scalar(name, value, step)
+    return module
+
+
+# --- a run ---
+def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], words: Sequence[str]) -> int:
+    """One recorded run of the checkout's own run.run; the exit status: 0 done, 1 failed, 130 stopped.
+
+    names: of algorithm and environment, words: what followed `with`; they become the record's command.
+    """
+    log = _logger()
+    log.info("host: %s", checkout)
+    mended = prepare(checkout, config, log)
+    if config.get("plugin") == __package__ and config["td_lambda"]:
+        log.warning(
+            "td_lambda=%s is MMSA's own here: upstream's algorithms have one-step targets, as td_lambda=0",
+            config["td_lambda"],
+        )
+    if config["seed"] is None:
+        config["seed"] = secrets.randbelow(2**31)
+        log.info("seed=%d was drawn; give it to repeat this run", config["seed"])
+    if _is_missing("pkg_resources"):
+        _stand_in()
+        mended.append("setuptools without pkg_resources, which Sacred needs: importlib.metadata stands in")
+        log.info("%s", mended[-1])
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    from sacred import SETTINGS, Experiment
+    from sacred.observers import FileStorageObserver
+
+    task = re.sub(r"[^\w.:+\-]|^\.+", "_", str(task_of(config)))
+    folder = Path(config["local_results_path"]) / "sacred" / config["name"] / task
+    SETTINGS["CAPTURE_MODE"] = "no"  # output stays on the terminal
+    experiment = Experiment("epymarl-mmsa", save_git_info=False)
+    experiment.logger = log  # type: ignore[assignment]
+    experiment.add_config(copy.deepcopy(config))
+    observer = FileStorageObserver(folder)
+    experiment.observers.append(observer)
+
+    @experiment.main
+    def main(_run: Any) -> None:
+        _run.info |= _facts(checkout, config, names, words) | {"mended": mended}
+        seed_everything(config["seed"])
+        import_module("run").run(_run, _with_env_seed(config), log)
+
+    status = 0
+    try:
+        experiment.run()
+    except KeyboardInterrupt:
+        status = 130
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    if observer.dir is not None:
+        outcome = {0: "done", 130: "stopped"}.get(status, "failed")
+        print(f"{outcome}: {observer.dir}", flush=True)
+    return status
+
+
+def _with_env_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that gives the environments the run's seed, as upstream's main.py does. The record has it only once."""
+    copied = copy.deepcopy(dict(config))
+    copied["env_args"]["seed"] = config["seed"]
+    return copied
+
+
+def seed_everything(seed: int) -> None:
+    """As upstream's main.py does, and Python's own generator."""
+    import numpy as np
+    import torch as th
+
+    th.set_num_threads(1)
+    random.seed(seed)
+    np.random.seed(seed)
+    th.manual_seed(seed)
+
+
+def _facts(
+    checkout: Checkout, config: Mapping[str, Any], names: tuple[str, str], words: Sequence[str]
+) -> dict[str, Any]:
+    """What the record notes beside the configuration."""
+    given = [word for word in words if not word.startswith("seed=")] + [f"seed={config['seed']}"]
+    command = ["python", "-m", "mmsa", f"--config={names[0]}", f"--env-config={names[1]}", "with", *given]
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    package = str(task_of(config)).partition(":")[0]
+    return {
+        "host": str(checkout),
+        "plugin_commit": commit_of(HERE, "upstream.py"),
+        "backend": f"{package} {versions[package]}" if package in versions else "",
+        "update_to_data": f"an update for each {config['batch_size_run']} episode(s)",
+        "versions": versions,
+        "command": shlex.join(command),
+        "cores": os.cpu_count(),
+    }
+
+
+def _logger() -> logging.Logger:
+    log = logging.getLogger(__package__)
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(levelname)s %(asctime)s] %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    return log

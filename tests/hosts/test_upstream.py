@@ -1,0 +1,389 @@
+"""The upstream host: which checkout is taken, what is composed, refused, mended and recorded; nothing is written there.
+
+Most of it is asked of a folder that only looks like EPyMARL; EPYMARL_PATH names a real checkout.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from support import fake_epymarl
+
+import main
+from mmsa import __main__ as command_line
+from mmsa import upstream
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "env_args.key=Foraging-5x5-2p-1f-v3"
+RUN = ["--config=mmsa", "--env-config=gymma", "with", KEY]
+REAL = os.path.abspath(os.environ[upstream.VARIABLE]) if os.environ.get(upstream.VARIABLE) else ""
+real = pytest.mark.skipif(not REAL, reason=f"{upstream.VARIABLE} names no checkout of upstream EPyMARL")
+
+
+@pytest.fixture(autouse=True)
+def no_checkout_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(upstream.VARIABLE, raising=False)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Path:
+    return fake_epymarl.make(tmp_path / "epymarl")
+
+
+@pytest.fixture
+def compose(fake: Path) -> Callable[..., dict[str, Any]]:
+    def composed(*words: str, algorithm: str = "mmsa") -> dict[str, Any]:
+        return upstream.compose(upstream.find_checkout(str(fake)), algorithm, "gymma", [KEY, *words])
+
+    return composed
+
+
+def shell(*words: str, through: str = "mmsa", code: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command line in the working directory. code: Python that runs before `python -m mmsa`."""
+    start = {"mmsa": ["-P", "-m", "mmsa"], "main": [str(ROOT / "src" / "main.py")]}[through]
+    if code:
+        start = ["-P", "-c", f"{code}\nimport runpy; runpy.run_module('mmsa', run_name='__main__')"]
+    path = {} if through == "main" else {"PYTHONPATH": str(ROOT / "plugins")}
+    environment = {**os.environ, **path, **variables}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # the program itself must leave no __pycache__ behind
+    command = [sys.executable, *start, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def record(folder: str = "mmsa") -> dict[str, Any]:
+    """info.json of the one run that was recorded."""
+    (path,) = Path("results/sacred").glob(f"{folder}/*/1/info.json")
+    return json.loads(path.read_text())
+
+
+# --- which checkout ---
+def test_the_named_checkout_comes_first_then_the_folder_one_is_in_then_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, here, variable = (fake_epymarl.make(tmp_path / name) for name in ("named", "here", "variable"))
+    with pytest.raises(upstream.UpstreamError, match=r"--epymarl PATH.*EPYMARL_PATH.*git clone"):
+        upstream.find_checkout(None)
+    monkeypatch.setenv(upstream.VARIABLE, str(variable))
+    assert upstream.find_checkout(None).path == variable
+    monkeypatch.chdir(here)
+    assert upstream.find_checkout(None).path == here
+    assert upstream.find_checkout(str(named)).path == named
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"src/run.py": None}, r"no checkout of EPyMARL: src/run\.py is missing"),
+        ({"src/envs/gymma.py": None}, r"older than EPyMARL's port to Gymnasium: src/envs/gymma\.py is missing"),
+    ],
+)
+def test_what_is_no_checkout_or_too_old_is_refused(tmp_path: Path, changes: dict[str, None], message: str) -> None:
+    folder = fake_epymarl.make(tmp_path / "epymarl", changes)
+    with pytest.raises(upstream.UpstreamError, match=message):
+        upstream.find_checkout(str(folder))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(upstream.UpstreamError, match="nowhere: there is no such folder"):
+        upstream.find_checkout(str(tmp_path / "nowhere"))
+
+
+def test_the_host_is_named_with_its_commit(tmp_path: Path) -> None:
+    folder = fake_epymarl.make(tmp_path / "epymarl", git=True)
+    assert re.fullmatch(rf"upstream EPyMARL [0-9a-f]{{7}} at {folder}", str(upstream.find_checkout(str(folder))))
+    (folder / "results").mkdir()
+    (folder / "results/new").touch()
+    os.utime(folder / "src/run.py", (1e9, 1e9))  # git status would note the new time in its index
+    before = fake_epymarl.contents(folder)
+    assert re.fullmatch("[0-9a-f]{7}", upstream.find_checkout(str(folder)).commit)
+    assert fake_epymarl.contents(folder) == before
+    (folder / "src/run.py").write_text("")
+    assert re.fullmatch("[0-9a-f]{7}, changed", upstream.find_checkout(str(folder)).commit)
+    (folder / "inner").mkdir()
+    inner = fake_epymarl.make(folder / "inner")  # not under version control itself
+    assert str(upstream.find_checkout(str(inner))) == f"upstream EPyMARL (commit unknown) at {inner}"
+
+
+# --- the configuration ---
+def test_layers(compose: Callable[..., dict[str, Any]]) -> None:
+    config = compose("lr=0.001", "sale.dim=32", "seed=7")
+    assert config["t_max"] == 200  # environment over default
+    assert config["env_args"] == {"key": "Foraging-5x5-2p-1f-v3", "time_limit": 100}  # command line into environment
+    own = yaml.safe_load((ROOT / "plugins/mmsa/config/mmsa.yaml").read_text())
+    assert config["mixer"] == own["mixer"] and config["sale"] == own["sale"] | {"dim": 32}  # the plugin's own
+    assert (config["buffer_size"], config["td_lambda"], config["use_rnn"]) == (5000, 0.0, True)  # upstream.yaml
+    assert (config["lr"], config["seed"]) == (0.001, 7)
+
+
+def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dict[str, Any]]) -> None:
+    config = compose(algorithm="qmix")
+    files = [fake_epymarl.FILES[f"src/config/{name}.yaml"] for name in ("default", "envs/gymma", "algs/qmix")]
+    keys = {key for text in files for key in yaml.safe_load(text)}
+    assert config.keys() == keys | {"seed"} and config["buffer_size"] == 32
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("gamma=0.9", "gamma=0.9: no file of this checkout has the key gamma"),
+        ("hiden_dim=3", r"did you mean hidden_dim\?"),
+        ("t_max", "'t_max': key=value is wanted"),
+        ("t_max.x=3", "t_max = 200 holds no further keys"),
+        ("t_max=many", "t_max=many: a number is wanted, as 200 in the files"),
+        ("use_cuda=auto", "use_cuda=auto: True or False is wanted"),
+        ("use_cuda=1", "use_cuda=1: True or False is wanted"),
+        ("sale.dimm=3", r"sale\.dimm"),
+        ("sale.dim=0", r"sale\.dim: .*greater than or equal to 1"),
+        ("imagination.zs=encode", r"set sale\.input=hidden"),
+        ("use_rnn=False", "use_rnn=False: the world model"),
+        ("td_lambda=1.5", "td_lambda=1.5: a number from 0 to 1"),
+        ("env_steps_per_update=50", "upstream has no env_steps_per_update, it does one update for each rollout"),
+        ("sequence_length=20", "upstream has no sequence_length"),
+        ("burn_in=5", "upstream has no burn_in"),
+        ("seed=-1", "seed=-1: a whole number from 0"),
+        ("env_args.key=null", r"env_args\.key is missing"),
+        ("evaluate=True", "evaluate=True needs checkpoint_path"),
+        ("checkpoint_path=nowhere", "checkpoint_path=nowhere: no folder of saved networks"),
+    ],
+)
+def test_what_is_wrong_is_refused(compose: Callable[..., dict[str, Any]], word: str, message: str) -> None:
+    with pytest.raises(upstream.UpstreamError, match=message):
+        compose(word)
+
+
+def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[str, Any]]) -> None:
+    """So that both hosts take the same words."""
+    words = ["env_steps_per_update=episode", "sequence_length=None", "burn_in=0"]
+    assert compose(*words) == compose()
+    assert compose(*words, "td_lambda=0.0", algorithm="qmix") == compose(algorithm="qmix")
+    assert compose("td_lambda=0.6")["td_lambda"] == 0.6
+    with pytest.raises(upstream.UpstreamError, match="td_lambda=0.6: upstream has no td_lambda, it does one-step"):
+        compose("td_lambda=0.6", algorithm="qmix")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3), ("True", True), ("true", True), ("false", False), ("null", None), ("None", None), ("3m", "3m"),
+        ("[1, 2]", [1, 2]), ("a=b", "a=b"), ("", ""),
+    ],
+)  # fmt: skip
+def test_values(text: str, value: Any) -> None:
+    assert upstream.parse_value(text) == value and type(upstream.parse_value(text)) is type(value)
+
+
+def test_names_of_files(fake: Path) -> None:
+    checkout = upstream.find_checkout(str(fake))
+    for names, message in (
+        ((None, "gymma"), "--config is missing; available: mmsa, qmix"),
+        (("qmixx", "gymma"), "--config=qmixx: there is no such file; did you mean qmix"),
+        (("qmix", None), "--env-config is missing; available: gymma, sc2"),
+    ):
+        with pytest.raises(upstream.UpstreamError, match=message):
+            upstream.compose(checkout, *names, [])
+
+
+# --- runs, in processes of their own ---
+def test_a_run_is_recorded_and_nothing_is_written_in_the_checkout(tmp_path: Path) -> None:
+    folder = fake_epymarl.make(tmp_path / "epymarl", git=True)
+    before = fake_epymarl.contents(folder)
+    done = shell(f"--epymarl={folder}", *RUN, "seed=5", "td_lambda=0.5")
+    assert done.returncode == 0, done.stderr
+    assert fake_epymarl.contents(folder) == before
+    info = record()
+    checkout = upstream.find_checkout(str(folder))
+    assert info["host"] == str(checkout) and f"host: {checkout}" in done.stderr
+    assert info["test_return_mean"] == [0.5] and info["versions"]["torch"] == metadata.version("torch")
+    assert info["command"] == "python -m mmsa --config=mmsa --env-config=gymma with " + f"{KEY} td_lambda=0.5 seed=5"
+    (config,) = Path("results/sacred").glob("mmsa/lbforaging:Foraging-5x5-2p-1f-v3/1/config.json")
+    recorded = json.loads(config.read_text())
+    assert recorded["seed"] == 5 and "seed" not in recorded["env_args"]  # else each seed would be another task
+    assert f"done: {config.parent}" in done.stdout
+    # what the checkout lacks, each said once
+    told = {
+        "smaclite": "smaclite is not installed: an empty module stands in",
+        "tuples": "EpisodeBatch indexed tensors with lists",
+        "key": "env_args.key=Foraging-5x5-2p-1f-v3 became lbforaging:Foraging-5x5-2p-1f-v3",
+    }
+    if importlib.util.find_spec("smaclite") is not None:
+        del told["smaclite"]
+    assert len(info["mended"]) == len(told)
+    assert all(done.stderr.count(text) == 1 and any(text in line for line in info["mended"]) for text in told.values())
+    assert "td_lambda=0.5 is MMSA's own here" in done.stderr
+    seen = info["seen"]
+    assert {"mmsa_learner", "q_learner"} <= set(seen["learners"]) and seen["items"] == "tuple"
+    assert (seen["seed"], seen["threads"]) == (5, 1)
+    assert seen["path"][0] == str(folder / "src") and str(ROOT / "src") not in seen["path"]
+    upstream.seed_everything(5)
+    assert seen["drawn"] == [random.random(), np.random.rand(), float(th.rand(()))]
+
+
+def test_the_command_line_of_this_tree_hands_over(fake: Path) -> None:
+    Path("yaml.py").write_text("raise SystemExit('a file of the working directory was imported')")
+    done = shell(f"--epymarl={fake}", *RUN, through="main")
+    assert done.returncode == 0 and "MMSA's own" not in done.stderr, done.stderr
+    seen = record()["seen"]
+    assert seen["path"][0] == str(fake / "src") and str(ROOT / "src") not in seen["path"]
+    drawn = int(re.search(r"seed=(\d+) was drawn", done.stderr)[1])  # type: ignore[index]
+    assert seen["seed"] == drawn and f"seed={drawn}" in record()["command"]
+
+    variables = {"EPYMARL_PATH": str(fake), "SACRED_MONGO_URL": "mongodb://me:secret@host/db"}
+    printed = shell("--epymarl", "--print-config", *RUN, "t_max=3", through="main", **variables)
+    assert yaml.safe_load(printed.stdout)["t_max"] == 3
+    assert "SACRED_MONGO_URL is not read" in printed.stderr and "secret" not in printed.stderr
+    wrong = shell("--epymarl", "with", "t_max=3", through="main", EPYMARL_PATH=str(fake))
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: --config is missing; available: mmsa, qmix")
+
+
+def test_a_failure_is_recorded_and_told(fake: Path) -> None:
+    done = shell(f"--epymarl={fake}", "--config=qmix", *RUN[1:], "lr=13")
+    assert done.returncode == 1 and "RuntimeError: unlucky" in done.stderr and "failed: results" in done.stdout
+    (run,) = Path("results").rglob("run.json")
+    assert json.loads(run.read_text())["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"src/controllers/__init__.py": ""}, "controllers.REGISTRY is missing"),
+        ({"src/learners/__init__.py": "REGISTRY = []\n"}, "learners.REGISTRY is no dict"),
+        ({"src/runners/__init__.py": "REGISTRY = {'episode': None}\n"}, "runners.REGISTRY has no 'parallel'"),
+        ({"src/components/episode_buffer.py": "class EpisodeBatch: ...\nReplayBuffer = EpisodeBatch\n"},
+         "components.episode_buffer.EpisodeBatch.update is missing"),
+        ({"src/run.py": "from components.episode_buffer import ReplayBuffer\ndef run(config): ...\n"},
+         "run.run(config) does not take (_run, config, log)"),
+        ({"src/utils/logging.py": "import nowhere_to_be_found\n"}, "needs nowhere_to_be_found, which is not installed"),
+    ],
+)  # fmt: skip
+def test_a_changed_contract_is_named(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    done = shell(f"--epymarl={fake_epymarl.make(tmp_path / 'epymarl', changes)}", *RUN)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr
+    assert not Path("results").exists()
+
+
+def test_without_pkg_resources_sacred_still_records(fake: Path) -> None:
+    """As with setuptools 82: here the module is hidden from the import system."""
+    hidden = (
+        "import sys\nfrom importlib.machinery import PathFinder\n"
+        "class Hidden(PathFinder):\n    @classmethod\n    def find_spec(cls, name, path=None, target=None):\n"
+        "        path = [p for p in path or sys.path if name != 'pkg_resources' or p.endswith('standins')]\n"
+        "        return PathFinder.find_spec(name, path, target)\n"
+        "sys.meta_path[sys.meta_path.index(PathFinder)] = Hidden\n"
+    )
+    done = shell(f"--epymarl={fake}", "--config=qmix", "--env-config=gymma", "with", KEY, code=hidden)
+    assert done.returncode == 0, done.stderr
+    told = "setuptools without pkg_resources"
+    assert done.stderr.count(told) == 1 and sum(told in line for line in record("qmix")["mended"]) == 1
+
+
+def test_the_stand_in_for_pkg_resources_says_what_the_real_one_does() -> None:
+    spec = importlib.util.spec_from_file_location("own", upstream.STANDINS / "pkg_resources.py")
+    assert spec is not None and spec.loader is not None
+    own = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(own)
+    assert own.working_set.by_key["sacred"].version == metadata.version("sacred")
+    torch = next(each for each in own.working_set if each.project_name == "torch")
+    assert "torch" in torch._get_metadata("top_level.txt")
+    assert Path(own.resource_filename("sacred", "data/mime.types")).is_file()
+
+
+def test_tensorboard(fake: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs tensorboard: pip install -e '.[tensorboard]'")
+    done = shell(f"--epymarl={fake}", "--config=qmix", *RUN[1:], "use_tensorboard=True")
+    assert done.returncode == 0, done.stderr
+    assert "torch's SummaryWriter writes to" in done.stderr
+    (events,) = Path("results/tb_logs/token").glob("events*")
+    assert b"test_return_mean" in events.read_bytes()
+
+
+# --- options ---
+def test_print_config_and_list(fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main([f"--epymarl={fake}", *RUN, "t_max=9", "--print-config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["t_max"] == 9
+    assert command_line.main([f"--epymarl={fake}", "--list"]) == 0
+    out = capsys.readouterr().out
+    assert str(fake) in out and "mmsa, qmix" in out and "gymma, sc2" in out
+    assert not any(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=mmsa", "t_max=3"], "'t_max=3' on the command line is not preceded by the word with"),
+        (["--confg=mmsa"], "--confg=mmsa; python -m mmsa --help explains"),
+    ],
+)
+def test_wrong_use(fake: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert command_line.main([f"--epymarl={fake}", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["--check", "--watch=x", "--mongo=mongodb://u:secret@h/db", "--out=x.gif"])
+def test_options_of_the_embedded_host_are_refused(word: str, fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([f"--epymarl={fake}", "--config=mmsa", "--env-config=gymma", word]) == 2
+    err = capsys.readouterr().err
+    assert word.partition("=")[0] in err and "not with --epymarl" in err and "secret" not in err
+
+
+def test_the_variable_alone_changes_nothing(
+    fake: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(upstream.VARIABLE, str(fake))
+    assert main.main(["--print-config", *RUN]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["env_steps_per_update"] == 50  # the embedded host's
+    monkeypatch.delenv(upstream.VARIABLE)
+    assert main.main(["--epymarl", "--config=mmsa"]) == 2
+    assert "EPYMARL_PATH names; it is not set" in capsys.readouterr().err
+
+
+# --- a real checkout ---
+@real
+def test_a_real_checkout_keeps_the_contract() -> None:
+    """tests/hosts/test_contract.py in a process that has the checkout's modules instead of ours."""
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
+    command = [sys.executable, "-m", "pytest", *options, "-o", "pythonpath=plugins", "tests/hosts/test_contract.py"]
+    variables = {upstream.VARIABLE: REAL, "CONTRACT_HOST": "upstream"}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | variables
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout and "failed" not in done.stdout
+
+
+@real
+def test_a_real_checkout_is_left_as_it_was() -> None:
+    folder = Path(REAL).resolve()
+    before = fake_epymarl.contents(folder)
+    words = ["t_max=300", "test_nepisode=2", "runner=parallel", "batch_size_run=2", "save_model=True", "batch_size=4"]
+    done = shell(f"--epymarl={folder}", *RUN, *words, through="main")
+    assert done.returncode == 0, done.stderr
+    after = fake_epymarl.contents(folder)
+    assert after.keys() == before.keys() and after == before
+    assert list(Path("results/models").glob("*/*/mmsa.th")) and record()["test_return_mean"]
+
+
+@real
+def test_mmsa_shares_its_settings_with_the_checkouts_qmix() -> None:
+    mine = yaml.safe_load((ROOT / "plugins/mmsa/upstream.yaml").read_text())
+    checkout = upstream.find_checkout(REAL)
+    theirs: dict[str, Any] = {}
+    for name in ("default.yaml", "algs/qmix.yaml"):
+        theirs |= yaml.safe_load((checkout.config / name).read_text())
+    assert {key for key in mine if key not in theirs} == {"td_lambda"}
+    assert {key: value for key, value in mine.items() if theirs.get(key, value) != value} == {"use_rnn": True}
