@@ -173,12 +173,10 @@ def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path, task: str)
         _run.add_artifact(shutil.make_archive(str(folder / "checkpoint"), "zip", info["checkpoint"]))
 
 
-def train(
-    config: dict[str, Any], files: tuple[str, str] = ("", ""), mongo: Address | None = None, resumed: Any = None
-) -> int:
+def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None = None, resumed: Any = None) -> int:
     """One recorded run; the exit status.
 
-    :param files: names of the algorithm's and the environment's file, where the configuration has others.
+    :param files: names of the algorithm's and the environment's file.
     :param mongo: where the run is recorded beside the files.
     :param resumed: utils.resume.Resumed, of a run that goes on with this configuration.
     """
@@ -286,7 +284,7 @@ def resume(options: argparse.Namespace, mongo: Address | None) -> int:
     if options.config is not None or options.env_config is not None:
         raise ConfigError("--config, --env-config: with --resume only where it is --resume=last; RUN has its own")
     resumed = import_module("utils.resume").prepare(options.resume, overrides(options.words), options.trust or ())
-    return train(resumed.config, mongo=mongo, resumed=resumed)
+    return train(resumed.config, resumed.files, mongo, resumed)
 
 
 def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Address | None) -> int:
@@ -298,7 +296,7 @@ def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Addr
     folder = results_folder(config, task_name(config) + envs.simulator_suffix(config))
     resumed, problems = import_module("utils.resume").last(folder, config, options.trust or ())
     if resumed is not None:
-        return train(resumed.config, mongo=mongo, resumed=resumed)
+        return train(resumed.config, resumed.files, mongo, resumed)
     for problem in problems:
         get_logger().warning("%s", problem)
     get_logger().info("no cut-off run of this configuration can go on: a new one begins")

@@ -114,8 +114,8 @@ def simulator_suffix(config: Mapping[str, Any], backend: str = "") -> str:
 def make_vector_env(args: Any) -> VectorEnv:
     """The E = args.batch_size_run environments of a run as one.
 
-    Reads args.env, env_args, batch_size_run, env_workers, seed, common_reward and reward_scalarisation. Natively
-    batched environments are stepped in this process whatever env_workers says. The caller closes it.
+    Reads args.env, env_args, batch_size_run, env_workers, env_timeout, seed, common_reward and reward_scalarisation.
+    Natively batched environments are stepped in this process whatever env_workers says. The caller closes it.
     """
     if args.env not in REGISTRY:
         raise ValueError(f"unknown environment {args.env!r}.{nearest(args.env, list(REGISTRY))}")
@@ -126,7 +126,7 @@ def make_vector_env(args: Any) -> VectorEnv:
     rewards = {"common_reward": args.common_reward, "reward_scalarisation": args.reward_scalarisation}
     factories = [partial(REGISTRY[args.env], **env_args, seed=seed, **rewards) for seed in seeds]
     if args.env_workers > 0:
-        return WorkerVectorEnv(factories, args.env_workers, args.common_reward, seeds)
+        return WorkerVectorEnv(factories, args.env_workers, args.common_reward, seeds, args.env_timeout)
     return SerialVectorEnv(factories, args.common_reward, seeds)
 
 

@@ -36,6 +36,7 @@ class Resumed(NamedTuple):
     changed: bool  # whether the configuration is no longer the recorded one
     checkpoints: Checkpoints
     saved: Saved
+    files: tuple[str, str]  # names of the algorithm's and the environment's file, "" where the record does not say
     problems: list[str]  # of newer checkpoints, which are damaged
 
     def say(self, missing: int, log: logging.Logger) -> None:
@@ -109,7 +110,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     except BaseException:
         checkpoints.unlock()
         raise
-    return Resumed(folder, config, changed, checkpoints, saved, problems)
+    return Resumed(folder, config, changed, checkpoints, saved, _files(folder), problems)
 
 
 def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | None, list[str]]:
@@ -150,6 +151,13 @@ def _changed(
     config = configs.complete({**config, "checkpoint_path": "", "load_step": 0}, sources) | begun_from
     require_environment(config)
     return config, config != recorded
+
+
+def _files(folder: Path) -> tuple[str, str]:
+    info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
+    words = [word.partition("=") for word in str(info.get("command") or "").split()]
+    names = {option: name for option, _, name in words}
+    return names.get("--config", ""), names.get("--env-config", "")
 
 
 def _has(recorded: Mapping[str, Any], path: tuple[str, ...], value: Any) -> bool:

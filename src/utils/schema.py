@@ -41,6 +41,7 @@ class HostConfig(BaseModel):
     runner: Literal["episode", "parallel"]
     batch_size_run: Positive
     env_workers: Count
+    env_timeout: Annotated[float, Field(gt=0.0, le=86400.0)] | None
     pipeline: bool
     action_selector: Name
     epsilon_start: Share

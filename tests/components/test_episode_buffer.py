@@ -365,3 +365,113 @@ def test_short_episodes_are_whole() -> None:
 
 def test_whole_episodes_have_no_burn_in_field() -> None:
     assert "burn_in" not in make_buffer().scheme
+
+
+# --- against a model of plain lists ---
+@st.composite
+def writes(draw: Any) -> tuple[Any, Any, str, int]:
+    """Where (episodes, steps), which field, and a value, of a batch of 4 episodes and 7 steps."""
+    some = st.lists(st.integers(0, 3), min_size=1, max_size=4, unique=True)
+    rows = draw(
+        st.one_of(st.integers(-4, 3), some, st.just(slice(None)), st.builds(slice, st.integers(0, 3), st.just(4)))
+    )
+    first = draw(st.integers(0, 6))
+    steps = draw(
+        st.one_of(st.integers(-7, 6), st.just(slice(None)), st.just(slice(first, 7)), st.just(slice(first, None, 2)))
+    )
+    return rows, steps, draw(st.sampled_from(["obs", "state", "reward", "actions"])), draw(st.integers(1, 4))
+
+
+def chosen(index: Any, size: int) -> list[int]:
+    """The numbers that an index stands for."""
+    if isinstance(index, int):
+        return [index % size]
+    return list(range(size))[index] if isinstance(index, slice) else list(index)
+
+
+@settings(max_examples=60, deadline=None)
+@given(todo=st.lists(writes(), max_size=6), cut=writes())
+def test_a_batch_holds_what_lists_would(todo: list[tuple[Any, Any, str, int]], cut: tuple[Any, Any, str, int]) -> None:
+    keys = ("obs", "state", "reward", "actions", "filled")
+    batch, model = empty(), {key: [[0.0] * 7 for _ in range(4)] for key in keys}
+    for rows, steps, key, value in todo:
+        shape = (len(chosen(rows, 4)), len(chosen(steps, 7)), *batch[key].shape[2:])
+        batch.update({key: np.full(shape, value)}, rows, steps)
+        for b in chosen(rows, 4):
+            for t in chosen(steps, 7):
+                model[key][b][t], model["filled"][b][t] = value, 1
+    rows, steps, *_ = cut
+    for part, bs, ts in ((batch, range(4), range(7)), (batch[rows, steps], chosen(rows, 4), chosen(steps, 7))):
+        assert (part.batch_size, part.max_seq_length) == (len(bs), len(ts))
+        for key in keys:
+            wanted = th.tensor([[model[key][b][t] for t in ts] for b in bs])
+            seen = part[key].float().flatten(2)
+            assert th.equal(seen, wanted.unsqueeze(2).expand_as(seen)), key
+    assert batch.max_t_filled() == max(sum(map(int, row)) for row in model["filled"])
+
+
+def contents(buffer: ReplayBuffer) -> list[tuple[int, dict[str, Any]]]:
+    """(number, what is stored) of each episode, the oldest first."""
+    held = []
+    for piece in buffer.pieces(0, 1):  # one episode each
+        assert len(piece["lengths"]) == 1
+        held.append((piece["first"], {key: value.tolist() for key, value in piece["fields"].items()}))
+    return held
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.integers(1, 6),
+    batches=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=4), max_size=6),
+    at=st.integers(0, 6),
+    piece=st.integers(1, 4000),
+)
+def test_a_buffer_keeps_its_last_episodes_and_comes_back_whole(
+    size: int, batches: list[list[int]], at: int, piece: int
+) -> None:
+    """Episodes of 0 to 7 filled steps; after `at` batches, the buffer is saved and restored in pieces."""
+    a = args()
+    options = {"standardise_rewards": True}
+    buffer, model, number = make_buffer(size, **options), [], 0
+    for k, lengths in enumerate(batches):
+        if k == at:
+            restored = make_buffer(size, seed=9, **options)
+            restored.load_state_dict(buffer.state_dict())
+            assert restored.complete == (buffer.episodes_in_buffer == 0)
+            for one in buffer.pieces(0, piece):
+                restored.load_piece(one)
+            assert restored.complete and contents(restored) == contents(buffer) and restored.nbytes == buffer.nbytes
+            if model:
+                first, second = buffer.sample(len(model)), restored.sample(len(model))
+                assert all(th.equal(first[key], second[key]) for key in first.scheme), "another draw"
+            buffer = restored
+        full = random_batch(a, [6] * len(lengths), [True] * len(lengths), seed=k)
+        for b, length in enumerate(lengths):
+            full["filled"][b, length:] = 0
+            if length >= 2:
+                rows = {key: full[key][b, :length].tolist() for key in buffer._stored}
+                model = [*model, (number, rows)][-size:]
+                number += 1
+        buffer.insert_episode_batch(full)
+        assert buffer.inserted == number and buffer.episodes_in_buffer == len(model)
+        assert contents(buffer) == model
+
+
+def test_pieces_that_do_not_fit_are_refused() -> None:
+    buffer = make_buffer(3)
+    buffer.insert_episode_batch(random_batch(args(), [4, 2], [True, True], n_steps=7))
+    (piece,) = buffer.pieces(0, 10**9)
+    empty_one = make_buffer(3)
+    empty_one.load_state_dict(buffer.state_dict())
+    fields = piece["fields"]
+    for wrong, said in (
+        ({"fields": {**fields, "more": fields["obs"]}}, "the fields"),
+        ({"fields": {**fields, "obs": fields["obs"][:-1]}}, "obs: "),
+        ({"fields": {**fields, "actions": fields["actions"].long()}}, "actions: .*expected.*uint8"),
+        ({"lengths": [5, 30]}, "an episode has 2 to 7 steps"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            empty_one.load_piece(piece | wrong)
+    assert not empty_one.complete
+    empty_one.load_piece(piece | {"first": 10})  # episodes that it does not hold
+    assert not empty_one.complete

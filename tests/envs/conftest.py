@@ -29,6 +29,7 @@ def make() -> Any:
             env_args=env_args,
             batch_size_run=n_envs,
             env_workers=workers,
+            env_timeout=None,
             seed=seed,
             common_reward=common_reward,
             reward_scalarisation="sum",

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from toy_envs import ToyEnv
 
-from envs import EnvContractError, EnvWorkerError
+from envs import EPISODE_LOST, EnvContractError, EnvWorkerError
+from envs import vector as vector_module
 from envs.vector import SerialVectorEnv, WorkerVectorEnv, episode_seed
 
 HERE = Path(__file__).parent
@@ -135,29 +136,69 @@ def test_error_in_process_names_the_environment() -> None:
     assert "environment 2 (ToyEnv), step 3" in error.value.__notes__[0]
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [("raise", "environment 2 (.|\n)*step 3(.|\n)*toy fault"), ("exit", "environments 2 to 3 ended, exit code 7")],
-)
-def test_worker_failure(fault: str, words: str) -> None:
-    vector = WorkerVectorEnv(toys(fault), 2)
+def test_an_error_in_a_worker_is_told_and_ends_all() -> None:
+    vector = WorkerVectorEnv(toys("raise"), 2)
     pids = vector.worker_pids
     vector.reset()
-    with pytest.raises(EnvWorkerError, match=words):
+    with pytest.raises(EnvWorkerError, match="environment 2 (.|\n)*step 3(.|\n)*toy fault"):
         for _ in range(3):
             vector.step(ACTIONS, ON)
     assert wait_until_gone(pids), "a failure left workers behind"
 
 
-def test_killed_worker_is_seen_at_once() -> None:
+def test_a_worker_that_dies_is_started_anew_and_its_episodes_are_lost() -> None:
     vector = WorkerVectorEnv(toys(""), 2)
     vector.reset()
-    os.kill(vector.worker_pids[1], signal.SIGKILL)
-    start = time.monotonic()
-    with pytest.raises(EnvWorkerError, match="environments 2 to 3 .*SIGKILL"):
-        vector.step(ACTIONS, ON)
-    assert time.monotonic() - start < 5
+    vector.step(ACTIONS, ON)
+    first, second = vector.worker_pids
+    os.kill(second, signal.SIGKILL)
+    with pytest.warns(RuntimeWarning, match="environments 2 to 3 ended.*SIGKILL.*started anew"):
+        assert vector.step(ACTIONS, ON) == [(2, {EPISODE_LOST: 1.0}), (3, {EPISODE_LOST: 1.0})]
+    assert vector.worker_pids[0] == first and vector.worker_pids[1] != second
+    assert vector.truncated.tolist() == [False, False, True, True] and not vector.terminated.any()
+    active = np.array([True, True, False, False])
+    vector.step(ACTIONS, active)  # the others go on
+    assert vector.obs[:2, 0, 0].tolist() == [3.0, 3.0]
+    os.kill(vector.worker_pids[0], signal.SIGKILL)
+    with pytest.warns(RuntimeWarning, match="environments 0 to 1"):
+        vector.reset()  # is done in the new one
+    for _ in range(4):
+        assert vector.step(ACTIONS, ON) == []
+    assert [i for i, info in vector.step(ACTIONS, ON) if not info.get(EPISODE_LOST)] == [0, 1, 2, 3]
     vector.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("exit", "ended, exit code 7"), ("hang", "gave no answer for 0.5 seconds")]
+)
+def test_a_worker_that_is_lost_again_and_again_ends_all(
+    fault: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_module, "MOST_LOST", 1)
+    vector = WorkerVectorEnv(toys(fault), 2)
+    for pipe in vector._pipes:
+        if fault == "hang":
+            vector_module._give_up_after(pipe, 0.5)
+    vector._timeout, start = 0.5, vector._start
+
+    def impatient(worker: int) -> Any:
+        pipe, process = start(worker)
+        pipe.poll(30)  # it is there
+        if fault == "hang":
+            vector_module._give_up_after(pipe, 0.5)
+        return pipe, process
+
+    vector._start = impatient
+    pids = vector.worker_pids
+    with (
+        pytest.warns(RuntimeWarning, match=f"environments 2 to 3 {words}"),
+        pytest.raises(EnvWorkerError, match=f"environments 2 to 3 {words}.*1 times in a row"),
+    ):
+        for _ in range(2):
+            vector.reset()
+            for _ in range(3):
+                vector.step(ACTIONS, ON)
+    assert wait_until_gone(pids), "a failure left workers behind"
 
 
 def test_worker_that_cannot_start() -> None:

@@ -215,6 +215,26 @@ def test_rendering_in_tests_only() -> None:
     assert env.rendered == env.stepped - before
 
 
+@pytest.mark.parametrize(("key", "value"), [("obs", np.nan), ("state", np.inf), ("reward", -np.inf)])
+def test_what_is_no_number_is_learnt_by_nobody(key: str, value: float) -> None:
+    runner, _, env = build(2)
+    runner.run()
+    step, t = env.step, [0]
+
+    def broken(actions: np.ndarray, active: np.ndarray) -> Any:
+        ended = step(actions, active)
+        t[0] += 1
+        if t[0] == 2:
+            getattr(env, key)[1] = value
+        return ended
+
+    env.step = broken
+    where = 1 if key == "reward" else 2  # the reward of a step is stored with the step before what it led to
+    with pytest.raises(envs.EnvContractError, match=f"environment 1, step {where}: {key} holds .*(nan|inf)"):
+        runner.run()
+    assert runner.t_env == sum(env.length(i, 0) for i in range(2)), "steps that are thrown away were counted"
+
+
 def test_closing() -> None:
     runner, _, env = build(1)
     runner.close_env()

@@ -16,8 +16,8 @@ from support.sacred_runs import configuration
 
 from utils import recording
 from utils.logging import Logger
-from utils.mongo import Column, Snapshot, Store, address
-from utils.recording import Delivery, RunFolder
+from utils.mongo import Column, Snapshot, Store, address, run_uid
+from utils.recording import Delivery, ResumedFolder, RunFolder
 from utils.runs import JOURNAL, load_runs
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901)
@@ -473,3 +473,103 @@ def test_what_a_slow_sync_has_read_sets_no_run_back(wire: Wire, db: Any, ended: 
     (entry,) = db["runs"].find()
     assert entry["status"] == later["status"] and later["heartbeat"] - entry["heartbeat"] < timedelta(milliseconds=1)
     assert db["metrics"].find_one()["steps"] == [1, 2]
+
+
+# --- a full disk, and a run that goes on ---
+def test_on_a_full_disk_the_run_goes_on_and_nothing_is_missing_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recording.LOG, "propagate", True)
+    experiment = Experiment(tmp_path / "runs")
+    experiment.points(100)
+    experiment.beat()
+    experiment.files.sync()
+    real, full = Path.open, [True]
+
+    def open_(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if full[0] and "r" not in mode and self.parent == experiment.folder:
+            if "a" in mode:
+                with real(self, mode) as file:
+                    file.write('{"loss": {"ste')  # as much as there was room for
+            raise OSError(28, "No space left on device")
+        return real(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_)
+    for _ in range(3):
+        experiment.points(1)
+        experiment.beat()
+        with pytest.raises(OSError, match="No space left"):
+            experiment.files.sync()
+    assert caplog.text.count("No space left") == 1 and "the run goes on" in caplog.text
+    full[0] = False
+    experiment.points(1)
+    experiment.beat()
+    experiment.files.sync()
+    assert experiment.files.problem is None
+    (run,) = load_runs([str(tmp_path / "runs")])
+    assert run.metrics["loss"].steps.tolist() == list(range(1, 105))
+    full[0] = True
+    experiment.points(1)
+    experiment.end()  # is no error, and leaves what there was
+    assert experiment.files.problem is not None and (experiment.folder / JOURNAL).exists()
+
+
+def resume(experiment: Experiment, points: dict[str, int], where: str = "", changed: bool = False) -> Experiment:
+    """The run of this folder goes on from where its metrics had so many points."""
+    again = Experiment.__new__(Experiment)
+    vars(again).update(vars(experiment), t=max(points.values()), pending={})
+    again.files = ResumedFolder(experiment.folder, points, changed)
+    again.info = again.files.info_until_then(again.t)
+    again.observers = [again.files]
+    if where:
+        again.observers.append(Delivery(address(where), again.files, again.log))
+    for observer in again.observers:
+        observer.started_event({}, "main", {}, START + timedelta(days=1), again.config, {}, None)
+    return again
+
+
+def test_a_resumed_record_has_each_point_once(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "runs")
+    experiment.points(3)
+    experiment.points(4, ("loss",))  # beyond the checkpoint, as far as the journal has it
+    experiment.beat()
+    experiment.points(1, ("late",))
+    experiment.beat()
+    again = resume(experiment, {"loss": 3, "test_return_mean": 3})
+    assert again.files.missing == 0 and set(again.info) >= {"loss", "loss_T", "backend", "resumed"}
+    assert again.info["loss_T"] == [1, 2, 3] and again.info["resumed"][0]["step"] == 3
+    (run,) = load_runs([str(tmp_path / "runs")])
+    assert run.status == "RUNNING" and run.metrics["loss"].steps.tolist() == [1, 2, 3] and "late" not in run.metrics
+    again.points(2)
+    again.end()
+    record = json.loads((again.folder / "run.json").read_text())
+    assert record["start_time"] == START.isoformat() and record["experiment"]["name"] == "epymarl-mmsa"
+    metrics, info = (json.loads((again.folder / f"{name}.json").read_text()) for name in ("metrics", "info"))
+    assert metrics["loss"]["steps"] == info["loss_T"] == [1, 2, 3, 4, 5] and metrics["loss"]["values"] == info["loss"]
+    lost = ResumedFolder(again.folder, {"loss": 7, "test_return_mean": 5}, False)
+    assert lost.missing == 2
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_resumed_run_is_the_same_one_in_the_database(tmp_path: Path, wire: Wire, db: Any, changed: bool) -> None:
+    where = f"{wire.url}/{db.name}"
+    experiment = Experiment(tmp_path / "runs", where)
+    experiment.points(6)
+    experiment.points(1, ("late",))
+    experiment.beat()
+    for observer in experiment.observers:
+        observer.failed_event(START, ["it broke"])
+    for observer in experiment.observers:
+        observer.join()
+    assert db["runs"].find_one({})["status"] == "FAILED"
+    if changed:
+        experiment.config = {**experiment.config, "t_max": 5000}
+    again = resume(experiment, {"loss": 4, "test_return_mean": 4}, where, changed)
+    again.points(3)
+    again.end()
+    run = check(db, again)
+    assert db["runs"].count_documents({}) == 1 and "fail_trace" not in run and run["status"] == "COMPLETED"
+    assert run["config"]["t_max"] == (5000 if changed else 1000) and run["info"]["resumed"][0]["step"] == 4
+    if changed:  # a later upload finds it, too
+        config, entry = (json.loads((again.folder / f"{name}.json").read_text()) for name in ("config", "run"))
+        assert run_uid(entry, config) == run["run_uid"]

@@ -129,3 +129,20 @@ def test_the_group_is_that_of_a_curve() -> None:
 
 def test_the_group_names_the_simulator() -> None:
     assert group_name(config(env="smax", env_args={"map_name": "3m"})).startswith("run 3m-SMAX ")
+
+
+def test_tensorboard_hides_what_a_resumed_run_logs_again(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed: pip install -e '.[tensorboard]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values = config(use_tensorboard=True, local_results_path=str(tmp_path))
+    for resumed_at, steps in ((None, (10, 20, 30, 40)), (20, (30, 40, 50))):
+        logger = Logger(logging.getLogger("test"))
+        logger.setup_trackers(values, "run", resumed_at)
+        for t in steps:
+            logger.log_stat("loss", t + (resumed_at or 0), t)
+        logger.flush()
+        logger.finish()
+    events = EventAccumulator(str(tmp_path / "tb_logs" / "run"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(10, 10), (20, 20), (30, 50), (40, 60), (50, 70)]

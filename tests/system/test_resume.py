@@ -1,0 +1,347 @@
+"""--resume on the command line, signals to real processes, and kills at random moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import main
+from utils import recorded, resume
+from utils.checkpoints import Checkpoints
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "Foraging-5x5-2p-1f-v3"
+RUN = ["--config=vdn", "--env-config=lbf"]
+SMALL = (
+    "seed=4 t_max=200 test_interval=90 test_nepisode=2 batch_size=2 env_steps_per_update=25 log_interval=100 "
+    "runner_log_interval=50 learner_log_interval=25 checkpoint_interval=60 hidden_dim=8 env_args.time_limit=8"
+).split()
+
+
+class Cut(BaseException):
+    """In the place of SIGKILL, once the run has its last checkpoint but one."""
+
+
+@pytest.fixture
+def cut_off(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The record of a run that was killed after its second checkpoint, with points beyond it."""
+    save, count = Checkpoints.save, [0]
+
+    def saves(self: Checkpoints, *args: Any, **about: Any) -> Any:
+        count[0] += 1
+        if count[0] == 3:
+            raise Cut
+        return save(self, *args, **about)
+
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+    monkeypatch.setattr(Checkpoints, "save", saves)
+    with pytest.raises(Cut):
+        main.main([*RUN, "with", *SMALL, "keep_finished=True"])
+    monkeypatch.setattr(Checkpoints, "save", save)
+    record = tree / "results/sacred/vdn" / KEY / "1"
+    run = json.loads((record / "run.json").read_text())
+    (record / "run.json").write_text(json.dumps(run | {"status": "RUNNING"}))
+    return record
+
+
+def read(record: Path, name: str) -> dict[str, Any]:
+    return json.loads((record / f"{name}.json").read_text())
+
+
+def metrics(record: Path) -> dict[str, Any]:
+    return {
+        key: (entry["steps"], entry["values"])
+        for key, entry in read(record, "metrics").items()
+        if not key.startswith("time_")
+    }
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What is said where the command line is wrong: one message, and no traceback."""
+    capsys.readouterr()
+    assert main.main(list(words)) == 2
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("error: ") and "Traceback" not in output.err
+    return output.err
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"}
+
+
+# --- a run goes on ---
+def test_the_record_of_a_resumed_run_is_that_of_one_left_alone(
+    cut_off: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beyond = len(metrics_of_journal(cut_off))
+    assert main.main(["--resume", str(cut_off)]) == 0
+    assert "goes on from step" in capsys.readouterr().err
+    assert main.main([*RUN, "with", *SMALL, "keep_finished=True"]) == 0
+    alone = cut_off.parent / "2"
+    assert metrics(cut_off) == metrics(alone) and beyond > 0
+    info, other = read(cut_off, "info"), read(alone, "info")
+    series = [key for key in other if f"{key}_T" in other]
+    assert series and all(info[key] == other[key] and info[f"{key}_T"] == other[f"{key}_T"] for key in series)
+    assert read(cut_off, "config") == read(alone, "config") and info["command"] == other["command"]
+    run = read(cut_off, "run")
+    assert run["status"] == "COMPLETED" and run["artifacts"] == ["learning_curve.png"]
+    assert run["start_time"] < info["resumed"][0]["resumed"] < run["stop_time"]
+    assert not (cut_off / "metrics.jsonl").exists() and not list(cut_off.rglob("*.part"))
+
+
+def metrics_of_journal(record: Path) -> list[str]:
+    return (record / "metrics.jsonl").read_text().splitlines() if (record / "metrics.jsonl").exists() else [""]
+
+
+def test_from_another_folder_and_moved(cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "results", moved)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    assert main.main(["--resume", str(moved), "with", "save_model=True"]) == 0  # the only run in that folder
+    assert list((tmp_path / "cwd").iterdir()) == [] and list(moved.glob("models/*/*/agent.th"))
+
+
+def test_a_finished_run_grows(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--resume", str(cut_off)]) == 0
+    assert "is finished, at step" in refused(capsys, "--resume", str(cut_off))
+    assert main.main(["--resume", str(cut_off), "with", "t_max=300"]) == 0
+    assert read(cut_off, "config")["t_max"] == 300 and "t_max=300" in read(cut_off, "info")["command"]
+    assert main.main([*RUN, "with", *SMALL, "keep_finished=True", "t_max=300"]) == 0
+    assert metrics(cut_off) == metrics(cut_off.parent / "2")
+
+
+def test_checkpoints_of_a_finished_run_are_removed(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([*RUN, "with", *SMALL]) == 0
+    record = tree / "results/sacred/vdn" / KEY / "1"
+    assert not (record / "checkpoints").exists()
+    assert "keep_finished=True" in refused(capsys, "--resume", str(record))
+
+
+def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = ["--resume=last", *RUN, "with", *SMALL, "keep_finished=True", "lr=0.001"]
+    assert main.main(other) == 0  # of another configuration: a new run
+    assert "a new one begins" in capsys.readouterr().err and read(cut_off, "run")["status"] == "RUNNING"
+    without_seed = [word for word in SMALL if not word.startswith("seed=")]
+    assert main.main(["--resume=last", *RUN, "with", *without_seed, "keep_finished=True", "log_interval=50"]) == 0
+    assert read(cut_off, "run")["status"] == "COMPLETED"
+    assert sorted(path.name for path in cut_off.parent.iterdir() if path.name.isdecimal()) == ["1", "2"]
+
+
+def test_the_last_one_cannot_go_on(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for state in cut_off.glob("checkpoints/*/state.pt"):
+        state.write_bytes(b"damaged")
+    assert main.main(["--resume=last", *RUN, "with", *SMALL, "keep_finished=True"]) == 0
+    assert "no checkpoint to go on from" in capsys.readouterr().err
+    assert read(cut_off.parent / "2", "run")["status"] == "COMPLETED"
+
+
+def test_a_record_that_has_lost_points_says_so(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("metrics.jsonl", "metrics.json"):
+        (cut_off / name).unlink(missing_ok=True)
+    assert main.main(["--resume", str(cut_off)]) == 0
+    assert "the record has lost" in capsys.readouterr().err
+
+
+# --- what is refused, before anything is written ---
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["with", "lr=0.1"], "lr=0.1 (the command line): lr cannot change in a resumed run"),
+        (["with", "env_args.time_limit=9"], "env_args cannot change"),
+        (["with", "test_interval=5", "seed=2"], "2 problems"),
+        (["with", "t_max=-1"], "t_max = -1"),
+        (["with", "env_workers=x"], "env_workers = 'x'"),
+        (["--config=vdn"], "only where it is --resume=last"),
+        (["--watch", "x"], "--resume: not with --watch"),
+        (["--out", "x.gif"], "--out: only with --watch"),
+    ],
+)
+def test_wrong_words(cut_off: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    before = content(cut_off)
+    assert said in refused(capsys, "--resume", str(cut_off), *words)
+    assert content(cut_off) == before
+
+
+def test_keys_that_are_the_same_may_be_named(cut_off: Path) -> None:
+    resumed = resume.prepare(str(cut_off), ["lr=0.0005", "env_args.time_limit=8", "seed=4"])
+    resumed.checkpoints.unlock()
+    assert not resumed.changed and resumed.saved.manifest.number == 2
+
+
+@pytest.mark.parametrize(
+    ("hurt", "said"),
+    [
+        (lambda record: shutil.rmtree(record / "checkpoints"), "this run has no checkpoints"),
+        (lambda record: [shutil.rmtree(path) for path in record.glob("checkpoints/0*")], "there is none yet"),
+        (lambda record: (record / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda record: (record / "config.json").write_text("[]"), "a mapping of keys to values is wanted"),
+        (lambda record: (record / "run.json").unlink(), "no record of a run"),
+        (lambda record: (record / "info.json").symlink_to("/etc/hostname"), "this is a symbolic link"),
+        (lambda record: shutil.rmtree(record), "there is no such folder"),
+    ],
+)
+def test_wrong_records(cut_off: Path, capsys: pytest.CaptureFixture[str], hurt: Any, said: str) -> None:
+    (cut_off / "info.json").unlink(missing_ok=True)
+    hurt(cut_off)
+    assert said in refused(capsys, "--resume", str(cut_off))
+
+
+@pytest.mark.parametrize("key", ["plugin", "env_module"])
+def test_code_that_a_record_names_is_not_imported(cut_off: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    config = read(cut_off, "config")
+    Path("evil.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
+    name = "evil" if key == "plugin" else "evil.py"
+    (cut_off / "config.json").write_text(json.dumps(config | {key: name}))
+    assert f"--trust {name}" in refused(capsys, "--resume", str(cut_off))
+    assert not Path("executed").exists()
+
+
+def test_a_run_that_goes_on_is_not_resumed(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    going = Checkpoints(cut_off / "checkpoints")
+    going.lock()
+    assert f"another process has this run (process {os.getpid()} on" in refused(capsys, "--resume", str(cut_off))
+    going.unlock()
+
+
+def test_a_record_where_nothing_can_be_written(
+    cut_off: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # of root nothing is refused
+    assert "nothing can be written there" in refused(capsys, "--resume", str(cut_off))
+
+
+def test_names_stay_within_their_folder() -> None:
+    assert recorded.inside("a/b") == "a/b"
+    for name in ("", "/a", "../a", "a/../../b"):
+        with pytest.raises(ValueError, match="names nothing within"):
+            recorded.inside(name)
+
+
+# --- signals, to real processes ---
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a training that does not end by itself, and waits for its first checkpoint."""
+    started: list[subprocess.Popen[str]] = []
+    yield lambda *words: _start(tmp_path, started, *words)
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def _start(folder: Path, started: list[subprocess.Popen[str]], *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "src" / "main.py"), "--config=qmix", "--env-config=gymma", "with"]
+    command += f"env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
+    process = subprocess.Popen(
+        [*command, *words],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    started.append(process)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "checkpoint at step" in line:
+            return process
+    raise AssertionError("it has not trained")
+
+
+def children(pid: int) -> list[int]:
+    """Processes below this one, by /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found += [int(path.parent.name), *children(int(path.parent.name))]
+    return found
+
+
+def gone(pids: list[int]) -> bool:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, start: Any, number: signal.Signals) -> None:
+    words = ["checkpoint_interval=300", "runner=parallel", "batch_size_run=2", "env_workers=2"]
+    process = start(*words)
+    below = children(process.pid)
+    assert len(below) >= 2
+    os.killpg(process.pid, number)  # as a scheduler or a terminal does: to workers, too
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert gone(below) and "Traceback" not in err and "checkpoint at step" in err
+    (record,) = tmp_path.glob("results/sacred/qmix/*/1")
+    assert read(record, "run")["status"] == "INTERRUPTED" and f"--resume {record.relative_to(tmp_path)}" in out
+    steps = [int(path.name.partition("-")[2]) for path in record.glob("checkpoints/0*")]
+    t_max = max(steps) + 50
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "src" / "main.py"), "--resume", str(record), "with", f"t_max={t_max}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and f"goes on from step {max(steps):,}" in done.stderr, done.stderr
+    assert read(record, "run")["status"] == "COMPLETED"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("twice", [True, False])
+def test_twice_or_killed_it_ends_at_once_and_leaves_no_process(start: Any, twice: bool) -> None:
+    words = ["checkpoint_interval=300", "runner=parallel", "batch_size_run=2", "env_workers=2"]
+    process = start(*words)
+    below = children(process.pid)
+    if twice:
+        os.kill(process.pid, signal.SIGSTOP)  # so that both are there before it acts
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process.pid, number)
+        os.kill(process.pid, signal.SIGCONT)
+    else:
+        process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode < 0 and gone(below)
+
+
+# --- killed at random moments ---
+def kills(*words: str) -> str:
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "tools" / "kill_and_resume.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("config", "env", "n"), [("qmix", "gymma", 5), ("mmsa", "matrix", 5)])
+def test_killed_at_random_moments_a_run_ends_as_one_left_alone(config: str, env: str, n: int) -> None:
+    said = kills("--kills", str(n), "--config", config, "--env", env)
+    assert f"{n} kills" in said and " 0 differences" in said and " 0 resumes" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "env"), [("qmix", "gymma"), ("mmsa", "matrix"), ("mmsa", "gymma"), ("mappo", "gymma"), ("qmix", "smax")]
+)
+def test_killed_fifty_times(config: str, env: str) -> None:
+    said = kills("--kills", "50", "--config", config, "--env", env)
+    assert "50 kills" in said and " 0 differences" in said
