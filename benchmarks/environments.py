@@ -39,8 +39,8 @@ WORKERS = (
 
 def make(env: str, env_args: dict[str, Any], n_envs: int, workers: int = 0) -> envs.VectorEnv:
     args = SimpleNamespace(
-        env=env, env_args=env_args, batch_size_run=n_envs, env_workers=workers, seed=1, common_reward=True,
-        reward_scalarisation="sum",
+        env=env, env_args=env_args, batch_size_run=n_envs, env_workers=workers, env_timeout=None, seed=1,
+        common_reward=True, reward_scalarisation="sum",
     )  # fmt: skip
     return envs.make_vector_env(args)
 

@@ -19,8 +19,8 @@ from envs.vector import VectorEnv
 def make(env: str, workers: int = 0, n_envs: int = 1, **env_args: Any) -> VectorEnv:
     return envs.make_vector_env(
         SimpleNamespace(
-            env=env, env_args=env_args, batch_size_run=n_envs, env_workers=workers, seed=1, common_reward=True,
-            reward_scalarisation="sum",
+            env=env, env_args=env_args, batch_size_run=n_envs, env_workers=workers, env_timeout=None, seed=1,
+            common_reward=True, reward_scalarisation="sum",
         )
     )  # fmt: skip
 
