@@ -214,6 +214,7 @@ def test_threads_are_pinned_and_the_log_is_kept(stage: Stage, reported: list) ->
     assert set(json.loads((folder / "run.json").read_text())["pins"].values()) == {"2"}
     first, second = (stage.runs[0].folder / "run.log").read_text().splitlines()
     assert first.startswith("$ ") and "--config=vdn --env-config=matrix with" in first and "label=VDN" in first
+    assert " --resume=last " in first, "a cut-off run would not go on"
     assert second == "the stand-in speaks"
 
 
