@@ -12,6 +12,7 @@ the workers (w, shared out evenly) and this process (m, while they wait) used: (
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import statistics
@@ -68,8 +69,8 @@ def cpu_seconds(vector: Any) -> tuple[float, float]:
 
 def workers(seconds: float, pairs: int) -> None:
     rng = np.random.default_rng(0)
-    for env, env_args in WORKERS:
-        one, two = (make(env, env_args, 8, n) for n in (1, 2))
+    for (env, env_args), n_envs in itertools.product(WORKERS, (8, 32)):
+        one, two = (make(env, env_args, n_envs, n) for n in (1, 2))
         with one, two:
             for vector in (one, two):
                 play(vector, 0.5, rng)
@@ -83,9 +84,9 @@ def workers(seconds: float, pairs: int) -> None:
         ratios = sorted(b / a for a, b in rates)
         first, second = (statistics.median(column) for column in zip(*rates, strict=True))
         print(
-            f"{env_args['key']:<18} 8 environments: {first:6.0f} steps/s in 1 worker, {second:6.0f} in 2, ratio "
-            f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {pairs} pairs); by CPU time, were "
-            f"two cores free: {(main + work) / (main + work / 2):.2f}",
+            f"{env_args['key']:<18} {n_envs:2d} environments: {first:6.0f} steps/s in 1 worker, {second:6.0f} in 2, "
+            f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {pairs} pairs); by CPU time, "
+            f"were two cores free: {(main + work) / (main + work / 2):.2f}",
             flush=True,
         )
 

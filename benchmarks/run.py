@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import platform
@@ -22,6 +23,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
@@ -43,29 +45,103 @@ def steps_per_second(results: Path, arguments: list[str]) -> float:
     return (s1 - s0) / (t1 - t0).total_seconds()
 
 
-def end_to_end(
-    label: str, ours: list[str], theirs: list[str] | None, pairs: int, t_max: int, epymarl: Path | None
-) -> None:
+class Row(NamedTuple):
+    """What is trained in turn: our own programs by what is special about each, and upstream's."""
+
+    label: str
+    ours: dict[str, list[str]]
+    theirs: list[str]
+
+
+def training_rows() -> list[Row]:
+    """Both hosts with the same networks, batch, update-to-data ratio and number of environments."""
+    qmix = ["--config=qmix", "td_lambda=0.0", "env_steps_per_update=episode"]  # upstream knows no others
+    mmsa = ["--config=mmsa", "env_steps_per_update=episode"]
+    gru = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
+    flat = ["--config=qmix", "use_rnn=False", "hidden_dim=64", "epsilon_anneal_time=100000"]
+    ahead = "pipeline=True"
+    return [
+        Row("QMIX, GRU", {"": qmix, ahead: [*qmix, ahead]}, gru),
+        Row("QMIX, feed-forward", {"": [*qmix, "use_rnn=False"], ahead: [*qmix, "use_rnn=False", ahead]}, flat),
+        Row("MAPPO, GRU, 10 environments", {"": ["--config=mappo"]}, ["--config=mappo"]),
+        Row("MMSA, against upstream's QMIX, GRU", {"": mmsa, ahead: [*mmsa, ahead]}, gru),
+    ]
+
+
+def end_to_end(row: Row, pairs: int, t_max: int, epymarl: Path | None) -> None:
     common = [f"env_args.key=lbforaging:{TASK}", f"t_max={t_max}", "test_interval=100000000"]
     common += ["runner_log_interval=1000", "seed=1"]
-    rates, other = [], []
-    with tempfile.TemporaryDirectory() as folder:
+
+    def arguments(words: list[str]) -> list[str]:
+        options = [word for word in words if word.startswith("--")]
+        values = [word for word in words if not word.startswith("--")]
+        return [*options, "--env-config=gymma", "with", *values, *common]
+
+    rates: dict[str, list[float]] = {name: [] for name in row.ours}
+    other: list[float] = []
+    with tempfile.TemporaryDirectory() as tmp:
         for _ in range(pairs):
-            rates.append(steps_per_second(Path(folder) / "ours", [*_words(ours), *common]))
-            if epymarl and theirs:
-                words = [f"--epymarl={epymarl}", *_words(theirs), *common]
-                other.append(steps_per_second(Path(folder) / "upstream", words))
-    line = f"{label:<44} {statistics.median(rates):7.0f} steps/s"
-    if other:
-        ratio = statistics.median(a / b for a, b in zip(rates, other, strict=True))
-        line += f"   upstream {statistics.median(other):6.0f}   ratio {ratio:.2f} (median of {pairs} pairs)"
-    print(line, flush=True)
+            for name, words in row.ours.items():
+                rates[name].append(steps_per_second(Path(tmp, "ours"), arguments(words)))
+            if epymarl:
+                given = arguments([f"--epymarl={epymarl}", *row.theirs])
+                other.append(steps_per_second(Path(tmp, "upstream"), given))
+    for name, own in rates.items():
+        line = f"{f'{row.label} {name}':<52} {statistics.median(own):7.0f} steps/s"
+        if other:
+            ratios = [a / b for a, b in zip(own, other, strict=True)]
+            line += f"   upstream {statistics.median(other):6.0f}   ratio {statistics.median(ratios):.2f}"
+            line += f" ({min(ratios):.2f} to {max(ratios):.2f}, {pairs} pairs)"
+        print(line, flush=True)
 
 
-def _words(arguments: list[str]) -> list[str]:
-    """Options first, then the task and `with`."""
-    options = [a for a in arguments if a.startswith("--")]
-    return [*options, "--env-config=gymma", "with", *[a for a in arguments if a not in options]]
+def acting(pairs: int, seconds: float, n_envs: int) -> None:
+    """Playing alone: our runner and QMIX's agents in many environments of one process, against their bare steps."""
+    import gymnasium
+    import lbforaging  # noqa: F401  # registers the task
+    import numpy as np
+
+    import run as host
+    from utils.config import compose
+    from utils.logging import Logger
+
+    words = [f"env_args.key={TASK}", "seed=1", "runner=parallel", f"batch_size_run={n_envs}"]
+    args = host.make_args(compose("qmix", "gymma", words))
+    logger = Logger(logging.getLogger("benchmark"))
+    runner = host.make_runner(args, logger)
+    host.build(args, runner, logger)
+    bare = [gymnasium.make(TASK).unwrapped for _ in range(n_envs)]
+    rng = np.random.default_rng(0)
+
+    def play() -> float:
+        before, start = runner.t_env, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            runner.run()
+        return (runner.t_env - before) / (time.perf_counter() - start)
+
+    def step() -> float:
+        for seed, env in enumerate(bare):
+            env.reset(seed=seed)
+        steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            for actions in rng.integers(0, args.n_actions, (50, n_envs, args.n_agents)).tolist():
+                for env, chosen in zip(bare, actions, strict=True):
+                    _, _, terminated, truncated, _ = env.step(chosen)
+                    if terminated or truncated:
+                        env.reset()
+                steps += n_envs
+        return steps / (time.perf_counter() - start)
+
+    play()
+    rates = [(play(), step()) for _ in range(pairs)]
+    runner.close_env()
+    shares = [a / b for a, b in rates]
+    ours, theirs = (statistics.median(column) for column in zip(*rates, strict=True))
+    print(
+        f"playing alone, {n_envs} environments{'':<19} {ours:7.0f} steps/s   bare steps {theirs:6.0f}   "
+        f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%}, {pairs} times)",
+        flush=True,
+    )
 
 
 def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> None:
@@ -153,14 +229,12 @@ def main() -> None:
         update("qmix", {}, 2, 6, 50, options.repeats)
         update("mmsa", {}, 2, 6, 50, options.repeats)
         update("mmsa", {"world_model.enabled": False}, 2, 6, 50, options.repeats)
-        update("mmsa", {}, 5, 11, 80, max(5, options.repeats // 4))
+        for n_agents in (5, 10, 20):  # SMACv2's sizes: an action for each enemy, and six more
+            update("mmsa", {}, n_agents, n_agents + 6, 80, max(3, options.repeats // n_agents))
     if options.only != "updates":
-        run = (options.pairs, options.t_max, options.epymarl)
-        ratio = ["env_steps_per_update=episode"]  # upstream's
-        theirs = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
-        end_to_end("QMIX, GRU, one-step targets", ["--config=qmix", "td_lambda=0.0", *ratio], theirs, *run)
-        end_to_end("MAPPO, GRU, 10 environments", ["--config=mappo"], ["--config=mappo"], *run)
-        end_to_end("MMSA, against upstream's QMIX", ["--config=mmsa", *ratio], theirs, *run)
+        acting(options.pairs, 2.0, 32)
+        for row in training_rows():
+            end_to_end(row, options.pairs, options.t_max, options.epymarl)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class PipelinedRunner:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         there = copy.copy(args)
-        there.device, there.use_cuda = "cpu", False
+        there.device, there.use_cuda, there.torch_threads = "cpu", False, 1
         # No daemon: those may start no processes, and environments may live in workers.
         self._process = context.Process(target=_collect, args=(theirs, there), name="collector")
         try:
