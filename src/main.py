@@ -210,8 +210,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     if resumed is None:
         observer = RunFolder(folder)
     else:
-        points = resumed.saved.state["logger"]["points"]
-        observer = ResumedFolder(resumed.folder, points, resumed.changed)
+        observer = ResumedFolder(resumed.folder, resumed.points, resumed.changed)
         info = observer.info_until_then(resumed.saved.manifest.t_env)
         resumed.say(observer.missing, console)
     experiment.observers.append(observer)

@@ -202,11 +202,13 @@ class ResumedFolder(RunFolder):
     def __init__(self, folder: Path, points: Mapping[str, int], changed: bool) -> None:
         super().__init__(folder.parent)
         self.folder, self.changed = folder, changed
-        for name, entry in (read_metrics(folder) or {}).items():
-            if name in points:
-                kept = {key: list(entry[key][: points[name]]) for key in ("steps", "values", "timestamps")}
-                self.series[name] = kept
-                self.points += len(kept["steps"])
+        try:
+            recorded = {**(read_metrics(folder) or {})}
+            cut = {name: _cut(entry, points[name]) for name, entry in recorded.items() if name in points}
+        except Exception:  # a damaged file: what it held is missing
+            cut = {}
+        self.series |= cut
+        self.points = sum(len(entry["steps"]) for entry in cut.values())
         self.missing = sum(points.values()) - self.points  # of a record that lost some
         self.entry = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self.recorded_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -244,6 +246,13 @@ class ResumedFolder(RunFolder):
             self.save_json(config, "config.json")
         self.save_json(self.run_entry, "run.json")
         return self.folder.name
+
+
+def _cut(entry: Mapping[str, Any], length: int) -> dict[str, list[Any]]:
+    """The first points of a metric: as many of each of their parts."""
+    parts = {key: list(entry[key])[:length] for key in ("steps", "values", "timestamps")}
+    whole = min(map(len, parts.values()))
+    return {key: values[:whole] for key, values in parts.items()}
 
 
 class Delivery(RunObserver):

@@ -36,6 +36,7 @@ class Resumed(NamedTuple):
     changed: bool  # whether the configuration is no longer the recorded one
     checkpoints: Checkpoints
     saved: Saved
+    points: dict[str, int]  # of each metric in the record, when the checkpoint was made
     files: tuple[str, str]  # names of the algorithm's and the environment's file, "" where the record does not say
     problems: list[str]  # of newer checkpoints, which are damaged
 
@@ -102,6 +103,9 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
         if saved is None:
             said = "; ".join(problems) or "there is none yet"
             raise ConfigError(f"--resume={name}: no checkpoint to go on from: {said}")
+        points = saved.state.get("logger", {}).get("points")
+        if not isinstance(points, dict) or not all(type(count) is int and count >= 0 for count in points.values()):
+            raise ConfigError(f"--resume={name}: the checkpoint does not say how far the record was")
         if status == records.COMPLETED and saved.manifest.t_env > config["t_max"]:
             raise ConfigError(
                 f"--resume={name}: this run is finished, at step {saved.manifest.t_env}; it goes on with a t_max above "
@@ -110,7 +114,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     except BaseException:
         checkpoints.unlock()
         raise
-    return Resumed(folder, config, changed, checkpoints, saved, _files(folder), problems)
+    return Resumed(folder, config, changed, checkpoints, saved, points, _files(folder), problems)
 
 
 def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | None, list[str]]:

@@ -182,7 +182,7 @@ def test_vector_environments_do_not_depend_on_their_number(name: str, make: Any)
 @pytest.mark.parametrize("name", ALL)
 def test_an_episode_is_the_same_whatever_was_played_before(name: str, make: Any, play: Any) -> None:
     """What exact resume needs: a fresh vector environment goes on where another one stood, by the episode's number."""
-    used, fresh = (make(ENV.get(name, name), 2, **CASES[name]) for _ in range(2))
+    used, fresh = (make(ENV.get(name, name), 3, **CASES[name]) for _ in range(2))
     earlier = [play(used, seed=seed) for seed in range(3)]
     assert used.episode == 3
     fresh.episode = 3
