@@ -4,7 +4,8 @@
 
 Compared, to the bit: the last checkpoint (networks, targets, optimiser, counters, random generators), the contents of
 the replay buffer, and all metrics but times. The runs are forks of this process, which has imported everything, so that
-a start takes little time. The exit status is 1, with a line for each difference, where an end was not the same.
+a start takes little time (SMAX's are processes of their own). The exit status is 1, with a line for each difference,
+where an end was not the same.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def fork(words: Sequence[str], folder: Path) -> int:
         log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        if "--env-config=smax" in words:  # JAX does not work in a fork
+            os.execv(sys.executable, [sys.executable, str(ROOT / "src" / "main.py"), *words])
         import main
 
         status = main.main(list(words))
@@ -122,9 +125,15 @@ def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
         yield f"{where}: {a!r} and {b!r}"
 
 
-def trains(child: int, log: Path, starts: int) -> None:
-    """Waits until the log says for the n-th time that a training begins, or the process has ended."""
-    while not log.exists() or log.read_text(errors="replace").count("replay buffer: at most") < starts:
+def beginnings(log: Path) -> int:
+    """How often the log says that a training begins; of SMAX, which compiles for seconds, that it is under way."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return text.count("checkpoint at step" if "SMAX" in text else "replay buffer: at most")
+
+
+def trains(child: int, log: Path, before: int) -> None:
+    """Waits until the log says so once more than before, or the process has ended."""
+    while beginnings(log) <= before:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             return
         time.sleep(0.005)
@@ -169,7 +178,7 @@ def trial(words: Sequence[str], folder: Path, kills: int, seed: int) -> Trial:
     alone = folder / "alone"
     alone.mkdir()
     child = fork(words, alone)
-    trains(child, alone / "log.txt", 1)
+    trains(child, alone / "log.txt", 0)
     start = time.monotonic()
     status = finished(child, 600)
     seconds = time.monotonic() - start
@@ -183,14 +192,13 @@ def trial(words: Sequence[str], folder: Path, kills: int, seed: int) -> Trial:
     while killed < kills:
         own = folder / f"killed{runs}"
         own.mkdir()
-        starts = 0
         while True:
+            before = beginnings(own / "log.txt")
             child = fork(words, own)
             if killed < kills and rng.random() < 0.1:  # anywhere: while it starts, too
                 status = finished(child, rng.uniform(0, seconds))
             else:
-                starts = 1 + (own / "log.txt").read_text().count("replay buffer: at most") if starts else 1
-                trains(child, own / "log.txt", starts)
+                trains(child, own / "log.txt", before)
                 status = finished(child, rng.uniform(0, 0.4 * seconds) if killed < kills else 600)
             if status is not None:
                 break
