@@ -73,15 +73,17 @@ def fork(words: Sequence[str], folder: Path) -> int:
         os._exit(status)
 
 
+def completed(folder: Path) -> list[Path]:
+    """Records of finished runs."""
+    paths = folder.glob("results/sacred/*/*/*/run.json")
+    return [path.parent for path in paths if json.loads(path.read_text())["status"] == "COMPLETED"]
+
+
 def end_of(folder: Path) -> dict[str, Any]:
     """What the finished run in this folder has left."""
     import torch as th
 
-    (record,) = [
-        path.parent
-        for path in folder.glob("results/sacred/*/*/*/run.json")
-        if json.loads(path.read_text())["status"] == "COMPLETED"
-    ]
+    (record,) = completed(folder)
     checkpoint = sorted(record.glob("checkpoints/*-*/manifest.json"))[-1].parent
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     state = th.load(checkpoint / "state.pt", weights_only=True)
@@ -205,6 +207,9 @@ def trial(words: Sequence[str], folder: Path, kills: int, seed: int) -> Trial:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             killed += 1
+            if completed(own):  # it was at its end
+                status = 0
+                break
         runs += 1
         log = (own / "log.txt").read_text()
         resumed += log.count(" goes on from step ")
