@@ -213,7 +213,7 @@ class _Metrics:
 
 
 class _Collector:
-    """The other side of PipelinedRunner; each method but close answers one of its commands."""
+    """The other side of PipelinedRunner; each method answers one of its commands."""
 
     def __init__(self, args: SimpleNamespace) -> None:
         if args.plugin:
