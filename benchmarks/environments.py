@@ -6,7 +6,9 @@
 
 Programs that are compared run in turn, and the median of the ratios is given: the machine's other work hits both alike.
 README.md beside this file has our figures. "By CPU time" is no measurement but what follows from the CPU seconds that
-the workers (w, shared out evenly) and this process (m, while they wait) used: (m + w) / (m + w / 2).
+the workers (w, shared out evenly) and this process (m, while they wait) used: (m + w) / (m + w / 2). "Evenness" is how
+much of that the two could share out: the steps taken, over twice those of the worker that had more of them, call by
+call (1 where no episode ends before the others; else the longest ones keep one worker waiting).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,20 +47,29 @@ def make(env: str, env_args: dict[str, Any], n_envs: int, workers: int = 0) -> e
     return envs.make_vector_env(args)
 
 
-def play(vector: envs.VectorEnv, seconds: float, rng: np.random.Generator) -> float:
-    """Environment steps a second, acting at random for about that long; episodes begin anew together, as in a run."""
+class Played(NamedTuple):
+    """Environment steps a second, and how evenly two workers share them."""
+
+    rate: float
+    evenness: float
+
+
+def play(vector: envs.VectorEnv, seconds: float, rng: np.random.Generator) -> Played:
+    """Acts at random for about that long; episodes begin anew together, as in a run."""
     active = np.ones(vector.n_envs, bool)
     vector.reset()
-    steps, start = 0, time.perf_counter()
+    steps, busier, start = 0, 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        steps += int(active.sum())
+        halves = [int(half.sum()) for half in np.array_split(active, 2)]
+        steps += sum(halves)
+        busier += max(halves)
         wish = rng.random(vector.avail_actions.shape, dtype=np.float32) * vector.avail_actions
         for i, _ in vector.step(wish.argmax(-1), active):
             active[i] = False
         if not active.any():
             vector.reset()
             active[:] = True
-    return steps / elapsed
+    return Played(steps / elapsed, steps / (2 * busier))
 
 
 def cpu_seconds(vector: Any) -> tuple[float, float]:
@@ -74,19 +85,20 @@ def workers(seconds: float, pairs: int) -> None:
         with one, two:
             for vector in (one, two):
                 play(vector, 0.5, rng)
-            rates, main, work = [], 0.0, 0.0
+            rates, evenness, main, work = [], [], 0.0, 0.0
             for _ in range(pairs):
                 before = cpu_seconds(two)
                 second = play(two, seconds, rng)
                 used = [after - earlier for after, earlier in zip(cpu_seconds(two), before, strict=True)]
                 main, work = main + used[0], work + used[1]
-                rates.append((play(one, seconds, rng), second))
+                rates.append((play(one, seconds, rng).rate, second.rate))
+                evenness.append(second.evenness)
         ratios = sorted(b / a for a, b in rates)
         first, second = (statistics.median(column) for column in zip(*rates, strict=True))
         print(
             f"{env_args['key']:<18} {n_envs:2d} environments: {first:6.0f} steps/s in 1 worker, {second:6.0f} in 2, "
             f"ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {pairs} pairs); by CPU time, "
-            f"were two cores free: {(main + work) / (main + work / 2):.2f}",
+            f"were two cores free: {(main + work) / (main + work / 2):.2f}; evenness {statistics.median(evenness):.2f}",
             flush=True,
         )
 
@@ -135,7 +147,7 @@ def smax(seconds: float, pairs: int, map_name: str, n_envs: int) -> None:
     with make("smax", {"map_name": map_name}, n_envs) as vector:
         play(vector, 0.5, rng)
         bare(0.5)
-        rates = [(play(vector, seconds, rng), bare(seconds)) for _ in range(pairs)]
+        rates = [(play(vector, seconds, rng).rate, bare(seconds)) for _ in range(pairs)]
         ours, theirs = (statistics.median(column) for column in zip(*rates, strict=True))
         # an episode ends when its last battle does: what matters here is the time of a call
         on = np.ones(n_envs, bool)
