@@ -1,4 +1,4 @@
-"""Speed: one update of each algorithm, and training end to end, against an EPyMARL checkout where one is named.
+"""Speed: one update of each algorithm, and training end to end, against an EPyMARL checkout where one is named; memory.
 
     python benchmarks/run.py                               our own figures
     python benchmarks/run.py --epymarl PATH --pairs 5      besides, ratios to upstream: the two run in turn
@@ -144,6 +144,41 @@ def _words(arguments: list[str]) -> list[str]:
     return [*options, "--env-config=gymma", "with", *[a for a in arguments if a not in options]]
 
 
+def memory(label: str, n_agents: int, n_actions: int, obs: int, state: int, steps: int, limit: int) -> None:
+    """Of 5000 episodes in the replay buffer: what the process grows by, over the size of the stored values (Linux)."""
+    from components.episode_buffer import EpisodeBatch, ReplayBuffer
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    scheme = _scheme(n_agents, n_actions, obs, state)
+    batch = EpisodeBatch(scheme, {"agents": n_agents}, 50, limit + 1)
+    for key in scheme:
+        batch[key].fill_(1)  # pages that nobody wrote to take no memory
+    batch["filled"][:, : steps + 1] = 1
+    buffer = ReplayBuffer(scheme, {"agents": n_agents}, 5000, limit + 1)
+    before = resident()
+    for _ in range(100):
+        buffer.insert_episode_batch(batch)
+    grown = resident() - before
+    print(
+        f"memory of 5000 episodes, {label:<33} {grown / 1e6:7.0f} MB for {buffer.nbytes / 1e6:.0f} MB of values, "
+        f"ratio {grown / buffer.nbytes:.2f}",
+        flush=True,
+    )
+
+
+def _scheme(n_agents: int, n_actions: int, obs: int, state: int) -> dict[str, dict]:
+    import torch as th
+
+    return {
+        "state": {"vshape": state}, "obs": {"vshape": obs, "group": "agents"},
+        "actions": {"vshape": (1,), "group": "agents", "dtype": th.long},
+        "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": th.uint8},
+        "reward": {"vshape": (1,)}, "terminated": {"vshape": (1,), "dtype": th.uint8},
+    }  # fmt: skip
+
+
 def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> None:
     """Time and floating-point operations of one update on 32 episodes without padding, one thread."""
     import torch as th
@@ -163,12 +198,7 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
     obs = 15 if n_agents == 2 else 92
     sizes = {"n_agents": n_agents, "n_actions": n_actions, "obs_shape": obs, "state_shape": obs * n_agents}
     args = SimpleNamespace(**{**config, **sizes, "device": "cpu", "use_cuda": False, "learner_log_interval": 10**12})
-    scheme = {
-        "state": {"vshape": args.state_shape}, "obs": {"vshape": obs, "group": "agents"},
-        "actions": {"vshape": (1,), "group": "agents", "dtype": th.long},
-        "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": th.uint8},
-        "reward": {"vshape": (1,)}, "terminated": {"vshape": (1,), "dtype": th.uint8},
-    }  # fmt: skip
+    scheme = _scheme(n_agents, n_actions, obs, args.state_shape)
     batch = EpisodeBatch(
         scheme, {"agents": n_agents}, 32, steps + 1, preprocess={"actions": ("actions_onehot", [OneHot(n_actions)])}
     )
@@ -216,13 +246,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="runs of each program, in turn")
     parser.add_argument("--t-max", type=int, default=20000, help="environment steps of a run")
     parser.add_argument("--repeats", type=int, default=30, help="updates timed")
-    parser.add_argument("--only", choices=["updates", "training"], help="one half of it")
+    parser.add_argument("--only", choices=["memory", "updates", "training"], help="one part of it")
     options = parser.parse_args()
     import torch as th
 
     versions = f"Python {platform.python_version()}, torch {th.__version__}"
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
-    if options.only != "training":
+    if options.only in ("memory", None):
+        memory("LBF (2 agents, 50 steps)", 2, 6, 15, 30, 50, 50)
+        memory("SMACv2 (10 agents, 60 of 200 steps)", 10, 16, 192, 320, 60, 200)
+    if options.only in ("updates", None):
         import mmsa
 
         mmsa.register()
@@ -231,7 +264,7 @@ def main() -> None:
         update("mmsa", {"world_model.enabled": False}, 2, 6, 50, options.repeats)
         for n_agents in (5, 10, 20):  # SMACv2's sizes: an action for each enemy, and six more
             update("mmsa", {}, n_agents, n_agents + 6, 80, max(3, options.repeats // n_agents))
-    if options.only != "updates":
+    if options.only in ("training", None):
         acting(options.pairs, 2.0, 32)
         for row in training_rows():
             end_to_end(row, options.pairs, options.t_max, options.epymarl)

@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 from torch.nn.utils.rnn import pad_sequence
 
+from components.episode_store import EpisodeStore
 from components.running_stats import RunningStats
 from components.transforms import Transform
 
@@ -43,10 +44,6 @@ def _vshape(field: Mapping[str, Any]) -> tuple[int, ...]:
 def _shape(field: Mapping[str, Any], groups: Mapping[str, int]) -> tuple[int, ...]:
     group = field.get("group")
     return _vshape(field) if group is None else (groups[group], *_vshape(field))
-
-
-def _nbytes(episode: Mapping[str, th.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in episode.values())
 
 
 def _as_index(index: Index, size: int) -> slice | th.Tensor:
@@ -230,9 +227,10 @@ class ReplayBuffer:
             self.reward_stats = RunningStats(_vshape(self.scheme["reward"]), device)
         if sequence_length is not None:
             self.scheme["burn_in"] = {"vshape": (1,), "dtype": th.uint8}
-        self.inserted = 0  # episodes ever: number k lies in slot k % buffer_size
-        self._episodes: list[dict[str, th.Tensor]] = []
-        self._lengths: list[int] = []  # filled steps, the bootstrap observation included
+        self.inserted = 0  # episodes ever: number k has slot k % buffer_size
+        self._lengths: list[int] = []  # filled steps of each slot's episode, the bootstrap observation included
+        self._constant = {key for key in self._stored if self.scheme[key].get("episode_const")}
+        self._store = EpisodeStore(buffer_size, self._constant)
         self._rng = np.random.default_rng(seed)
         self.nbytes = 0  # of the episodes held now
 
@@ -246,17 +244,35 @@ class ReplayBuffer:
 
     @property
     def episodes_in_buffer(self) -> int:
-        return len(self._episodes)
+        return len(self._lengths)
 
     @property
     def capacity_bytes(self) -> int:
         """Upper bound of the buffer's size: all episodes present, all at full length."""
+        return self._n_bytes(self.max_seq_length) * self.buffer_size
+
+    def _n_bytes(self, length: int) -> int:
+        """Of an episode with so many filled steps."""
         total = 0
         for key, dtype in self._stored.items():
-            field = self.scheme[key]
-            steps = 1 if field.get("episode_const") else self.max_seq_length
-            total += steps * int(np.prod(_shape(field, self.groups))) * dtype.itemsize
-        return total * self.buffer_size
+            values = int(np.prod(_shape(self.scheme[key], self.groups))) * dtype.itemsize
+            total += values * (1 if key in self._constant else length)
+        return total
+
+    def _keep(self, number: int, length: int, episode: dict[str, th.Tensor]) -> None:
+        slot = number % self.buffer_size
+        if slot == len(self._lengths):
+            self._lengths.append(0)
+        self.nbytes += self._n_bytes(length) - (self._n_bytes(self._lengths[slot]) if self._lengths[slot] else 0)
+        self._lengths[slot] = length
+        self._store.put(number, episode, self.oldest)
+
+    def _rows(self, slot: int, key: str, start: int = 0, stop: int | None = None) -> th.Tensor:
+        """Steps start to stop (default: all) of the slot's episode; the one row of a constant field."""
+        number = slot + (self.inserted - 1 - slot) // self.buffer_size * self.buffer_size
+        if key in self._constant:
+            return self._store.rows(number, key, 0, 1)
+        return self._store.rows(number, key, start, self._lengths[slot] if stop is None else stop)
 
     def insert_episode_batch(self, batch: EpisodeBatch) -> None:
         """Copies the batch's episodes; one without a transition (fewer than two filled steps) is passed over."""
@@ -267,23 +283,15 @@ class ReplayBuffer:
     def _insert(self, batch: EpisodeBatch, b: int, length: int) -> None:
         episode = {}
         for key, dtype in self._stored.items():
-            rows = batch[key][b]
-            rows = rows if self.scheme[key].get("episode_const") else rows[:length]
+            rows = batch[key][b : b + 1] if key in self._constant else batch[key][b, :length]
             episode[key] = rows.to(device=self.device, dtype=dtype, copy=True)
         if self.reward_stats is not None:
             self.reward_stats.update(episode["reward"][: length - 1])
-        self.nbytes += _nbytes(episode)
-        slot = self.inserted % self.buffer_size
         self.inserted += 1
-        if slot == len(self._episodes):
-            self._episodes.append(episode)
-            self._lengths.append(length)
-            return
-        self.nbytes -= _nbytes(self._episodes[slot])
-        self._episodes[slot], self._lengths[slot] = episode, length
+        self._keep(self.inserted - 1, length, episode)
 
     def can_sample(self, batch_size: int) -> bool:
-        return len(self._episodes) >= batch_size
+        return len(self._lengths) >= batch_size
 
     def sample(self, batch_size: int) -> EpisodeBatch:
         """Draws episodes uniformly, none twice, padded with zeros to the longest of them.
@@ -293,17 +301,14 @@ class ReplayBuffer:
         the stretch, so stretches at an episode's ends may be shorter.
         """
         if not self.can_sample(batch_size):
-            raise ValueError(f"{batch_size} episodes asked of a buffer that holds {len(self._episodes)}")
-        ids = self._rng.choice(len(self._episodes), batch_size, replace=False)
+            raise ValueError(f"{batch_size} episodes asked of a buffer that holds {len(self._lengths)}")
+        ids = self._rng.choice(len(self._lengths), batch_size, replace=False)
         spans = [self._span(self._lengths[i]) for i in ids]
         lengths = th.tensor([stop - start for start, _, stop in spans], device=self.device).view(-1, 1, 1)
         data = {}
         for key in self._stored:
-            if self.scheme[key].get("episode_const"):
-                padded = th.stack([self._episodes[i][key] for i in ids])
-            else:
-                parts = [self._episodes[i][key][start:stop] for i, (start, _, stop) in zip(ids, spans, strict=True)]
-                padded = pad_sequence(parts, batch_first=True)
+            parts = [self._rows(i, key, start, stop) for i, (start, _, stop) in zip(ids, spans, strict=True)]
+            padded = th.cat(parts) if key in self._constant else pad_sequence(parts, batch_first=True)
             data[key] = padded.to(self.scheme[key].get("dtype", th.float32))
         n_steps = data["terminated"].shape[1]
         steps = th.arange(n_steps, device=self.device).view(1, -1, 1)
@@ -337,13 +342,13 @@ class ReplayBuffer:
         self._rng.bit_generator.state = state["rng"]
         if self.reward_stats is not None:
             self.reward_stats.load_state_dict(state["reward_stats"])
-        held = min(self.inserted, self.buffer_size)
-        self._episodes, self._lengths, self.nbytes = [{} for _ in range(held)], [0] * held, 0
+        self._lengths, self.nbytes = [0] * min(self.inserted, self.buffer_size), 0
+        self._store.clear()
 
     @property
     def oldest(self) -> int:
         """Number of the oldest episode held; the newest one's is `inserted` - 1."""
-        return self.inserted - len(self._episodes)
+        return self.inserted - len(self._lengths)
 
     def pieces(self, first: int, max_bytes: int) -> Iterator[dict[str, Any]]:
         """The episodes from number `first` (or the oldest held) on, in order, in pieces of about max_bytes at most.
@@ -355,15 +360,12 @@ class ReplayBuffer:
         while first < self.inserted:
             last, size = first, 0
             while last < self.inserted and (last == first or size < max_bytes):
-                size += _nbytes(self._episodes[last % self.buffer_size])
+                size += self._n_bytes(self._lengths[last % self.buffer_size])
                 last += 1
             slots = [number % self.buffer_size for number in range(first, last)]
-            fields = {key: self._joined([self._episodes[slot][key] for slot in slots], key) for key in self._stored}
+            fields = {key: th.cat([self._rows(slot, key) for slot in slots]).cpu() for key in self._stored}
             yield {"first": first, "lengths": [self._lengths[slot] for slot in slots], "fields": fields}
             first = last
-
-    def _joined(self, rows: list[th.Tensor], key: str) -> th.Tensor:
-        return (th.stack(rows) if self.scheme[key].get("episode_const") else th.cat(rows)).cpu()
 
     def load_piece(self, piece: Mapping[str, Any]) -> None:
         """Brings the episodes of a piece back, of those that the buffer holds. ValueError where they do not fit."""
@@ -373,23 +375,20 @@ class ReplayBuffer:
         if not all(2 <= length <= self.max_seq_length for length in lengths):
             raise ValueError(f"an episode has 2 to {self.max_seq_length} steps, not {min(lengths)} to {max(lengths)}")
         for key, dtype in self._stored.items():
-            rows = len(lengths) if self.scheme[key].get("episode_const") else sum(lengths)
+            rows = len(lengths) if key in self._constant else sum(lengths)
             shape = (rows, *_shape(self.scheme[key], self.groups))
             if tuple(fields[key].shape) != shape or fields[key].dtype != dtype:
                 raise ValueError(f"{key}: {tuple(fields[key].shape)} {fields[key].dtype}, expected {shape} {dtype}")
         start = 0
         for i, length in enumerate(lengths):
-            number, rows = first + i, slice(start, start + length)
+            number, one, rows = first + i, slice(i, i + 1), slice(start, start + length)
             start += length
-            if self.oldest <= number < self.inserted:
-                slot = number % self.buffer_size
-                self.nbytes -= _nbytes(self._episodes[slot])
-                self._episodes[slot] = {
-                    key: fields[key][i if self.scheme[key].get("episode_const") else rows].to(self.device, copy=True)
+            if self.oldest <= number < self.inserted and not self._lengths[number % self.buffer_size]:
+                episode = {
+                    key: fields[key][one if key in self._constant else rows].to(self.device, copy=True)
                     for key in self._stored
                 }
-                self._lengths[slot] = length
-                self.nbytes += _nbytes(self._episodes[slot])
+                self._keep(number, length, episode)
 
     @property
     def complete(self) -> bool:
@@ -397,4 +396,4 @@ class ReplayBuffer:
         return all(self._lengths)
 
     def __repr__(self) -> str:
-        return f"ReplayBuffer({len(self._episodes)} of {self.buffer_size} episodes, {self.nbytes / 2**20:.1f} MiB)"
+        return f"ReplayBuffer({len(self._lengths)} of {self.buffer_size} episodes, {self.nbytes / 2**20:.1f} MiB)"

@@ -203,7 +203,7 @@ def test_the_buffer_holds_what_a_list_would(size: int, counts: list[int]) -> Non
         sample = buffer.sample(len(model))
         assert sorted(sample["state"][:, 0, 0].tolist()) == sorted(model)
         assert sample["filled"].sum((1, 2)).tolist() == [2 + n % 6 for n in sample["state"][:, 0, 0].int().tolist()]
-        assert buffer.nbytes == sum(t.nbytes for episode in buffer._episodes for t in episode.values())
+        assert buffer.nbytes == sum(t.nbytes for piece in buffer.pieces(0, 1) for t in piece["fields"].values())
 
 
 def test_episodes_without_a_transition_are_passed_over() -> None:
@@ -270,8 +270,9 @@ def test_memory_goal() -> None:
     buffer.insert_episode_batch(batch)
     overhead = 20 * 6 * 512  # a tensor's own, generously
     assert 250 * (buffer.nbytes + overhead) < 3e9
-    storages = {t.untyped_storage().data_ptr(): t for episode in buffer._episodes for t in episode.values()}
-    assert sum(t.untyped_storage().nbytes() for t in storages.values()) == buffer.nbytes  # nothing held besides
+    fields = [(slot, key) for slot in range(20) for key in buffer._stored]
+    storages = {t.data_ptr(): t for t in (buffer._rows(*field).untyped_storage() for field in fields)}
+    assert sum(t.nbytes() for t in storages.values()) == buffer.nbytes  # nothing held besides
 
 
 # --- reward standardisation ---
