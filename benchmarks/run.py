@@ -59,12 +59,16 @@ def training_rows() -> list[Row]:
     mmsa = ["--config=mmsa", "env_steps_per_update=episode"]
     gru = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
     flat = ["--config=qmix", "use_rnn=False", "hidden_dim=64", "epsilon_anneal_time=100000"]
-    ahead = "pipeline=True"
+    ahead, beside = "pipeline=True", "torch_threads=2"
     return [
         Row("QMIX, GRU", {"": qmix, ahead: [*qmix, ahead]}, gru),
         Row("QMIX, feed-forward", {"": [*qmix, "use_rnn=False"], ahead: [*qmix, "use_rnn=False", ahead]}, flat),
         Row("MAPPO, GRU, 10 environments", {"": ["--config=mappo"]}, ["--config=mappo"]),
-        Row("MMSA, against upstream's QMIX, GRU", {"": mmsa, ahead: [*mmsa, ahead]}, gru),
+        Row(
+            "MMSA, against upstream's QMIX, GRU",
+            {"": mmsa, beside: [*mmsa, beside], ahead: [*mmsa, ahead], f"{ahead} {beside}": [*mmsa, ahead, beside]},
+            gru,
+        ),
     ]
 
 
@@ -81,7 +85,7 @@ def end_to_end(row: Row, pairs: int, t_max: int, epymarl: Path | None) -> None:
                 given = [f"--epymarl={epymarl}", *_words(row.theirs), *common]
                 other.append(steps_per_second(Path(folder, "upstream"), given))
     for name, own in rates.items():
-        line = f"{f'{row.label} {name}':<52} {statistics.median(own):7.0f} steps/s"
+        line = f"{f'{row.label} {name}':<66} {statistics.median(own):7.0f} steps/s"
         if other:
             ratios = [a / b for a, b in zip(own, other, strict=True)]
             line += f"   upstream {statistics.median(other):6.0f}   ratio {statistics.median(ratios):.2f}"
@@ -247,6 +251,7 @@ def main() -> None:
     parser.add_argument("--t-max", type=int, default=20000, help="environment steps of a run")
     parser.add_argument("--repeats", type=int, default=30, help="updates timed")
     parser.add_argument("--only", choices=["memory", "updates", "training"], help="one part of it")
+    parser.add_argument("--rows", default="", help="of training: those that begin so, as MMSA")
     options = parser.parse_args()
     import torch as th
 
@@ -265,8 +270,9 @@ def main() -> None:
         for n_agents in (5, 10, 20):  # SMACv2's sizes: an action for each enemy, and six more
             update("mmsa", {}, n_agents, n_agents + 6, 80, max(3, options.repeats // n_agents))
     if options.only in ("training", None):
-        acting(options.pairs, 2.0, 32)
-        for row in training_rows():
+        if not options.rows:
+            acting(options.pairs, 2.0, 32)
+        for row in [row for row in training_rows() if row.label.startswith(options.rows)]:
             end_to_end(row, options.pairs, options.t_max, options.epymarl)
 
 

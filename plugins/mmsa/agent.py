@@ -9,6 +9,7 @@ of g, B episodes, T steps.
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .beside import Beside
 from .config import MMSAConfig
 from .kernels import Linear, elu, elu_, linear, unroll_gru
 from .returns import Rows
@@ -118,6 +120,7 @@ class MMSAAgent(nn.Module):
         self.hidden_dim, self.n_actions = args.hidden_dim, args.n_actions
         self.obs_dim = input_shape - args.obs_last_action * args.n_actions - args.obs_agent_id * args.n_agents
         self.reads_hidden = cfg.sale.input == "hidden"
+        self.beside = Beside()  # a learner with two threads puts its own in its place
         self.trunk = Trunk(input_shape, args.hidden_dim)
         self.head = Head(args.hidden_dim, args.n_actions, cfg)
         self.sale: SALE | None = None
@@ -150,27 +153,28 @@ class MMSAAgent(nn.Module):
         h (M, H), zs (M, Z), avail (M, A) bool (None: everything), taken (M,): actions whose zsa is wanted besides.
         A row with nothing available gets action 0, the no-op.
         """
+        n_chunks = 2 * max(1, -(-h.shape[0] * self.n_actions // (2 * CHUNK)))  # even, with or without a second thread
+        size = -(-h.shape[0] // n_chunks)
+        slices = [slice(i, i + size) for i in range(0, h.shape[0], size)]
+        parts = self.beside.share([partial(self._greedy, rows, h, zs, avail, taken) for rows in slices])
+        actions, zsa, taken_zsa = (
+            None if any(x is None for x in part) else th.cat(part) for part in zip(*parts, strict=True)
+        )
+        assert actions is not None
+        return Choice(actions, zsa, taken_zsa)
+
+    def _greedy(self, rows: slice, h: Tensor, zs: Tensor | None, avail: Tensor | None, taken: Tensor | None) -> Choice:
         g = None if self.sale is None else self.sale.g
-        out: list[tuple[Tensor, ...]] = []
-        for rows in _chunks(h.shape[0], max(1, CHUNK // self.n_actions)):
-            q, features = self.head.all_actions(h[rows], None if zs is None else zs[rows], g)
-            best = q.argmax(1) if avail is None else masked_argmax(q, avail[rows])
-            part = [best]
-            if features is not None and g is not None:
-                each = th.arange(best.shape[0], device=best.device)
-                part.append(g.out(features[each, best]))
-                if taken is not None:
-                    part.append(g.out(features[each, taken[rows]]))
-            out.append(tuple(part))
-        joined = [th.cat(parts) for parts in zip(*out, strict=True)]
-        return Choice(*joined, *[None] * (3 - len(joined)))
+        q, features = self.head.all_actions(h[rows], None if zs is None else zs[rows], g)
+        best = q.argmax(1) if avail is None else masked_argmax(q, avail[rows])
+        if features is None or g is None:
+            return Choice(best, None, None)
+        each = th.arange(best.shape[0], device=best.device)
+        taken_zsa = None if taken is None else g.out(features[each, taken[rows]])
+        return Choice(best, g.out(features[each, best]), taken_zsa)
 
 
 def masked_argmax(q: Tensor, avail: Tensor) -> Tensor:
     """The best available action: q (..., A), avail (..., A) bool -> (...); 0, the no-op, where nothing is available."""
     best = q.masked_fill(~avail, UNAVAILABLE).argmax(-1)
     return best * avail.any(-1)
-
-
-def _chunks(n_rows: int, size: int) -> list[slice]:
-    return [slice(i, min(i + size, n_rows)) for i in range(0, n_rows, size)]

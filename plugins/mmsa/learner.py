@@ -7,7 +7,7 @@ transitions, N agents, A actions, H hidden, Z embedding, D latent, E roll-out em
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from .agent import Choice
+from .beside import Beside
 from .config import MMSAConfig, check
 from .controller import MMSAController
 from .diagnostics import open_loop
@@ -96,6 +97,10 @@ class MMSALearner:
         self.sale: SALE | None = None
         if mac.agent.sale is not None:
             self.sale = copy.deepcopy(mac.agent.sale).requires_grad_(True)
+        self.beside = Beside(1 if args.use_cuda else getattr(args, "torch_threads", 1))  # upstream has no such key
+        for agent in (mac.agent, self.target.mac.agent):
+            agent.beside = self.beside
+        self.apart = cfg.imagination.grad != "full"  # TD trains nothing that another loss trains
 
         # Each group has a gradient clip of its own, so that none shrinks another's step.
         value = [mac.agent.trunk, mac.agent.head, self.online.mixer, *([rollout] if rollout else [])]
@@ -129,13 +134,13 @@ class MMSALearner:
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
         """One update on a sampled batch of episodes. Logs every `learner_log_interval` environment steps."""
-        losses, stats, seen = self.losses(batch)  # 1. representation, 2. world model, 3. imagination, 4. value
+        losses, stats, seen = self.losses(batch)  # 1. best actions, 2. imagination, 3. model, 4. value
         assert losses.keys() == self.weights.keys(), (losses.keys(), self.weights.keys())
-        total = sum((self.weights[name] * loss for name, loss in losses.items()), th.zeros(()))
+        weighted = {name: self.weights[name] * loss for name, loss in losses.items()}
 
         # 5. One optimisation step, then targets and encoder copies
         self.optimiser.zero_grad()
-        total.backward()
+        self._backward(weighted)
         norms = {name: clip_grad_norm_(params, self.clips[name]) for name, params in self.params.items()}
         if not self.guard(losses, norms):
             return
@@ -145,49 +150,39 @@ class MMSALearner:
 
         # 6. Metrics
         if t_env - self.log_stats_t >= self.args.learner_log_interval:
-            self._log(total, losses, norms, stats, seen, t_env)
+            self._log(_total(weighted.values()), losses, norms, stats, seen, t_env)
             self.log_stats_t = t_env
 
     def losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], Seen]:
         """Every loss, unweighted, by name, and the detached tensors that the metrics are computed from."""
-        cfg, online, target = self.cfg, self.online, self.target
+        online, target = self.online, self.target
         agent, target_agent = online.mac.agent, target.mac.agent
         rows = Rows(batch["filled"][..., 0], batch["burn_in"][..., 0] if "burn_in" in batch.scheme else None)
         data = self._pack(batch, rows)
-        losses: dict[str, Tensor] = {}
 
+        # 1. Hidden states and embeddings by both networks, and the best actions
+        targets = self.beside(lambda: self._target_side(data, rows))
         h = agent.trunk.unroll(data.x, rows)  # (R, N, H)
-        with th.no_grad():
-            target_h = target_agent.trunk.unroll(data.x, rows)
         zs = agent.zs(data.obs, h.detach())  # (R, N, Z), fixed
-        target_zs = target_agent.zs(data.obs, target_h)  # fixed_target
-        choice = agent.greedy(*_flat(h.detach(), zs, data.avail, data.actions))  # best actions, zsa of those taken too
+        target_h, target_zs = targets()  # fixed_target
+        choice = agent.greedy(*_flat(h.detach(), zs, data.avail, data.actions))  # and zsa of the actions taken
         taken_zsa = None if choice.taken_zsa is None else choice.taken_zsa.view_as(_some(zs))
+        seen = Seen(rows, data, target_h, zs)
 
-        # 1. Representation: SALE predicts its next embedding
-        online_zs: Tensor | None = None
-        if self.sale is not None:
-            online_zs = self.sale.zs(h.detach() if cfg.sale.input == "hidden" else data.obs)
-            src = rows.trained_src
-            current, actions, successor = *_rows(src, online_zs, data.actions), online_zs.index_select(0, src + 1)
-            losses["sale"] = self.sale.loss(current, actions, successor)
-
-        # 2. World model: two VAEs over the agents' hidden states
+        # 2. Imagination: K greedy latent steps from every real one
         posterior: Gaussian | None = None
         if online.model is not None:
+            online.model.see(data.avail)
             posterior = online.model.posterior(target_h, zs)
-            dynamics = None
-            if agent.sale is not None:
-                with th.no_grad():
-                    dynamics = agent.sale.dynamics(_some(zs), data.actions, _some(taken_zsa))
-            losses |= online.model.losses(
-                posterior, rows, target_h, data.actions, dynamics, data.avail, data.reward, data.terminated
-            )
+        states, target_states = self._imagined(seen, h.detach(), target_zs, choice, posterior)
 
-        # 3. Imagination: K greedy latent steps from every real one
-        context, next_context = self._contexts(data, h.detach(), target_h, zs, target_zs, choice, posterior)  # (R, C)
+        # 3. Representation and world model
+        model = (self.beside if self.apart else Beside())(
+            lambda: self._model_losses(seen, h.detach(), posterior, taken_zsa)
+        )
 
         # 4. Value: mixed double-Q TD loss on [state; roll-out]
+        context, next_context = self._contexts(data.state, states, target_states)  # (R, C)
         q_taken = agent.head.chosen(*_flat(h, data.actions, zs, taken_zsa))
         q_tot = online.mixer(q_taken.view_as(data.actions), context).squeeze(1)  # (R,), meaningful where a step follows
         with th.no_grad():
@@ -205,13 +200,56 @@ class MMSALearner:
             goal = rows.pack_transitions(returns)[rows.src_weight]
         q_tot = q_tot.index_select(0, rows.trained_src)
         td = q_tot - goal
-        losses["td"] = (td**2).mean()
 
+        losses, online_zs = model()
+        losses["td"] = (td**2).mean()
         stats = {"td": td.detach(), "q_tot": q_tot.detach(), "goal": goal}
         if online_zs is not None:
             stats["zs"] = online_zs.detach()
             stats["src"] = rows.trained_src
-        return losses, stats, Seen(rows, data, target_h, zs)
+        return losses, stats, seen
+
+    def _target_side(self, data: Packed, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """The target trunk's hidden states (R, N, H), and their embeddings (R, N, Z) by fixed_target."""
+        agent = self.target.mac.agent
+        with th.no_grad():
+            h = agent.trunk.unroll(data.x, rows)
+        return h, agent.zs(data.obs, h)
+
+    def _model_losses(
+        self, seen: Seen, h: Tensor, posterior: Gaussian | None, taken_zsa: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The losses of SALE and of the world model, and the embeddings (R, N, Z) that SALE is learning.
+
+        h (R, N, H): of the online trunk; taken_zsa (R, N, Z): of the actions taken, fixed.
+        """
+        losses: dict[str, Tensor] = {}
+        rows, data, fixed = seen.rows, seen.data, self.mac.agent.sale
+        zs: Tensor | None = None
+        if self.sale is not None:  # it predicts its next embedding
+            zs = self.sale.zs(h if self.cfg.sale.input == "hidden" else data.obs)
+            src = rows.trained_src
+            current, actions, successor = *_rows(src, zs, data.actions), zs.index_select(0, src + 1)
+            losses["sale"] = self.sale.loss(current, actions, successor)
+        if self.online.model is not None:  # two VAEs over the agents' hidden states
+            dynamics = None
+            if fixed is not None:
+                with th.no_grad():
+                    dynamics = fixed.dynamics(_some(seen.zs), data.actions, _some(taken_zsa))
+            losses |= self.online.model.losses(
+                _some(posterior), rows, seen.h, data.actions, dynamics, data.avail, data.reward, data.terminated
+            )
+        return losses, zs
+
+    def _backward(self, weighted: dict[str, Tensor]) -> None:
+        """The gradient of the sum."""
+        others = [loss for name, loss in weighted.items() if name != "td"]
+        if not self.apart or not others:
+            _total(weighted.values()).backward()
+            return
+        wait = self.beside(_total(others).backward)
+        weighted["td"].backward()
+        wait()
 
     def _pack(self, batch: Any, rows: Rows) -> Packed:
         actions = batch["actions"][..., 0]
@@ -232,34 +270,37 @@ class MMSALearner:
             terminated=rows.pack(batch["terminated"]).squeeze(1).to(reward.dtype),
         )
 
-    def _contexts(
-        self,
-        data: Packed,
-        h: Tensor,
-        target_h: Tensor,
-        zs: Tensor | None,
-        target_zs: Tensor | None,
-        choice: Choice,
-        posterior: Gaussian | None,
-    ) -> tuple[Tensor, Tensor]:
-        """What the mixer and the target mixer see at every valid row: c = [state; e], each (R, C)."""
+    def _imagined(
+        self, seen: Seen, h: Tensor, target_zs: Tensor | None, choice: Choice, posterior: Gaussian | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Latent states of the online roll-out, and of the target's where it has one: (K+1, R, N, D)."""
         online, target, cfg = self.online, self.target, self.cfg.imagination
-        state = [data.state] if self.cfg.mixer_state else []
-        if online.model is None or online.rollout is None or posterior is None:
-            return data.state, data.state
+        if online.model is None or posterior is None:
+            return None, None
         encode = cfg.zs == "encode"
         with th.set_grad_enabled(cfg.grad == "full"):
-            states = imagine(online.model, online.mac.agent, posterior.mean, h, zs, choice, cfg.horizon, encode)
-        with th.set_grad_enabled(cfg.grad != "none"):
-            e = online.rollout(states)
+            states = imagine(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice, cfg.horizon, encode)
+        if target.model is None:
+            return states, None
+        with th.no_grad():
+            agent, model = target.mac.agent, target.model
+            first = agent.greedy(*_flat(seen.h, target_zs, seen.data.avail))
+            s = model.posterior(seen.h, target_zs).mean
+            return states, imagine(model, agent, s, seen.h, target_zs, first, cfg.horizon, encode)
+
+    def _contexts(self, state: Tensor, states: Tensor | None, target_states: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the mixer and the target mixer see at every valid row: c = [state; e], each (R, C)."""
+        if states is None or self.online.rollout is None:
+            return state, state
+        with th.set_grad_enabled(self.cfg.imagination.grad != "none"):
+            e = self.online.rollout(states)
         next_e = e.detach()
-        if target.model is not None and target.rollout is not None:
+        if target_states is not None and self.target.rollout is not None:
             with th.no_grad():
-                first = target.mac.agent.greedy(*_flat(target_h, target_zs, data.avail))
-                s = target.model.posterior(target_h, target_zs).mean
-                states = imagine(target.model, target.mac.agent, s, target_h, target_zs, first, cfg.horizon, encode)
-                next_e = target.rollout(states)
-        return th.cat([*state, e], dim=1), th.cat([*state, next_e], dim=1)
+                next_e = self.target.rollout(target_states)
+        if not self.cfg.mixer_state:
+            return e, next_e
+        return th.cat([state, e], dim=1), th.cat([state, next_e], dim=1)
 
     @th.no_grad()
     def update_targets(self) -> None:
@@ -377,6 +418,10 @@ class MMSALearner:
 def finite(losses: dict[str, Tensor], norms: dict[str, Tensor]) -> bool:
     """Whether an update may be taken: losses and the norms of its gradients are finite numbers."""
     return bool(th.stack([*losses.values(), *norms.values()]).isfinite().all())
+
+
+def _total(losses: Iterable[Tensor]) -> Tensor:
+    return sum(losses, th.zeros(()))
 
 
 def _some(x: Any) -> Any:

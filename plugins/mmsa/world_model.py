@@ -110,6 +110,11 @@ class WorldModel(nn.Module):
         # Until then the decoder of masks is untrained, and nothing may ask it.
         self.register_buffer("avail_seen", th.zeros((), dtype=th.bool))
 
+    def see(self, avail: Tensor) -> None:
+        """Notes an unavailable action in valid rows (R, N, A): from then on masks are learned and asked for."""
+        if self.dec_avail is not None and not self.avail_seen and not avail.all():
+            self.avail_seen.fill_(True)
+
     def posterior(self, h: Tensor, zs: Tensor | None) -> Gaussian:
         """h (R, N, H), zs (R, N, Z) -> q(s | h, zs)."""
         mean, logvar = self.post(h if zs is None else th.cat([h, zs], dim=-1)).chunk(2, dim=-1)
@@ -187,8 +192,6 @@ class WorldModel(nn.Module):
         if on["recon"]:
             out["recon"] = over_rows((self.decode_hidden(sample) - h) ** 2)
         if self.dec_avail is not None:
-            if not self.avail_seen and not avail.all():
-                self.avail_seen.fill_(True)
             if self.avail_seen:
                 logits = self.dec_avail(sample)
                 possible = avail.to(logits.dtype)

@@ -146,6 +146,7 @@ def rows_of(lengths: list[int], burn_in: list[int] | None = None) -> Rows:
 
 def loss_dict(model: WorldModel, rows: Rows, **d: Any) -> dict[str, th.Tensor]:
     th.manual_seed(0)
+    model.see(d["avail"])
     return model.losses(model.posterior(d["h"], d["zsa"]), rows, **d)
 
 
