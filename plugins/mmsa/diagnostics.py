@@ -1,6 +1,6 @@
-"""How far the world model can be trusted: predictions over several real steps, compared with what then happened.
+"""How far the world model can be trusted, and what the mixer makes of it.
 
-Shapes: R valid steps of whole teams in the order (episode, step), N agents, H hidden, Z embedding, K horizon.
+Shapes: R valid steps of whole teams in the order (episode, step), N agents, H hidden, Z embedding, D latent, K horizon.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import torch as th
 from torch import Tensor
 
 from .agent import MMSAAgent
+from .imagination import RolloutEncoder
+from .mixer import MMSAMixer
 from .returns import Rows
 from .world_model import WorldModel
 
@@ -65,6 +67,49 @@ def open_loop(
             if len(real) > 1 and imagined.std() > 0 and real.std() > 0:
                 out["reward_correlation"] = th.corrcoef(th.stack([imagined, real]))[0, 1].item()
     return out
+
+
+@th.no_grad()
+def reliance(
+    mixer: MMSAMixer,
+    rollout: RolloutEncoder | None,
+    q_taken: Tensor,
+    state: Tensor | None,
+    states: Tensor | None,
+    goal: Tensor,
+    src: Tensor,
+) -> dict[str, float]:
+    """What the mixer relies on: the squared TD error with a part of its context taken from another step, over the real.
+
+    A part that it ignores gives 1 (permutation importance; Breiman, Machine Learning 2001). The other step is that half
+    the batch away, so that nothing random is drawn.
+
+    Args:
+        q_taken: (R, N), values of the actions taken. state: (R, S), None where the mixer does not see it.
+        states: (K+1, R, N, D), the roll-outs' latent states, the present first; None without roll-outs.
+        goal: (S,), what Q_tot of the rows `src` (S,) is trained towards.
+
+    Returns:
+        `td_other_state`, `td_other_rollout`, and `td_other_future`: the K imagined states alone; those that there are.
+    """
+
+    def error(state: Tensor | None, states: Tensor | None) -> float:
+        parts = [] if state is None else [state]
+        if rollout is not None and states is not None:
+            parts.append(rollout(states))
+        q_tot = mixer(q_taken, th.cat(parts, dim=1)).squeeze(1)
+        return (q_tot.index_select(0, src) - goal).square().mean().item()
+
+    far = len(q_taken) // 2
+    others: dict[str, float] = {}
+    if state is not None:
+        others["td_other_state"] = error(state.roll(far, 0), states)
+    if states is not None:
+        others["td_other_rollout"] = error(state, states.roll(far, 1))
+        if len(states) > 1:
+            others["td_other_future"] = error(state, th.cat([states[:1], states[1:].roll(far, 1)]))
+    real = max(error(state, states), 1e-12)
+    return {name: other / real for name, other in others.items()}
 
 
 def symexp(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from .agent import Choice
 from .beside import Beside
 from .config import MMSAConfig, check
 from .controller import MMSAController
-from .diagnostics import open_loop
+from .diagnostics import open_loop, reliance
 from .imagination import RolloutEncoder, imagine
 from .mixer import MMSAMixer
 from .returns import RewardStandardiser, Rows, q_lambda
@@ -203,10 +203,12 @@ class MMSALearner:
 
         losses, online_zs = model()
         losses["td"] = (td**2).mean()
-        stats = {"td": td.detach(), "q_tot": q_tot.detach(), "goal": goal}
+        stats = {"td": td.detach(), "q_tot": q_tot.detach(), "goal": goal, "src": rows.trained_src}
+        stats["q_taken"] = q_taken.view_as(data.actions).detach()
         if online_zs is not None:
             stats["zs"] = online_zs.detach()
-            stats["src"] = rows.trained_src
+        if states is not None:
+            stats["states"] = states.detach()
         return losses, stats, seen
 
     def _target_side(self, data: Packed, rows: Rows) -> tuple[Tensor, Tensor | None]:
@@ -351,11 +353,13 @@ class MMSALearner:
             metrics["mmsa_sale_over_no_change"] = losses["sale"] / (predictions * still.clamp(min=1e-12))
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
-        if self.online.model is not None:
-            data, agent = seen.data, self.mac.agent
-            found = open_loop(self.online.model, agent, seen.rows, seen.h, seen.zs, data.actions, data.reward)
-            for name, value in found.items():
-                self.logger.log_stat(f"mmsa_{name}", value, t_env)
+        data, states, (mac, mixer, model, rollout) = seen.data, stats.get("states"), self.online
+        state = data.state if self.cfg.mixer_state else None
+        found = reliance(mixer, rollout, stats["q_taken"], state, states, stats["goal"], stats["src"])
+        if model is not None:
+            found |= open_loop(model, mac.agent, seen.rows, seen.h, seen.zs, data.actions, data.reward)
+        for name, value in found.items():
+            self.logger.log_stat(f"mmsa_{name}", value, t_env)
 
     def cuda(self) -> None:
         self.mac.cuda()

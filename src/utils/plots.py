@@ -33,6 +33,7 @@ WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the s
     "spread of embeddings": ("mmsa_zs_spread",),
     "team reward, imagined and real (dashed)": ("mmsa_reward_imagined", "mmsa_reward_real"),
     "correlation of imagined and real reward": ("mmsa_reward_correlation",),
+    "TD error with another roll-out, imagined steps alone (dashed)": ("mmsa_td_other_rollout", "mmsa_td_other_future"),
 }
 LACKING = {
     "steps": "their runs share no steps",

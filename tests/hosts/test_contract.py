@@ -40,6 +40,7 @@ MMSA_METRICS = {
     *(f"mmsa_{name}_{k}" for name in ("open_loop", "no_change") for k in range(1, 11)),
     *("mmsa_grad_norm_world_model", "mmsa_grad_norm_sale", "mmsa_zs_spread", "mmsa_sale_over_no_change"),
     *("mmsa_reward_imagined", "mmsa_reward_real", "mmsa_reward_correlation"),
+    *("mmsa_td_other_state", "mmsa_td_other_rollout", "mmsa_td_other_future"),
 }
 
 if UPSTREAM:

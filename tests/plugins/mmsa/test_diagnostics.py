@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from support.mmsa import LENGTHS, batch_of, build
 
-from mmsa.diagnostics import open_loop, symexp
+from mmsa.diagnostics import open_loop, reliance, symexp
 from mmsa.learner import MMSALearner, Seen
 from mmsa.world_model import symlog
 
@@ -76,6 +76,70 @@ def test_they_are_logged_and_draw_nothing() -> None:
     without = build(**{"world_model.enabled": False})
     without.train(batch_of(without), 10, 1)
     assert not [name for name in without.logger.stats if "open_loop" in name]
+
+
+# --- what the mixer relies on ---
+def lean(learner: MMSALearner) -> dict[str, float]:
+    _, stats, seen = learner.losses(batch_of(learner))
+    state = seen.data.state if learner.cfg.mixer_state else None
+    networks = learner.online.mixer, learner.online.rollout
+    return reliance(*networks, stats["q_taken"], state, stats.get("states"), stats["goal"], stats["src"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, {"state", "rollout", "future"}),
+        ({"imagination.horizon": 0}, {"state", "rollout"}),
+        ({"mixer_state": False}, {"rollout", "future"}),
+        ({"world_model.enabled": False}, {"state"}),
+    ],
+    ids=str,
+)
+def test_the_parts_of_the_context_that_there_are(changes: dict[str, object], parts: set[str]) -> None:
+    learner = build(**changes)
+    assert set(lean(learner)) == {f"td_other_{part}" for part in parts}
+    learner.train(batch_of(learner), 1, 1)
+    assert {name for name in learner.logger.stats if "_td_other_" in name} == {f"mmsa_td_other_{p}" for p in parts}
+
+
+@pytest.mark.parametrize("hidden", ["state", "rollout"])
+def test_what_the_mixer_cannot_see_makes_no_difference(hidden: str) -> None:
+    """Its weights for a part of the context are 0: another step's part changes nothing."""
+    learner = build()
+    n_state = learner.args.state_shape
+    columns = slice(n_state) if hidden == "state" else slice(n_state, None)
+    with th.no_grad():
+        for weight in learner.online.mixer.parameters():
+            if weight.ndim == 2 and weight.shape[1] == n_state + learner.cfg.imagination.embed_dim:
+                weight[:, columns] = 0.0
+    found = lean(learner)
+    unseen = {"state"} if hidden == "state" else {"rollout", "future"}
+    for part in ("state", "rollout", "future"):
+        assert (found[f"td_other_{part}"] == pytest.approx(1.0, rel=1e-5)) == (part in unseen), part
+
+
+def test_reliance_is_that_of_a_plain_loop() -> None:
+    learner = build()
+    _, stats, seen = learner.losses(batch_of(learner))
+    mixer, rollout = learner.online.mixer, learner.online.rollout
+    state, states, q, goal, src = seen.data.state, stats["states"], stats["q_taken"], stats["goal"], stats["src"]
+    draws = th.get_rng_state()
+    found = reliance(mixer, rollout, q, state, states, goal, src)
+    assert th.equal(draws, th.get_rng_state())
+    n = len(state)
+    errors = dict.fromkeys(("real", "state", "rollout", "future"), 0.0)
+    with th.no_grad():
+        for target, row in zip(goal, src.tolist(), strict=True):
+            other = (row - n // 2) % n
+            for name in errors:
+                own_state = state[other if name == "state" else row]
+                present = states[0, other if name == "rollout" else row]
+                future = states[1:, other if name in ("rollout", "future") else row]
+                e = rollout(th.cat([present[None], future]).unsqueeze(1))[0]
+                errors[name] += ((mixer(q[row], th.cat([own_state, e])) - target) ** 2).item()
+    for name in ("state", "rollout", "future"):
+        assert found[f"td_other_{name}"] == pytest.approx(errors[name] / errors["real"], rel=1e-4)
 
 
 def test_symexp_inverts_symlog() -> None:

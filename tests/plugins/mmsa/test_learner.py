@@ -462,6 +462,7 @@ def test_metrics() -> None:
     names |= {f"mmsa_loss_{name}" for name in mmsa_args().loss_weights}
     names |= {f"mmsa_{kind}_{k}" for kind in ("open_loop", "no_change") for k in range(1, 7)}  # the longest episode
     names |= {"mmsa_reward_imagined", "mmsa_reward_real", "mmsa_reward_correlation"}
+    names |= {"mmsa_td_other_state", "mmsa_td_other_rollout", "mmsa_td_other_future"}
     assert set(log.stats) == names
     for name, found in log.stats.items():
         assert [t for t, _ in found] == [0, 10, 20] and all(math.isfinite(x) for _, x in found), name
