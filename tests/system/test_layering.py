@@ -16,13 +16,14 @@ MMSA = sorted((ROOT / "plugins" / "mmsa").rglob("*.py"))
 LAYERS = [
     "config",
     "kernels",
+    "beside",
     "returns",
     "sale",
     "agent",
     "world_model",
     "imagination",
-    "diagnostics",
     "mixer",
+    "diagnostics",
     "controller",
     "learner",
 ]
@@ -151,7 +152,7 @@ def test_the_plugin_imports_downwards_only() -> None:
 
 
 def test_the_algorithm_knows_no_host() -> None:
-    assert offenders(named(*ALGORITHM, "config", "returns"), lambda name: top(name) in HOST) == []
+    assert offenders(named(*ALGORITHM, "config", "returns", "beside"), lambda name: top(name) in HOST) == []
     assert offenders(named("kernels"), lambda name: top(name) in HOST - {"modules"}) == []
 
 
