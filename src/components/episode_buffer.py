@@ -6,14 +6,14 @@ A scheme maps a field's name to {"vshape": int or tuple, "dtype"?: float32, "gro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch as th
 from torch.nn.utils.rnn import pad_sequence
 
-from components.episode_store import EpisodeStore
+from components.episode_store import EpisodeStore, RowLayout
 from components.running_stats import RunningStats
 from components.transforms import Transform
 
@@ -220,7 +220,12 @@ class ReplayBuffer:
         self.sequence_length = sequence_length
         self.burn_in = burn_in
         derived = {name for name, _ in self.preprocess.values()}
-        self._stored = {key: self._storage_dtype(key) for key in self.scheme if key not in derived | {"filled"}}
+        stored = [key for key in self.scheme if key not in derived | {"filled"}]
+        constant = {key for key in stored if self.scheme[key].get("episode_const")}
+        self._steps, self._constants = (
+            RowLayout({key: (_shape(self.scheme[key], groups), self._storage_dtype(key)) for key in keys})
+            for keys in ([key for key in stored if key not in constant], constant)
+        )
         self.reward_stats: RunningStats | None = None
         if standardise_rewards:
             self.scheme["reward"]["standardised"] = True
@@ -229,8 +234,7 @@ class ReplayBuffer:
             self.scheme["burn_in"] = {"vshape": (1,), "dtype": th.uint8}
         self.inserted = 0  # episodes ever: number k has slot k % buffer_size
         self._lengths: list[int] = []  # filled steps of each slot's episode, the bootstrap observation included
-        self._constant = {key for key in self._stored if self.scheme[key].get("episode_const")}
-        self._store = EpisodeStore(buffer_size, self._constant)
+        self._step_rows, self._constant_rows = EpisodeStore(buffer_size), EpisodeStore(buffer_size)
         self._rng = np.random.default_rng(seed)
         self.nbytes = 0  # of the episodes held now
 
@@ -253,26 +257,27 @@ class ReplayBuffer:
 
     def _n_bytes(self, length: int) -> int:
         """Of an episode with so many filled steps."""
-        total = 0
-        for key, dtype in self._stored.items():
-            values = int(np.prod(_shape(self.scheme[key], self.groups))) * dtype.itemsize
-            total += values * (1 if key in self._constant else length)
-        return total
+        return length * self._steps.width + self._constants.width
 
-    def _keep(self, number: int, length: int, episode: dict[str, th.Tensor]) -> None:
-        slot = number % self.buffer_size
+    def _keep(self, number: int, steps: th.Tensor, constants: th.Tensor | None) -> None:
+        """Rows of bytes: (length, ...) and, where there are constant fields, (1, ...)."""
+        slot, length = number % self.buffer_size, len(steps)
         if slot == len(self._lengths):
             self._lengths.append(0)
         self.nbytes += self._n_bytes(length) - (self._n_bytes(self._lengths[slot]) if self._lengths[slot] else 0)
         self._lengths[slot] = length
-        self._store.put(number, episode, self.oldest)
+        self._step_rows.put(number, steps, self.oldest)
+        if constants is not None:
+            self._constant_rows.put(number, constants, self.oldest)
 
-    def _rows(self, slot: int, key: str, start: int = 0, stop: int | None = None) -> th.Tensor:
-        """Steps start to stop (default: all) of the slot's episode; the one row of a constant field."""
-        number = slot + (self.inserted - 1 - slot) // self.buffer_size * self.buffer_size
-        if key in self._constant:
-            return self._store.rows(number, key, 0, 1)
-        return self._store.rows(number, key, start, self._lengths[slot] if stop is None else stop)
+    def _number(self, slot: int) -> int:
+        return slot + (self.inserted - 1 - slot) // self.buffer_size * self.buffer_size
+
+    def _constants_of(self, slots: Iterable[int]) -> dict[str, th.Tensor]:
+        """Each constant field's (B, ...); none where there are none."""
+        if not self._constants.fields:
+            return {}
+        return self._constants.unpack(th.cat([self._constant_rows.rows(self._number(slot), 0, 1) for slot in slots]))
 
     def insert_episode_batch(self, batch: EpisodeBatch) -> None:
         """Copies the batch's episodes; one without a transition (fewer than two filled steps) is passed over."""
@@ -281,14 +286,16 @@ class ReplayBuffer:
                 self._insert(batch, b, length)
 
     def _insert(self, batch: EpisodeBatch, b: int, length: int) -> None:
-        episode = {}
-        for key, dtype in self._stored.items():
-            rows = batch[key][b : b + 1] if key in self._constant else batch[key][b, :length]
-            episode[key] = rows.to(device=self.device, dtype=dtype, copy=True)
+        values = {key: batch[key][b, :length].to(self.device) for key in self._steps.fields}
         if self.reward_stats is not None:
-            self.reward_stats.update(episode["reward"][: length - 1])
+            self.reward_stats.update(values["reward"][:-1])
+        constants = None
+        if self._constants.fields:
+            constants = self._constants.pack(
+                {key: batch[key][b : b + 1].to(self.device) for key in self._constants.fields}
+            )
         self.inserted += 1
-        self._keep(self.inserted - 1, length, episode)
+        self._keep(self.inserted - 1, self._steps.pack(values), constants)
 
     def can_sample(self, batch_size: int) -> bool:
         return len(self._lengths) >= batch_size
@@ -305,11 +312,11 @@ class ReplayBuffer:
         ids = self._rng.choice(len(self._lengths), batch_size, replace=False)
         spans = [self._span(self._lengths[i]) for i in ids]
         lengths = th.tensor([stop - start for start, _, stop in spans], device=self.device).view(-1, 1, 1)
-        data = {}
-        for key in self._stored:
-            parts = [self._rows(i, key, start, stop) for i, (start, _, stop) in zip(ids, spans, strict=True)]
-            padded = th.cat(parts) if key in self._constant else pad_sequence(parts, batch_first=True)
-            data[key] = padded.to(self.scheme[key].get("dtype", th.float32))
+        rows = [
+            self._step_rows.rows(self._number(i), start, stop) for i, (start, _, stop) in zip(ids, spans, strict=True)
+        ]
+        fields = self._steps.unpack(pad_sequence(rows, batch_first=True)) | self._constants_of(ids)
+        data = {key: values.to(self.scheme[key].get("dtype", th.float32)) for key, values in fields.items()}
         n_steps = data["terminated"].shape[1]
         steps = th.arange(n_steps, device=self.device).view(1, -1, 1)
         data["filled"] = (steps < lengths).long()
@@ -343,7 +350,8 @@ class ReplayBuffer:
         if self.reward_stats is not None:
             self.reward_stats.load_state_dict(state["reward_stats"])
         self._lengths, self.nbytes = [0] * min(self.inserted, self.buffer_size), 0
-        self._store.clear()
+        self._step_rows.clear()
+        self._constant_rows.clear()
 
     @property
     def oldest(self) -> int:
@@ -363,32 +371,30 @@ class ReplayBuffer:
                 size += self._n_bytes(self._lengths[last % self.buffer_size])
                 last += 1
             slots = [number % self.buffer_size for number in range(first, last)]
-            fields = {key: th.cat([self._rows(slot, key) for slot in slots]).cpu() for key in self._stored}
-            yield {"first": first, "lengths": [self._lengths[slot] for slot in slots], "fields": fields}
+            lengths = [self._lengths[slot] for slot in slots]
+            rows = [self._step_rows.rows(self._number(slot), 0, n) for slot, n in zip(slots, lengths, strict=True)]
+            fields = self._steps.unpack(th.cat(rows)) | self._constants_of(slots)
+            yield {"first": first, "lengths": lengths, "fields": {key: values.cpu() for key, values in fields.items()}}
             first = last
 
     def load_piece(self, piece: Mapping[str, Any]) -> None:
         """Brings the episodes of a piece back, of those that the buffer holds. ValueError where they do not fit."""
         first, lengths, fields = piece["first"], piece["lengths"], piece["fields"]
-        if fields.keys() != self._stored.keys():
-            raise ValueError(f"the episodes have the fields {', '.join(fields)}, not {', '.join(self._stored)}")
+        expected = self._steps.fields | self._constants.fields
+        if fields.keys() != expected.keys():
+            raise ValueError(f"the episodes have the fields {', '.join(fields)}, not {', '.join(expected)}")
         if not all(2 <= length <= self.max_seq_length for length in lengths):
             raise ValueError(f"an episode has 2 to {self.max_seq_length} steps, not {min(lengths)} to {max(lengths)}")
-        for key, dtype in self._stored.items():
-            rows = len(lengths) if key in self._constant else sum(lengths)
-            shape = (rows, *_shape(self.scheme[key], self.groups))
+        for key, (row, dtype) in expected.items():
+            shape = (len(lengths) if key in self._constants.fields else sum(lengths), *row)
             if tuple(fields[key].shape) != shape or fields[key].dtype != dtype:
                 raise ValueError(f"{key}: {tuple(fields[key].shape)} {fields[key].dtype}, expected {shape} {dtype}")
-        start = 0
-        for i, length in enumerate(lengths):
-            number, one, rows = first + i, slice(i, i + 1), slice(start, start + length)
-            start += length
+        steps = self._steps.pack(fields).to(self.device)
+        constants = self._constants.pack(fields).to(self.device) if self._constants.fields else None
+        for i, rows in enumerate(steps.split(lengths)):
+            number = first + i
             if self.oldest <= number < self.inserted and not self._lengths[number % self.buffer_size]:
-                episode = {
-                    key: fields[key][one if key in self._constant else rows].to(self.device, copy=True)
-                    for key in self._stored
-                }
-                self._keep(number, length, episode)
+                self._keep(number, rows.clone(), None if constants is None else constants[i : i + 1].clone())
 
     @property
     def complete(self) -> bool:

@@ -240,7 +240,8 @@ def test_too_many_asked_for() -> None:
 def test_storage_is_small_and_wide_enough() -> None:
     for n_actions, dtype in ((5, th.uint8), (256, th.uint8), (257, th.int16), (70_000, th.int32)):
         buffer = make_buffer(changes={"n_actions": n_actions})
-        assert buffer._stored["actions"] == dtype and buffer._stored["avail_actions"] == th.uint8
+        stored = {key: kind for key, (_, kind) in buffer._steps.fields.items()}
+        assert stored["actions"] == dtype and stored["avail_actions"] == th.uint8
     a = args(n_actions=300)
     scheme, groups, preprocess = scheme_of(a)
     batch = random_batch(a, [3], [True])
@@ -270,8 +271,7 @@ def test_memory_goal() -> None:
     buffer.insert_episode_batch(batch)
     overhead = 20 * 6 * 512  # a tensor's own, generously
     assert 250 * (buffer.nbytes + overhead) < 3e9
-    fields = [(slot, key) for slot in range(20) for key in buffer._stored]
-    storages = {t.data_ptr(): t for t in (buffer._rows(*field).untyped_storage() for field in fields)}
+    storages = {t.data_ptr(): t for t in (buffer._step_rows.rows(k, 0, 1).untyped_storage() for k in range(20))}
     assert sum(t.nbytes() for t in storages.values()) == buffer.nbytes  # nothing held besides
 
 
@@ -450,7 +450,7 @@ def test_a_buffer_keeps_its_last_episodes_and_comes_back_whole(
         for b, length in enumerate(lengths):
             full["filled"][b, length:] = 0
             if length >= 2:
-                rows = {key: full[key][b, :length].tolist() for key in buffer._stored}
+                rows = {key: full[key][b, :length].tolist() for key in buffer._steps.fields}
                 model = [*model, (number, rows)][-size:]
                 number += 1
         buffer.insert_episode_batch(full)
