@@ -91,6 +91,7 @@ def report(options: argparse.Namespace) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     found = curves(load_runs([str(options.runs)]))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -116,6 +117,8 @@ def report(options: argparse.Namespace) -> None:
             for seed, (steps, tests) in seeds.items():
                 rows += [[name, host, seed, f"{t:.0f}", f"{x:.6g}"] for t, x in zip(steps, tests, strict=True)]
         panel.set(title=name, xlabel="environment steps")
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
         panel.grid(alpha=0.3)
         panel.legend(fontsize=8)
     panels[0][0].set_ylabel("return in tests")
