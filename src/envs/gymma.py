@@ -146,9 +146,9 @@ class GymmaEnv(MultiAgentEnv):
     make: more arguments of the environment's own constructor, as {"N": 5} for MPE.
     With common_reward the reward is the sum or mean of the agents' rewards.
 
-    LBF ends its own 50 steps with `terminated`: that limit is part of the task and stays so. RWARE says `terminated`
-    after 500 steps, too, but its task has no end and its robots do not see the time: here that is `truncated`, as is a
-    limit set here or by gymnasium's registry.
+    LBF ends its own 50 steps with `terminated`: that limit is part of the task and stays so, unless time_limit names
+    the same number. RWARE says `terminated` after 500 steps, too, but its task has no end and its robots do not see the
+    time: here that is `truncated`, as is a limit set here or by gymnasium's registry.
     """
 
     def __init__(
@@ -188,6 +188,7 @@ class GymmaEnv(MultiAgentEnv):
         if not limits:
             raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
         self.episode_limit = min(limits)
+        self._limit_set = time_limit == own_limit  # the environment's own limit, but as one that was set here
 
         seen, taken = env.observation_space, env.action_space
         if not (isinstance(seen, gymnasium.spaces.Tuple) and isinstance(taken, gymnasium.spaces.Tuple)):
@@ -239,7 +240,7 @@ class GymmaEnv(MultiAgentEnv):
             actions = [a + first for a, first in zip(actions, self._first_action, strict=True)]
         self._raw, rewards, terminated, truncated, info = self._env.step(actions)
         self._t += 1
-        terminated = _for_all(terminated)
+        terminated = _for_all(terminated) and not (self._limit_set and self._t >= self.episode_limit)
         truncated = not terminated and (self._t >= self.episode_limit or _for_all(truncated))
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 

@@ -59,7 +59,7 @@ def test_player_levels(level: int | None, highest: int) -> None:
 def test_own_limit_is_termination_ours_is_truncation(make: Any) -> None:
     key = "Foraging-8x8-2p-3f-v3"
     noop, on = np.zeros((1, 2), np.int64), np.ones(1, bool)
-    for limit, steps, terminated in ((None, 50, True), (100, 50, True), (50, 50, True), (7, 7, False)):
+    for limit, steps, terminated in ((None, 50, True), (100, 50, True), (50, 50, False), (7, 7, False)):
         vector = make("gymma", key=key, time_limit=limit)
         assert vector.episode_limit == steps
         vector.reset()
