@@ -29,12 +29,15 @@ from utils.statistics import align, area_under_curve, common_grid, final_score  
 
 TASK = "lbforaging:Foraging-8x8-2p-3f-v3"
 METRIC = "test_return_mean"
-HOSTS = ("embedded", "upstream")
+CUT_OFF = (
+    "cut-off"  # the embedded host again, but returns bootstrap from LBF's last observation, as upstream's PPO does
+)
+HOSTS = {"embedded": [], "upstream": [], CUT_OFF: ["env_args.time_limit=50"]}
 EVERY = ["test_interval=10000", "test_nepisode=50", "use_cuda=False"]
 # One update an episode and one-step targets are upstream's only mode; a GRU, since MMSA has one.
 VALUES = ["env_steps_per_update=episode", "td_lambda=0.0", "use_rnn=True", "epsilon_anneal_time=50000"]
 ALGORITHMS = {"MMSA": VALUES, "QMIX": VALUES, "VDN": VALUES, "MAPPO": []}
-COLOURS = {"embedded": "#e4572e", "upstream": "#3d8bd4"}
+COLOURS = {"embedded": "#e4572e", "upstream": "#3d8bd4", CUT_OFF: "#8a5fb0"}
 
 
 class Job(NamedTuple):
@@ -54,10 +57,19 @@ def plan(options: argparse.Namespace) -> list[Job]:
     jobs = []
     for seed in range(1, options.seeds + 1):
         for algorithm, settings in ALGORITHMS.items():
-            for host in HOSTS:
+            for host, more in HOSTS.items():
+                if host == CUT_OFF and algorithm != "MAPPO":
+                    continue
                 folder = options.runs / host / algorithm / f"seed{seed}"
                 words = ["--config=" + algorithm.lower(), "--env-config=gymma", "with", f"env_args.key={TASK}"]
-                words += [f"seed={seed}", f"t_max={options.t_max}", *EVERY, *settings, f"label={algorithm} {host}"]
+                words += [
+                    f"seed={seed}",
+                    f"t_max={options.t_max}",
+                    *EVERY,
+                    *settings,
+                    *more,
+                    f"label={algorithm} {host}",
+                ]
                 words.append(f"local_results_path={folder}")
                 checkout = [f"--epymarl={options.epymarl}"] if host == "upstream" else []
                 command = [sys.executable, str(ROOT / "src" / "main.py"), *checkout, *words]
