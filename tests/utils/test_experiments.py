@@ -195,8 +195,9 @@ def test_the_shipped_comparisons() -> None:
     assert sizes["ablations"][1:] == (2, 3) and sizes["quick"][2] == 3
 
 
-def test_each_ablation_differs_from_mmsa() -> None:
-    runs = [run for run in planned(load_experiment("ablations")) if run.seed == 1 and run.task.startswith("2s")]
+@pytest.mark.parametrize("name", ["ablations", "decisions"])
+def test_each_variant_differs_from_mmsa(name: str) -> None:
+    runs = [run for run in planned(load_experiment(name)) if run.seed == 1 and run.task.startswith("2s")]
     whole = next(run for run in runs if run.algorithm == "MMSA")
     seen = [tuple(records.differences(run.config, whole.config)) for run in runs]
     assert len(set(seen)) == len(seen) and sum(not changes for changes in seen) == 1
