@@ -221,7 +221,7 @@ class ReplayBuffer:
         self.burn_in = burn_in
         derived = {name for name, _ in self.preprocess.values()}
         stored = [key for key in self.scheme if key not in derived | {"filled"}]
-        constant = {key for key in stored if self.scheme[key].get("episode_const")}
+        constant = [key for key in stored if self.scheme[key].get("episode_const")]
         self._steps, self._constants = (
             RowLayout({key: (_shape(self.scheme[key], groups), self._storage_dtype(key)) for key in keys})
             for keys in ([key for key in stored if key not in constant], constant)
@@ -270,14 +270,11 @@ class ReplayBuffer:
         if constants is not None:
             self._constant_rows.put(number, constants, self.oldest)
 
-    def _number(self, slot: int) -> int:
-        return slot + (self.inserted - 1 - slot) // self.buffer_size * self.buffer_size
-
-    def _constants_of(self, slots: Iterable[int]) -> dict[str, th.Tensor]:
+    def _constants_of(self, numbers: Iterable[int]) -> dict[str, th.Tensor]:
         """Each constant field's (B, ...); none where there are none."""
         if not self._constants.fields:
             return {}
-        return self._constants.unpack(th.cat([self._constant_rows.rows(self._number(slot), 0, 1) for slot in slots]))
+        return self._constants.unpack(th.cat([self._constant_rows.rows(number, 0, 1) for number in numbers]))
 
     def insert_episode_batch(self, batch: EpisodeBatch) -> None:
         """Copies the batch's episodes; one without a transition (fewer than two filled steps) is passed over."""
@@ -312,10 +309,12 @@ class ReplayBuffer:
         ids = self._rng.choice(len(self._lengths), batch_size, replace=False)
         spans = [self._span(self._lengths[i]) for i in ids]
         lengths = th.tensor([stop - start for start, _, stop in spans], device=self.device).view(-1, 1, 1)
+        size = self.buffer_size
+        numbers = [slot + (self.inserted - 1 - slot) // size * size for slot in ids.tolist()]
         rows = [
-            self._step_rows.rows(self._number(i), start, stop) for i, (start, _, stop) in zip(ids, spans, strict=True)
+            self._step_rows.rows(number, start, stop) for number, (start, _, stop) in zip(numbers, spans, strict=True)
         ]
-        fields = self._steps.unpack(pad_sequence(rows, batch_first=True)) | self._constants_of(ids)
+        fields = self._steps.unpack(pad_sequence(rows, batch_first=True)) | self._constants_of(numbers)
         data = {key: values.to(self.scheme[key].get("dtype", th.float32)) for key, values in fields.items()}
         n_steps = data["terminated"].shape[1]
         steps = th.arange(n_steps, device=self.device).view(1, -1, 1)
@@ -370,10 +369,10 @@ class ReplayBuffer:
             while last < self.inserted and (last == first or size < max_bytes):
                 size += self._n_bytes(self._lengths[last % self.buffer_size])
                 last += 1
-            slots = [number % self.buffer_size for number in range(first, last)]
-            lengths = [self._lengths[slot] for slot in slots]
-            rows = [self._step_rows.rows(self._number(slot), 0, n) for slot, n in zip(slots, lengths, strict=True)]
-            fields = self._steps.unpack(th.cat(rows)) | self._constants_of(slots)
+            numbers = range(first, last)
+            lengths = [self._lengths[number % self.buffer_size] for number in numbers]
+            rows = [self._step_rows.rows(number, 0, n) for number, n in zip(numbers, lengths, strict=True)]
+            fields = self._steps.unpack(th.cat(rows)) | self._constants_of(numbers)
             yield {"first": first, "lengths": lengths, "fields": {key: values.cpu() for key, values in fields.items()}}
             first = last
 
