@@ -29,9 +29,8 @@ from utils.statistics import align, area_under_curve, common_grid, final_score  
 
 TASK = "lbforaging:Foraging-8x8-2p-3f-v3"
 METRIC = "test_return_mean"
-CUT_OFF = (
-    "cut-off"  # the embedded host again, but returns bootstrap from LBF's last observation, as upstream's PPO does
-)
+# The embedded host again, but returns bootstrap from LBF's last observation, as upstream's PPO does.
+CUT_OFF = "cut-off"
 HOSTS = {"embedded": [], "upstream": [], CUT_OFF: ["env_args.time_limit=50"]}
 EVERY = ["test_interval=10000", "test_nepisode=50", "use_cuda=False"]
 # One update an episode and one-step targets are upstream's only mode; a GRU, since MMSA has one.
