@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                               our own figures
     python benchmarks/run.py --epymarl PATH --pairs 5      besides, ratios to upstream: the two run in turn
+    python benchmarks/run.py --only memory updates acting --repeats 6 --pairs 3      what CI prints, under a minute
 
 A figure from one machine says little about another; the ratio of two programs that ran in turn says more. README.md
 beside this file has ours.
@@ -28,6 +29,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
 TASK = "Foraging-8x8-2p-3f-v3"
+PARTS = ("memory", "updates", "acting", "training")
 
 
 def steps_per_second(results: Path, arguments: list[str]) -> float:
@@ -46,11 +48,15 @@ def steps_per_second(results: Path, arguments: list[str]) -> float:
 
 
 class Row(NamedTuple):
-    """What is trained in turn: our own programs by what is special about each, and upstream's."""
+    """What is trained in turn: our own programs by what is special about each, and upstream's.
+
+    `base`: that of our own whose time a step the others' are divided by.
+    """
 
     label: str
     ours: dict[str, list[str]]
     theirs: list[str]
+    base: str | None = None
 
 
 def training_rows() -> list[Row]:
@@ -59,15 +65,22 @@ def training_rows() -> list[Row]:
     mmsa = ["--config=mmsa", "env_steps_per_update=episode"]
     gru = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
     flat = ["--config=qmix", "use_rnn=False", "hidden_dim=64", "epsilon_anneal_time=100000"]
-    ahead, beside = "pipeline=True", "torch_threads=2"
+    ahead, beside, plain = "pipeline=True", "torch_threads=2", "our QMIX, GRU"
     return [
         Row("QMIX, GRU", {"": qmix, ahead: [*qmix, ahead]}, gru),
         Row("QMIX, feed-forward", {"": [*qmix, "use_rnn=False"], ahead: [*qmix, "use_rnn=False", ahead]}, flat),
         Row("MAPPO, GRU, 10 environments", {"": ["--config=mappo"]}, ["--config=mappo"]),
         Row(
             "MMSA, against upstream's QMIX, GRU",
-            {"": mmsa, beside: [*mmsa, beside], ahead: [*mmsa, ahead], f"{ahead} {beside}": [*mmsa, ahead, beside]},
+            {
+                "": mmsa,
+                beside: [*mmsa, beside],
+                ahead: [*mmsa, ahead],
+                f"{ahead} {beside}": [*mmsa, ahead, beside],
+                plain: qmix,
+            },
             gru,
+            base=plain,
         ),
     ]
 
@@ -90,6 +103,9 @@ def end_to_end(row: Row, pairs: int, t_max: int, epymarl: Path | None) -> None:
             ratios = [a / b for a, b in zip(own, other, strict=True)]
             line += f"   upstream {statistics.median(other):6.0f}   ratio {statistics.median(ratios):.2f}"
             line += f" ({min(ratios):.2f} to {max(ratios):.2f}, {pairs} pairs)"
+        if row.base not in (None, name):
+            times = [b / a for a, b in zip(own, rates[row.base], strict=True)]
+            line += f"   {statistics.median(times):.2f} times {row.base}'s time ({min(times):.2f} to {max(times):.2f})"
         print(line, flush=True)
 
 
@@ -183,8 +199,26 @@ def _scheme(n_agents: int, n_actions: int, obs: int, state: int) -> dict[str, di
     }  # fmt: skip
 
 
-def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> None:
-    """Time and floating-point operations of one update on 32 episodes without padding, one thread."""
+def updates(repeats: int) -> None:
+    """One update of each algorithm, and how MMSA's compares with QMIX's and grows with the agents."""
+    import mmsa
+
+    mmsa.register()
+    qmix = update("qmix", {}, 2, 6, 50, repeats)
+    whole = update("mmsa", {}, 2, 6, 50, repeats)
+    update("mmsa", {"world_model.enabled": False}, 2, 6, 50, repeats)
+    teams = (5, 10, 20)  # SMACv2's sizes: an action for each enemy, and six more
+    grown = [update("mmsa", {}, n, n + 6, 80, max(3, repeats // n)) for n in teams]
+    values = teams[-1] * (teams[-1] + 6) / (teams[0] * (teams[0] + 6))
+    print(
+        f"an update of MMSA over one of QMIX: {whole / qmix:.2f}; from {teams[0]} to {teams[-1]} agents: "
+        f"{grown[-1] / grown[0]:.2f}, for {values:.2f} times as many agents x actions",
+        flush=True,
+    )
+
+
+def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> float:
+    """Time (s, the median) and floating-point operations of one update on 32 episodes without padding, one thread."""
     import torch as th
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -240,6 +274,7 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
         f"32 x {steps} steps, {n_agents} agents, {n_actions} actions",
         flush=True,
     )
+    return statistics.median(times)
 
 
 def main() -> None:
@@ -247,31 +282,25 @@ def main() -> None:
     parser.add_argument(
         "--epymarl", type=Path, default=os.environ.get("EPYMARL_PATH"), help="an EPyMARL checkout to compare with"
     )
-    parser.add_argument("--pairs", type=int, default=5, help="runs of each program, in turn")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each program, in turn; of acting, measurements")
     parser.add_argument("--t-max", type=int, default=20000, help="environment steps of a run")
     parser.add_argument("--repeats", type=int, default=30, help="updates timed")
-    parser.add_argument("--only", choices=["memory", "updates", "training"], help="one part of it")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="parts of it")
     parser.add_argument("--rows", default="", help="of training: those that begin so, as MMSA")
     options = parser.parse_args()
     import torch as th
 
     versions = f"Python {platform.python_version()}, torch {th.__version__}"
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
-    if options.only in ("memory", None):
+    parts = options.only or PARTS
+    if "memory" in parts:
         memory("LBF (2 agents, 50 steps)", 2, 6, 15, 30, 50, 50)
         memory("SMACv2 (10 agents, 60 of 200 steps)", 10, 16, 192, 320, 60, 200)
-    if options.only in ("updates", None):
-        import mmsa
-
-        mmsa.register()
-        update("qmix", {}, 2, 6, 50, options.repeats)
-        update("mmsa", {}, 2, 6, 50, options.repeats)
-        update("mmsa", {"world_model.enabled": False}, 2, 6, 50, options.repeats)
-        for n_agents in (5, 10, 20):  # SMACv2's sizes: an action for each enemy, and six more
-            update("mmsa", {}, n_agents, n_agents + 6, 80, max(3, options.repeats // n_agents))
-    if options.only in ("training", None):
-        if not options.rows:
-            acting(options.pairs, 2.0, 32)
+    if "updates" in parts:
+        updates(options.repeats)
+    if "acting" in parts:
+        acting(options.pairs, 2.0, 32)
+    if "training" in parts:
         for row in [row for row in training_rows() if row.label.startswith(options.rows)]:
             end_to_end(row, options.pairs, options.t_max, options.epymarl)
 
