@@ -48,6 +48,15 @@ class Trunk(nn.Module):
         return h.reshape(n_steps * n_episodes, -1).index_select(0, rows.time_major).view(len(rows), n_agents, -1)
 
 
+class Folded(NamedTuple):
+    """What evaluating every action takes from g and a head, adjoining linear layers made one. Stale once they learn."""
+
+    g: ActionEncoder
+    first: tuple[Tensor, Tensor]  # g's first layer
+    out: Tensor  # W times g's last layer (width, F)
+    offset: Tensor  # w_a, and W times the last layer's bias: (A, width)
+
+
 class Head(nn.Module):
     """h, zs and zsa(a) -> Q(., a). Without SALE only the linear part `direct` is left, which makes the agent QMIX's."""
 
@@ -82,20 +91,22 @@ class Head(nn.Module):
         return q + self.q2(elu(x)).squeeze(1)
 
     @th.no_grad()
-    def all_actions(self, h: Tensor, zs: Tensor | None, g: ActionEncoder | None) -> tuple[Tensor, Tensor | None]:
-        """Q of every action, and g's features, whose `g.out` gives any action's zsa: (M, A), (M, A, F).
+    def fold(self, g: ActionEncoder) -> Folded:
+        """g's last layer and W are both linear: one matrix product."""
+        offset = self.action.weight.t() + self.zsa.weight @ g.out.bias
+        return Folded(g, g.first_layer(), self.zsa.weight @ g.out.weight, offset.contiguous())
 
-        g's last layer and W are both linear, so they are applied as one matrix product.
-        """
+    @th.no_grad()
+    def all_actions(self, h: Tensor, zs: Tensor | None, folded: Folded | None) -> tuple[Tensor, Tensor | None]:
+        """Q of every action, and g's features, whose `g.out` gives any action's zsa: (M, A), (M, A, F)."""
         q = self.direct(h)
         if not self.embedded:
             return q, None
-        assert zs is not None and g is not None
-        features = g.features(zs)
-        fold = self.zsa.weight @ g.out.weight
-        x = linear(features, fold)
+        assert zs is not None and folded is not None
+        features = folded.g.features(zs, folded.first)
+        x = linear(features, folded.out)
         x += self._state_part(h, zs).unsqueeze(1)
-        x += (self.action.weight.t() + self.zsa.weight @ g.out.bias).contiguous()
+        x += folded.offset
         return q + self.q2(elu_(x)).squeeze(2), features
 
 
@@ -132,11 +143,15 @@ class MMSAAgent(nn.Module):
         """(1, H)."""
         return self.trunk.fc.weight.new_zeros(1, self.hidden_dim)
 
-    def forward(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def fold(self) -> Folded | None:
+        """For `forward`, as long as no weight changes; None without SALE."""
+        return None if self.sale is None else self.head.fold(self.sale.g)
+
+    def forward(self, inputs: Tensor, hidden: Tensor, folded: Folded | None = None) -> tuple[Tensor, Tensor]:
         """Acting: inputs (M, I), hidden (M, H) -> Q of all actions (M, A), next hidden (M, H)."""
         h = self.trunk.step(inputs, hidden.reshape(-1, self.hidden_dim))
         zs = self.zs(inputs[..., : self.obs_dim], h)
-        q, _ = self.head.all_actions(h, zs, None if self.sale is None else self.sale.g)
+        q, _ = self.head.all_actions(h, zs, folded or self.fold())
         return q, h
 
     def zs(self, obs: Tensor, h: Tensor) -> Tensor | None:
@@ -156,19 +171,28 @@ class MMSAAgent(nn.Module):
         n_chunks = 2 * max(1, -(-h.shape[0] * self.n_actions // (2 * CHUNK)))  # even, with or without a second thread
         size = -(-h.shape[0] // n_chunks)
         slices = [slice(i, i + size) for i in range(0, h.shape[0], size)]
-        parts = self.beside.share([partial(self._greedy, rows, h, zs, avail, taken) for rows in slices])
+        folded = self.fold()
+        parts = self.beside.share([partial(self._greedy, rows, h, zs, avail, taken, folded) for rows in slices])
         actions, zsa, taken_zsa = (
             None if any(x is None for x in part) else th.cat(part) for part in zip(*parts, strict=True)
         )
         assert actions is not None
         return Choice(actions, zsa, taken_zsa)
 
-    def _greedy(self, rows: slice, h: Tensor, zs: Tensor | None, avail: Tensor | None, taken: Tensor | None) -> Choice:
-        g = None if self.sale is None else self.sale.g
-        q, features = self.head.all_actions(h[rows], None if zs is None else zs[rows], g)
+    def _greedy(
+        self,
+        rows: slice,
+        h: Tensor,
+        zs: Tensor | None,
+        avail: Tensor | None,
+        taken: Tensor | None,
+        folded: Folded | None,
+    ) -> Choice:
+        q, features = self.head.all_actions(h[rows], None if zs is None else zs[rows], folded)
         best = q.argmax(1) if avail is None else masked_argmax(q, avail[rows])
-        if features is None or g is None:
+        if features is None or folded is None:
             return Choice(best, None, None)
+        g = folded.g
         each = th.arange(best.shape[0], device=best.device)
         taken_zsa = None if taken is None else g.out(features[each, taken[rows]])
         return Choice(best, g.out(features[each, best]), taken_zsa)

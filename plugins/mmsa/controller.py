@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from components.action_selectors import REGISTRY as SELECTORS
 
-from .agent import MMSAAgent
+from .agent import Folded, MMSAAgent
 from .config import check
 
 
@@ -34,6 +34,7 @@ class MMSAController:
         self.agent = MMSAAgent(input_shape, args)
         self.action_selector = SELECTORS[args.action_selector](args)
         self.hidden_states: Tensor | None = None  # (B, N, H), every episode's
+        self._folded: Folded | None = None  # the head's weights, for the episodes being played
         self._ids = th.eye(self.n_agents)
 
     def inputs(self, obs: Tensor, last_actions: Tensor | None) -> Tensor:
@@ -70,7 +71,7 @@ class MMSAController:
         if self.args.obs_last_action:
             none = th.full(obs.shape[:2], -1, device=device)
             last = none if t == 0 else ep_batch["actions"][:, t - 1][bs].squeeze(-1).to(device)
-        q, h = self.agent(self.inputs(obs, last).flatten(0, 1), self.hidden_states[bs].flatten(0, 1))
+        q, h = self.agent(self.inputs(obs, last).flatten(0, 1), self.hidden_states[bs].flatten(0, 1), self._folded)
         h = h.view(*obs.shape[:2], -1)
         if isinstance(bs, slice) and bs == slice(None):
             self.hidden_states = h
@@ -79,6 +80,8 @@ class MMSAController:
         return q.view(*obs.shape[:2], -1)
 
     def init_hidden(self, batch_size: int) -> None:
+        """Episodes begin. Until the next ones do, the head acts with the weights of now."""
+        self._folded = self.agent.fold()
         self.hidden_states = self.agent.init_hidden().new_zeros(batch_size, self.n_agents, self.agent.hidden_dim)
 
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -35,17 +35,20 @@ class ActionEncoder(nn.Module):
 
     def forward(self, zs: Tensor, actions: Tensor) -> Tensor:
         """zs (M, Z), actions (M,) -> zsa (M, Z)."""
-        state, action = self._split()
+        state, action = self.first_layer()
         x = elu(linear(zs, state, self.inp.bias) + F.embedding(actions, action))
         return self.out(elu(self.mid(x)))
 
-    def features(self, zs: Tensor) -> Tensor:
-        """zs (M, Z) -> what `out` reads, for every action at once: (M, A, F). Not differentiable: works in place."""
-        state, action = self._split()
+    def features(self, zs: Tensor, first: tuple[Tensor, Tensor]) -> Tensor:
+        """zs (M, Z) -> what `out` reads, for every action at once: (M, A, F). Not differentiable: works in place.
+
+        first: what `first_layer` gave.
+        """
+        state, action = first
         x = elu_(linear(zs, state, self.inp.bias).unsqueeze(1) + action)
         return elu_(self.mid(x))
 
-    def _split(self) -> tuple[Tensor, Tensor]:
+    def first_layer(self) -> tuple[Tensor, Tensor]:
         """The first layer's weights for the embedding (F, Z), and one row for each action (A, F)."""
         return self.inp.weight[:, : self.dim], self.inp.weight[:, self.dim :].t().contiguous()
 

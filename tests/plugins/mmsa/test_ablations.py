@@ -181,7 +181,7 @@ def test_with_zero_init_the_values_start_as_qmix_s() -> None:
     learner = build(**{"head.zero_init": True}, perturb=False)
     head = learner.mac.agent.head
     h, zs = th.randn(5, learner.args.hidden_dim), th.randn(5, learner.cfg.sale.dim)
-    q, _ = head.all_actions(h, zs, learner.mac.agent.sale.g)
+    q, _ = head.all_actions(h, zs, learner.mac.agent.fold())
     th.testing.assert_close(q, head.direct(h))
     losses(learner, batch_of(learner))["td"].backward()
     assert head.q2.weight.grad.abs().max() > 0 and head.q2.bias.grad.abs().max() > 0

@@ -67,7 +67,7 @@ def test_unroll_has_the_gradient_of_the_steps() -> None:
 def test_all_actions_equal_a_loop_over_single_ones(changes: dict[str, Any]) -> None:
     agent, _ = make(**changes)
     h, zs = rows_and_inputs(agent)
-    q, _ = agent.head.all_actions(h, zs, None if agent.sale is None else agent.sale.g)
+    q, _ = agent.head.all_actions(h, zs, agent.fold())
     assert q.shape == (len(h), A)
     for a in range(A):
         single = q_of(agent, h, zs, th.full((len(h),), a))
@@ -150,4 +150,4 @@ def test_what_f_reads(kind: str, last_action: bool) -> None:
         q.shape == (2, A) and next_h.shape == (2, args.hidden_dim) and agent.init_hidden().shape == (1, args.hidden_dim)
     )
     th.testing.assert_close(zs, agent.sale.zs(x[:, : args.obs_shape] if kind == "obs" else next_h))
-    th.testing.assert_close(q, agent.head.all_actions(next_h, zs, agent.sale.g)[0])
+    th.testing.assert_close(q, agent.head.all_actions(next_h, zs, agent.fold())[0])

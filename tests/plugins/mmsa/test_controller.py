@@ -67,9 +67,22 @@ def test_acting_equals_the_unroll_of_training(changes: dict[str, Any]) -> None:
     obs = rows.pack(batch["obs"])
     h = mac.agent.trunk.unroll(mac.inputs(obs, last), rows).flatten(0, 1)
     zs = mac.agent.zs(obs.flatten(0, 1), h)
-    q, _ = mac.agent.head.all_actions(h, zs, None if mac.agent.sale is None else mac.agent.sale.g)
+    q, _ = mac.agent.head.all_actions(h, zs, mac.agent.fold())
     stepped = rows.pack(step_by_step(mac, batch))
     th.testing.assert_close(q.view_as(stepped), stepped, atol=1e-5, rtol=1e-5)
+
+
+def test_new_episodes_are_played_with_the_weights_of_now() -> None:
+    mac, _, batch = make()
+    before = step_by_step(mac, batch)
+    for module in (mac.agent.head.zsa, mac.agent.head.action, mac.agent.sale.g.inp, mac.agent.sale.g.out):
+        new = copy.deepcopy(mac)
+        module.weight.data.mul_(2.0)
+        new.agent.load_state_dict(mac.agent.state_dict())
+        after = step_by_step(mac, batch)
+        assert not th.allclose(after, before)
+        assert th.equal(after, step_by_step(new, batch))
+        before = after
 
 
 @pytest.mark.parametrize("changes", [{}, {"obs_last_action": True, "sale.scope": "joint"}, {"sale.input": "hidden"}])
