@@ -18,7 +18,7 @@ from rich.table import Table
 from main import overrides
 from utils import records
 from utils.attempts import LocalPool, Pool, locked
-from utils.conduct import Outcome, Overview, conduct
+from utils.conduct import Overview, conduct
 from utils.config import ConfigError, Parser, parse_override
 from utils.experiments import Loaded, Run, default_jobs, load_experiment, plan
 from utils.mongo import hide
@@ -37,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--experiment", metavar="NAME", help="a file of config/experiments, or the path of one")
     parser.add_argument("--search", metavar="FILE", help="a file of config/searches, or the path of one")
-    parser.add_argument("--report", metavar="RUNS", nargs="+", help="only report: folders of runs, or mongodb://...")
+    parser.add_argument(
+        "--report",
+        metavar="RUNS",
+        nargs="*",
+        help="run nothing, only report: on folders of runs or mongodb://..., or on what an --experiment has so far",
+    )
     parser.add_argument(
         "--reference", metavar="ALGORITHM", help="with --report: the one that is compared with each other one (MMSA)"
     )
@@ -53,22 +58,27 @@ def parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> list[str]:
     """The overrides; ConfigError for options that do not go together."""
-    chosen = [name for name in ("experiment", "search", "report") if getattr(options, name) is not None]
-    if len(chosen) != 1:
-        there = " and ".join(f"--{name}" for name in chosen) or "nothing"
-        raise ConfigError(f"one of --experiment, --search and --report is wanted, {there} is given")
+    if "with" in (options.report or ()):  # `--report with key=value`: the words are not folders
+        at = options.report.index("with")
+        options.report, options.words = options.report[:at], [*options.report[at:], *options.words]
+    chosen = [f"--{name}" for name in ("experiment", "search") if getattr(options, name) is not None]
+    if options.report or (options.report is not None and not chosen):
+        chosen.append("--report RUNS" if options.report else "--report without RUNS")
+    if len(chosen) != 1 or "--report without RUNS" in chosen:
+        there = " and ".join(chosen) or "nothing"
+        raise ConfigError(f"one of --experiment, --search and --report RUNS is wanted, {there} is given")
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: must be 1 or more")
     words = overrides(options.words)
     if options.report is not None:
         given = [name for name in ("jobs", "ray", "dry_run") if getattr(options, name)]
-        if given or words or "with" in options.report:
+        if given or (options.report and words):
             what = f"--{given[0].replace('_', '-')}" if given else "with key=value"
             raise ConfigError(f"{what} does not go with --report, which runs nothing")
-        if options.out is None:
+        if options.report and options.out is None:
             raise ConfigError("--out is missing: the folder of the report")
-    elif options.reference is not None:
-        raise ConfigError("--reference goes with --report alone; an experiment's file names its own: reference")
+    if options.reference is not None and not options.report:
+        raise ConfigError("--reference goes with --report RUNS alone; an experiment's file names its own: reference")
     return words
 
 
@@ -140,31 +150,39 @@ def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console:
     try:
         outcome = conduct(runs, pool, overview)
     except KeyboardInterrupt:
-        say(console, f"interrupted: {overview.line()}; the same command goes on")
+        say(console, f"interrupted: {overview.line()}; the same command goes on, and with --report shows what there is")
         return 130
-    problems = told(runs, outcome)
-    say(console, "\n".join([f"{loaded.name}: {len(outcome.finished)} of {len(runs)} runs are finished", *problems]))
-    status = 1 if outcome.failed else 0
+    failed = [f"failed twice: {run}: {text}" for run, text in outcome.failed.items()]
+    retried = [(run, text) for run, text in outcome.retried.items() if run not in outcome.failed]
+    failed += [f"crashed once, then finished: {run}: {text}" for run, text in retried]
+    reported = conclude(loaded, out, runs, len(outcome.finished), failed, console)
+    return 1 if outcome.failed else reported
+
+
+def conclude(
+    loaded: Loaded, out: Path, runs: Sequence[Run], finished: int, problems: Sequence[str], console: Console
+) -> int:
+    """Says how far the experiment is, and reports on what there is; 1 where there is no report."""
+    problems = [*problems, *miscounted(runs)]
+    say(console, "\n".join([f"{loaded.name}: {finished} of {len(runs)} runs are finished", *problems]))
     try:
         with locked(out / "report.lock"):  # two at once would write into each other's files
             reference = loaded.experiment.reference
             page = report([str(out / "runs")], out / "report", loaded.title or loaded.name, runs, problems, reference)
         say(console, f"report: {page}")
+        return 0
     except Exception as error:
         print(f"error: {error}", file=sys.stderr) if isinstance(error, ConfigError) else traceback.print_exc()
         say(
             console,
             f"the runs are recorded, but there is no report; python src/compare.py --report {out}/runs --out DIR",
         )
-        status = 1
-    return status
+        return 1
 
 
-def told(runs: Sequence[Run], outcome: Outcome) -> list[str]:
-    """What the reader of the results must know: failures, retries, and finished runs of another configuration."""
-    problems = [f"failed twice: {run}: {text}" for run, text in outcome.failed.items()]
-    retried = [(run, text) for run, text in outcome.retried.items() if run not in outcome.failed]
-    problems += [f"crashed once, then finished: {run}: {text}" for run, text in retried]
+def miscounted(runs: Sequence[Run]) -> list[str]:
+    """What the reader of the results must know besides failures: finished runs of another configuration."""
+    problems = []
     for run in runs:
         for other in records.find(run).others:
             what = records.differences(other.config, run.config)
@@ -233,10 +251,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_intermixed_args(argv)
         words = check(options)
-        if options.report is not None:
+        if options.report:
             return report_only(options)
         loaded, out, runs = make_plan(options, words)
         writable(out)
+        if options.report is not None:
+            if not (out / "runs").is_dir():
+                raise ConfigError(f"{out}: nothing of {loaded.name} was run there; without --report it is")
+            finished = sum(records.find(run).finished is not None for run in runs)
+            return conclude(loaded, out, runs, finished, (), console)
         pool = make_pool(options, runs)
         catch_signals()  # Ray sets its own
         if options.dry_run:

@@ -201,16 +201,13 @@ def _notes(task: Task) -> list[str]:
     lengths: dict[str, list[str]] = defaultdict(list)
     for curve in task.curves:
         lengths[f"{curve.runs[0].config.get('t_max', 0):,}"].append(curve.name)
-        versions = _differing([run.versions for run in curve.runs])
-        if versions:
-            shown = "; ".join(
-                f"{package} {' / '.join(sorted({run.versions.get(package, ABSENT) for run in curve.runs}))}"
-                for package in sorted(versions)
-            )
-            notes.append(f"{task.title}, {curve.name}: the runs were made with different versions: {shown}.")
-        commits = sorted({run.commit[:10] or "not recorded" for run in curve.runs})
-        if len(commits) > 1:
-            notes.append(f"{task.title}, {curve.name}: the runs were made at different commits: {', '.join(commits)}.")
+    runs = [(curve.name, run) for curve in task.curves for run in curve.runs]
+    for package in sorted(_differing([run.versions for _, run in runs])):
+        shown = _by_value((name, run.versions.get(package, ABSENT)) for name, run in runs)
+        notes.append(f"{task.title}: the runs were made with different versions of {package}: {shown}.")
+    if len({run.commit for _, run in runs}) > 1:
+        shown = _by_value((name, run.commit[:10] or "not recorded") for name, run in runs)
+        notes.append(f"{task.title}: the runs were made at different commits: {shown}.")
     if len(lengths) > 1:
         shown = "; ".join(f"t_max={length}: {', '.join(names)}" for length, names in lengths.items())
         notes.append(f"{task.title}: lengths differ ({shown}). Scores cover only the steps that all curves share.")
@@ -220,6 +217,14 @@ def _notes(task: Task) -> list[str]:
     if max(len(hosts), len(threads), len(devices)) > 1:
         notes.append(f"{task.title}: machines, devices or threads differ, so wall-clock times do not compare.")
     return notes
+
+
+def _by_value(named: Iterable[tuple[str, str]]) -> str:
+    """(curve, value) -> "value 1: curves; value 2: curves"."""
+    curves: dict[str, set[str]] = defaultdict(set)
+    for name, value in named:
+        curves[value].add(name)
+    return "; ".join(f"{value}: {', '.join(sorted(names))}" for value, names in sorted(curves.items()))
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils import statistics as st
 from utils.grouping import Curve, Task
-from utils.scores import AXES, Band, Improvement, band
+from utils.scores import AXES, Band, Comparison, band
 
 LABELS = {
     "test_battle_won_mean": "win rate in tests",
@@ -76,18 +76,18 @@ def profiles(title: str, label: str, look: Styles, bands: Mapping[str, Band]) ->
     return _legend(figure, look, {name: curve.runs for name, curve in bands.items()})
 
 
-def improvements(title: str, look: Styles, rows: Sequence[Improvement]) -> Any:
-    """A point with its interval for each pair."""
+def improvements(title: str, look: Styles, rows: Sequence[Comparison]) -> Any:
+    """A point with its interval for each pair: the probability of a larger area under the curve."""
     figure, (panel,) = _figure(title, 1, 1, height=1.2 + 0.42 * len(rows))
     for y, row in enumerate(rows):
-        chance, colour = row.chance, look[row.baseline]["color"]
+        chance, colour = row.chance_area, look[row.baseline]["color"]
         if chance.low is not None and chance.high is not None:
             panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35)
         panel.plot(chance.value, y, "o", color=colour)
         words = textwrap.shorten(f"{row.reference} over {row.baseline}", 110, placeholder=" ...")
         panel.text(0, y - 0.22, _plain(words), fontsize=8, color=INK).set_in_layout(False)
     panel.axvline(0.5, color=INK, linewidth=1, linestyle=":")
-    panel.set(xlim=(-0.03, 1.03), xlabel="probability that a run scores more", yticks=[])
+    panel.set(xlim=(-0.03, 1.03), xlabel="probability that a run has the larger area under its curve", yticks=[])
     panel.set_ylim(len(rows) - 0.6, -0.7)
     return figure
 

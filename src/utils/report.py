@@ -22,6 +22,10 @@ from utils.runs import Planned, RunRecord
 
 NEEDED = {"rliable": "rliable", "scipy": "scipy", "jinja2": "jinja2", "matplotlib": "matplotlib"}
 PROFILE_POINTS = 101
+FEW_SEEDS = (  # tests/utils/test_statistics.py has the simulation
+    "Such intervals are too narrow where seeds are few: on one task those of 3 seeds hold the true mean in about "
+    "three of four cases, those of 5 in five of six."
+)
 
 
 def write_report(
@@ -82,6 +86,8 @@ class _Report:
         self.planned = planned
         self.tasks = [scores.score_task(task) for task in self.groups.tasks]
         self.suites = scores.suites(self.tasks)
+        scored: list[scores.TaskScores | scores.Suite] = [*self.tasks, *self.suites]
+        self.comparisons = {id(own): scores.comparisons(own, reference) for own in scored}
         self.names: set[str] = set()  # of figure files
         curves = {curve.name: curve.algorithm for task in self.groups.tasks for curve in task.curves}
         first = sorted(curves, key=lambda name: (not scores.is_reference(curves[name], reference), name))
@@ -95,6 +101,12 @@ class _Report:
     def write(self) -> Path:
         self._csv(self.out / "results.csv")
         tasks = [self._task(task) for task in self.tasks]
+        compared = [
+            self._compared(suite, self._together(suite), [own.task.title for own in suite.tasks])
+            for suite in self.suites
+            if len(suite.tasks) > 1
+        ]
+        compared += [self._compared(own, own.task.title, [own.task.title]) for own in self.tasks]
         context = {
             "title": self.title,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -108,6 +120,9 @@ class _Report:
             "problems": self.problems,
             "tasks": tasks,
             "suites": [self._suite(suite) for suite in self.suites],
+            "compared": [part for part in compared if part["rows"]],
+            "share": f"{scores.SHARE:.0%}",
+            "few_seeds": FEW_SEEDS,
             "world_models": [shown for task in self.groups.tasks if (shown := self._world_model(task))],
             "provenance": [self._provenance(task, curve) for task, curve in self._curves()],
             "st": st,
@@ -146,19 +161,26 @@ class _Report:
             "metric": plots.LABELS[task.metric],
             "no_updates": [curve.name for curve in task.curves if bands["updates"][curve.name] is None],
             "figure": self._figure(figure, f"curves {task.title}", f"Learning curves, {task.title}"),
-            "efficiency": [
-                (row, scores.ratio_words(row), [self.anchors[task.title, n] for n in (row.reference, row.baseline)])
-                for row in scores.efficiency(own, self.reference, bands["steps"])
-            ],
         }
+
+    def _compared(self, scored: scores.TaskScores | scores.Suite, title: str, tasks: Sequence[str]) -> dict[str, Any]:
+        """The reference against the other curves on these tasks."""
+        rows = self.comparisons[id(scored)]
+        names = [(row.reference, row.baseline) for row in rows]
+        anchors = [[self.anchors[task, name] for name in pair for task in tasks] for pair in names]
+        shown: dict[str, Any] = {"title": title, "rows": []}
+        if rows:
+            figure = plots.improvements(title, self.look, rows)
+            shown["rows"] = list(zip(rows, map(scores.steps_words, rows), anchors, strict=True))
+            shown["figure"] = self._figure(figure, f"comparison {title}", f"Probability of a larger area, {title}")
+        return shown
 
     def _suite(self, suite: scores.Suite) -> dict[str, Any]:
         many = len(suite.tasks) > 1
-        head = f"{len(suite.tasks)} tasks together, {suite.backend}" if many else suite.tasks[0].task.title
+        head = self._together(suite) if many else suite.tasks[0].task.title
         label = plots.LABELS[suite.metric] + (", scaled to 0..1" if any(s != (0, 1) for s in suite.scales) else "")
         taus = np.linspace(0, 1, PROFILE_POINTS)
         profiles = {score.name: scores.profile(score.finals, taus) for score in suite.scores}
-        chances = scores.improvements(suite.tasks, self.reference)
         shown: dict[str, Any] = {
             "suite": suite,
             "many": many,
@@ -170,16 +192,11 @@ class _Report:
             },
             "curves": None,
             "profile": None,
-            "improvement": None,
             "dropped": [score.name for score in suite.scores if self._dropped(suite, score)],
             "scaled": [
                 (task.task.title, low, high)
                 for task, (low, high) in zip(suite.tasks, suite.scales, strict=True)
                 if (low, high) != (0, 1)
-            ],
-            "chances": [
-                (row, [self.anchors[title, name] for name in (row.reference, row.baseline) for title in row.tasks])
-                for row in chances
             ],
         }
         if many and suite.scores:
@@ -188,12 +205,11 @@ class _Report:
         if suite.scores:
             figure = plots.profiles(head, label, self.look, profiles)
             shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
-        if chances:
-            rows = [row for row in chances if row.kind == "finals"]
-            figure = plots.improvements(f"{head}\nfinal scores", self.look, rows)
-            text = f"Probability of improvement, {head}"
-            shown["improvement"] = self._figure(figure, f"improvement {head} {suite.metric}", text)
         return shown
+
+    @staticmethod
+    def _together(suite: scores.Suite) -> str:
+        return f"{len(suite.tasks)} tasks together, {suite.backend}"
 
     @staticmethod
     def _dropped(suite: scores.Suite, score: scores.Score) -> bool:
@@ -272,42 +288,53 @@ class _Report:
 
     def _markdown(self) -> str:
         lines = [f"# {_cell(self.title)}", ""]
-        lines += ["Interquartile mean over seeds [95 % stratified bootstrap interval]; no interval below 3 seeds.", ""]
-        head = ["| curve | final | area under curve | seeds | steps compared |", "|---|---|---|---|---|"]
+        lines += ["Interquartile mean over seeds [95 % stratified bootstrap interval]; no interval below 3 seeds."]
+        lines += [FEW_SEEDS, ""]
         for own in self.tasks:
-            lines += [
-                f"## {_cell(own.task.title)}",
-                "",
-                f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)",
-                "",
-                *head,
-            ]
-            steps = f"{own.grid[-1]:,.0f}" if len(own.grid) else "–"
-            seeds = {curve.name: curve.seeds for curve in own.task.curves}
-            lines += [
-                f"| {_cell(score.name)} | {_interval(score.final)} | {_interval(score.area)} "
-                f"| {score.final.runs} ({seeds[score.name]}) | {steps} |"
-                for score in own.scores
-            ]
-            lines.append("")
+            seeds = {curve.name: f"{len(curve.runs)} ({curve.seeds})" for curve in own.task.curves}
+            lines += [f"## {_cell(own.task.title)}", "", f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)", ""]
+            lines += _score_table(own, seeds) + self._comparison_table(own)
         for suite in self.suites:
             if len(suite.tasks) > 1:
-                lines += [f"## {len(suite.tasks)} tasks together, {suite.backend}", "", f"`{suite.metric}`", "", *head]
-                steps = f"{suite.grid[-1]:,.0f}" if len(suite.grid) else "–"
-                lines += [
-                    f"| {_cell(score.name)} | {_interval(score.final)} | {_interval(score.area)} "
-                    f"| {score.final.runs} on each task | {steps} |"
-                    for score in suite.scores
-                ]
-                lines.append("")
+                seeds = {score.name: f"{score.final.runs} on each task" for score in suite.scores}
+                lines += [f"## {self._together(suite)}", "", f"`{suite.metric}`", ""]
+                lines += _score_table(suite, seeds, mean=True) + self._comparison_table(suite)
         if self.groups.left_out:
-            lines += ["## Not averaged", "", "| algorithm | task | seed | reason |", "|---|---|---|---|"]
-            lines += [
-                f"| {_cell(o.algorithm)} | {_cell(o.task)} | {'' if o.seed is None else o.seed} | {_cell(o.reason)} |"
+            rows = [
+                [_cell(o.algorithm), _cell(o.task), "" if o.seed is None else str(o.seed), _cell(o.reason)]
                 for o in self.groups.left_out
             ]
-            lines.append("")
+            lines += ["## Not averaged", "", *_table(["algorithm", "task", "seed", "reason"], rows)]
         return "\n".join(lines)
+
+    def _comparison_table(self, scored: scores.TaskScores | scores.Suite) -> list[str]:
+        names = ["curve", "against", "area over its area", "larger area", "better final"]
+        names.append(f"steps over its to {scores.SHARE:.0%} of its final")
+        rows = [
+            [_cell(row.reference), _cell(row.baseline)]
+            + [_interval(one) for one in (row.area, row.chance_area, row.chance_final)]
+            + [scores.steps_words(row)]
+            for row in self.comparisons[id(scored)]
+        ]
+        return _table(names, rows) if rows else []
+
+
+def _score_table(scored: scores.TaskScores | scores.Suite, seeds: Mapping[str, str], mean: bool = False) -> list[str]:
+    """Scores as Markdown; with `mean` the plain mean of the areas, too."""
+    steps = f"{scored.grid[-1]:,.0f}" if len(scored.grid) else "–"
+    names = ["curve", "final", "area under curve", *(["mean area"] if mean else []), "seeds", "steps compared"]
+    rows = [
+        [_cell(one.name)]
+        + [_interval(score) for score in (one.final, one.area, *([one.mean_area] if mean else []))]
+        + [seeds[one.name], steps]
+        for one in scored.scores
+    ]
+    return _table(names, rows)
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table's lines, and an empty one."""
+    return [*(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows)), ""]
 
 
 # --- words ---

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from utils import statistics as st
-from utils.grouping import Curve, Task
+from utils.grouping import Task
 from utils.runs import RunRecord, Series
 
 AXES = {"steps": "environment steps", "updates": "gradient updates", "seconds": "wall-clock, minutes"}
-LEVELS = (0.5, 0.9)  # of the way from the worst beginning to the best end, for steps to reach a score
+SHARE = 0.9  # of the way from another curve's beginning to its final score, for the steps to get as far
+NEVER = 1e15  # steps, for bootstraps: percentiles of infinite numbers are none
 
 
 class Estimate(NamedTuple):
-    """An interquartile mean, and its interval where there are enough seeds."""
+    """An interquartile mean or a comparison, and its interval where there are enough seeds."""
 
     value: float
     low: float | None = None
@@ -44,9 +45,10 @@ class Score:
     algorithm: str
     final: Estimate
     area: Estimate
-    finals: np.ndarray  # (N,) or (N, M)
+    mean_area: Estimate  # the plain mean: every task counts as much, the easiest and the hardest one, too
+    finals: np.ndarray  # (N, M)
     areas: np.ndarray
-    rows: np.ndarray  # (N, T) on the grid
+    rows: np.ndarray  # (N, M, T) on the grid
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,19 @@ class Suite:
     missing: dict[str, list[str]]  # curve -> tasks it was not run on; such curves are in no score of the suite
 
 
-class Efficiency(NamedTuple):
-    """Steps to reach a score: infinite where it is never reached within the `limit` of steps that were run."""
+class Comparison(NamedTuple):
+    """A curve of the reference against another one, on one task or on all tasks of a suite."""
 
-    task: str
     reference: str
     baseline: str
-    share: float
-    level: float
-    steps: float
-    limit: float
+    area: Estimate  # mean area under curve over the other's; NaN where that is not above 0
+    chance_area: Estimate  # the probability that a run has a larger area than one of the other's on the same task
+    chance_final: Estimate  # the same of final scores
+    level: float  # SHARE of the way from the other's beginning to its final score; NaN where it never rises
+    steps: float  # until the mean curve is there; infinite where it never is within the steps that both cover
     baseline_steps: float
-    baseline_limit: float
-    ratio: float
+    limit: float
+    ratio: Estimate  # steps over the other's
 
 
 # --- curves ---
@@ -130,21 +132,18 @@ def band(runs: Iterable[RunRecord], metric: str, axis: str = "steps") -> Band | 
 
 def _band(grid: np.ndarray, curves: np.ndarray) -> Band:
     """curves: (N, M, T)"""
-    bounds = st.interval(lambda c: st.iqm(c, axes=2), curves)
+    bounds = st.interval(_middle, curves)
     low, high = bounds or (None, None)
-    return Band(grid, st.iqm(curves, axes=2), low, high, len(curves))
+    return Band(grid, _middle(curves), low, high, len(curves))
 
 
-def estimate(scores: np.ndarray) -> Estimate:
-    """(N,) or (N, M) -> the interquartile mean over all of it, with its interval."""
-    matrix = scores.reshape(len(scores), -1)
-    bounds = st.interval(lambda s: st.iqm(s, axes=2), matrix)
-    value = float(st.iqm(matrix, axes=2))
-    return _estimate(value, bounds, len(scores))
-
-
-def _estimate(value: float, bounds: tuple[np.ndarray, np.ndarray] | None, runs: int) -> Estimate:
-    return Estimate(value, float(bounds[0][0]), float(bounds[1][0]), runs) if bounds else Estimate(value, runs=runs)
+def estimate(statistic: Callable[..., Any], *scores: np.ndarray) -> Estimate:
+    """A statistic of (N, M, ...) arrays, with its interval."""
+    bounds = st.interval(statistic, *scores)
+    low, high = (float(bound[0]) for bound in bounds) if bounds else (None, None)
+    if low is not None and math.isnan(low):  # a ratio to what is 0 in some of the samples
+        low = high = None
+    return Estimate(float(statistic(*scores)), low, high, min(len(array) for array in scores))
 
 
 # --- scores ---
@@ -153,7 +152,12 @@ def score_task(task: Task) -> TaskScores:
     grid = st.common_grid([x for own in curves.values() for x, _ in own])
     if not len(grid):
         return TaskScores(task, grid, ())
-    return TaskScores(task, grid, tuple(_score(curve, grid, st.align(own, grid)) for curve, own in curves.items()))
+    scored = []
+    for curve, own in curves.items():
+        rows = st.align(own, grid)[:, None]
+        finals, areas = st.final_score(rows), st.area_under_curve(grid, rows)
+        scored.append(_score(curve.name, curve.algorithm, finals, areas, rows))
+    return TaskScores(task, grid, tuple(scored))
 
 
 def _tests(run: RunRecord, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -161,9 +165,14 @@ def _tests(run: RunRecord, metric: str) -> tuple[np.ndarray, np.ndarray]:
     return series.steps, series.values
 
 
-def _score(curve: Curve, grid: np.ndarray, rows: np.ndarray) -> Score:
-    finals, areas = st.final_score(rows), st.area_under_curve(grid, rows)
-    return Score(curve.name, curve.algorithm, estimate(finals), estimate(areas), finals, areas, rows)
+def _score(name: str, algorithm: str, finals: np.ndarray, areas: np.ndarray, rows: np.ndarray) -> Score:
+    final, area, mean_area = estimate(_middle, finals), estimate(_middle, areas), estimate(np.mean, areas)
+    return Score(name, algorithm, final, area, mean_area, finals, areas, rows)
+
+
+def _middle(scores: np.ndarray) -> np.ndarray:
+    """(N, M, ...) -> the interquartile mean over all runs on all tasks."""
+    return st.iqm(scores, axes=2)
 
 
 def suites(tasks: Sequence[TaskScores]) -> list[Suite]:
@@ -185,12 +194,18 @@ def _suite(backend: str, metric: str, tasks: list[TaskScores]) -> Suite:
     bands: dict[str, dict[str, Band | None]] = {axis: {} for axis in AXES}
     for name in sorted(set(names) - set(missing)):
         own = [next(score for score in task.scores if score.name == name) for task in tasks]
-        finals = st.stack_tasks([(s.finals - low) / (high - low) for s, (low, high) in zip(own, scales, strict=True)])
-        areas = st.stack_tasks([(s.areas - low) / (high - low) for s, (low, high) in zip(own, scales, strict=True)])
         runs = [next(curve.runs for curve in task.task.curves if curve.name == name) for task in tasks]
+        finals, areas, rows = (
+            st.stack_tasks([(values - low) / (high - low) for values, (low, high) in zip(column, scales, strict=True)])
+            for column in (
+                [score.finals[:, 0] for score in own],
+                [score.areas[:, 0] for score in own],
+                [st.align([_tests(run, metric) for run in of], grid) for of in runs],
+            )
+        )
         for axis in AXES if len(tasks) > 1 else ():
             bands[axis][name] = _band_of_tasks(runs, metric, axis, scales)
-        scores.append(Score(name, names[name], estimate(finals), estimate(areas), finals, areas, np.empty(0)))
+        scores.append(_score(name, names[name], finals, areas, rows))
     return Suite(backend, metric, tuple(tasks), tuple(scales), grid, tuple(scores), bands, missing)
 
 
@@ -215,72 +230,43 @@ def profile(scores: np.ndarray, taus: np.ndarray) -> Band:
     return Band(taus, st.performance_profile(scores, taus), low, high, len(scores))
 
 
-class Improvement(NamedTuple):
-    """The probability that a run of one curve beats one of another, over the tasks that both were run on."""
-
-    reference: str
-    baseline: str
-    kind: str  # finals or areas
-    chance: Estimate
-    tasks: tuple[str, ...]
+def comparisons(scored: TaskScores | Suite, reference: str) -> list[Comparison]:
+    """Each curve of the reference against each other one."""
+    own = [score for score in scored.scores if is_reference(score.algorithm, reference)]
+    others = [score for score in scored.scores if not is_reference(score.algorithm, reference)]
+    return [_compare(a, b, scored.grid) for a in own for b in others]
 
 
-def improvements(tasks: Sequence[TaskScores], reference: str) -> list[Improvement]:
-    """Each curve of the reference against each other one, over final scores and areas."""
-    by_name: dict[str, dict[str, Score]] = {}
-    for task in tasks:
-        for score in task.scores:
-            by_name.setdefault(score.name, {})[task.task.title] = score
-    own = {name for name, of in by_name.items() if is_reference(next(iter(of.values())).algorithm, reference)}
-    rows = []
-    for kind in ("finals", "areas"):
-        for a in sorted(own):
-            for b in sorted(set(by_name) - own):
-                both = [title for title in by_name[a] if title in by_name[b]]
-                if both:
-                    x, y = (st.stack_tasks([getattr(by_name[name][title], kind) for title in both]) for name in (a, b))
-                    rows.append(Improvement(a, b, kind, improvement(x, y), tuple(both)))
-    return rows
+def _compare(a: Score, b: Score, grid: np.ndarray) -> Comparison:
+    area = estimate(st.ratio_of_means, a.areas, b.areas)
+    chance_area = estimate(st.probability_of_improvement, a.areas, b.areas)
+    chance_final = estimate(st.probability_of_improvement, a.finals, b.finals)
+    level = steps = others = math.nan
+    ratio = Estimate(math.nan, runs=area.runs)
+    if len(grid):
+        level, steps, others = st.steps_to_share(grid, a.rows, b.rows, SHARE)
 
+        def steps_over_steps(x: np.ndarray, y: np.ndarray) -> float:
+            _, own, other = st.steps_to_share(grid, x, y, SHARE)
+            return min(own, NEVER) / other if other > 0 else math.nan
 
-def improvement(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Probability that a run of X (N_x, M) beats one of Y (N_y, M)."""
-    bounds = st.interval(st.probability_of_improvement, x, y)
-    return _estimate(st.probability_of_improvement(x, y), bounds, min(len(x), len(y)))
+        ratio = estimate(steps_over_steps, a.rows, b.rows)
+    limit = float(grid[-1]) if len(grid) else math.nan
+    return Comparison(a.name, b.name, area, chance_area, chance_final, level, steps, others, limit, ratio)
 
 
 def is_reference(algorithm: str, reference: str) -> bool:
     return algorithm.lower() == reference.lower()
 
 
-def efficiency(task: TaskScores, reference: str, bands: dict[str, Band | None]) -> list[Efficiency]:
-    """Steps that the reference and each other curve need for the LEVELS. bands: of each curve against steps, whole."""
-    drawn = {name: band for name, band in bands.items() if band is not None}
-    if not task.scores or not drawn:
-        return []
-    low = min(float(band.mid[0]) for band in drawn.values())
-    high = max(score.final.value for score in task.scores)
-    own = {score.name for score in task.scores if is_reference(score.algorithm, reference)}
-    rows = []
-    for name in sorted(own & set(drawn)):
-        for other in sorted(set(drawn) - own):
-            for share in LEVELS if high > low else ():
-                level = low + share * (high - low)
-                a, b = drawn[name], drawn[other]
-                steps, others = st.first_reach(a.x, a.mid, level), st.first_reach(b.x, b.mid, level)
-                ratio = st.efficiency_ratio(steps, others)
-                rows.append(
-                    Efficiency(task.task.title, name, other, share, level, steps, a.x[-1], others, b.x[-1], ratio)
-                )
-    return rows
-
-
-def ratio_words(row: Efficiency) -> str:
-    """The ratio, or the bound that the lengths of the runs give where one of the two never arrives."""
-    if math.isnan(row.ratio):
-        return "neither reaches it" if math.isinf(row.steps) else "both begin there"
-    if math.isinf(row.ratio):
-        return f"> {row.baseline_limit / row.steps:.2f}" if row.steps else "the reference begins there"
-    if row.ratio == 0 and math.isinf(row.steps):
-        return f"< {row.baseline_steps / row.limit:.2f}"
-    return f"{row.ratio:.2f}"
+def steps_words(row: Comparison) -> str:
+    """The ratio of the steps with its interval, or the bound that the length of the runs gives."""
+    if math.isnan(row.ratio.value):
+        return "–"
+    if math.isinf(row.steps):
+        return f"> {row.limit / row.baseline_steps:.2f}"
+    if row.ratio.low is None or row.ratio.high is None:
+        return f"{row.ratio.value:.2f}"
+    # beyond `limit`, a ratio that no two numbers of steps have, the resampled curve never got there
+    low, high = (f"{bound:.2f}" if bound <= row.limit else "never" for bound in (row.ratio.low, row.ratio.high))
+    return f"{row.ratio.value:.2f} [{low}, {high}]"

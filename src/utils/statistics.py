@@ -144,16 +144,23 @@ def first_reach(grid: np.ndarray, curve: np.ndarray, level: float) -> float:
     return float(grid[i - 1] + share * (grid[i] - grid[i - 1]))
 
 
-def efficiency_ratio(steps: float, baseline_steps: float) -> float:
-    """How many times as many steps the baseline needs: above 1, the first is more sample-efficient.
+def steps_to_share(grid: np.ndarray, x: np.ndarray, y: np.ndarray, share: float) -> tuple[float, float, float]:
+    """Steps until the mean curves of X and of Y first are `share` of the way from Y's beginning to Y's final score.
 
-    inf where only the baseline never arrives, 0 where only the first never does, nan where neither does.
+    :param grid: (T,); x: (N_x, M, T) and y: (N_y, M, T), the mean is over runs and tasks.
+    :return: (that score, X's steps, Y's steps), steps infinite where it is not reached; NaN where Y never rises.
     """
-    if math.isinf(steps):
-        return math.nan if math.isinf(baseline_steps) else 0.0
-    if math.isinf(baseline_steps):
-        return math.inf
-    return baseline_steps / steps if steps else (math.nan if baseline_steps == 0 else math.inf)
+    own, other = x.mean((0, 1)), y.mean((0, 1))
+    begin, final = float(other[0]), float(final_score(other))
+    if final <= begin:
+        return math.nan, math.nan, math.nan
+    level = begin + share * (final - begin)
+    return level, first_reach(grid, own, level), first_reach(grid, other, level)
+
+
+def ratio_of_means(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean of X over mean of Y, of all runs on all tasks; NaN where Y's is not above 0."""
+    return float(x.mean() / y.mean()) if y.mean() > 0 else math.nan
 
 
 # --- tasks together ---
@@ -161,7 +168,7 @@ def scale(values: Sequence[np.ndarray]) -> tuple[float, float]:
     """(low, high) that brings a task's scores into 0..1: (0, 1) where all are there, as win rates are, else the lowest
     and the highest test of all algorithms (Gorsane et al. 2022, arXiv:2209.10485)."""
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
-    if 0 <= low and high <= 1:
+    if 0 <= low and high <= 1 + 1e-6:  # float32 sums of LBF's rewards are 1.00000002
         return 0.0, 1.0
     return low, high if high > low else low + 1.0
 

@@ -451,7 +451,11 @@ def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "one of --experiment, --search and --report is wanted, nothing is given"),
+        ([], "one of --experiment, --search and --report RUNS is wanted, nothing is given"),
+        (["--report"], "--report without RUNS is given"),
+        (["--experiment=quick", "--report", "somewhere"], "--experiment and --report RUNS is given"),
+        (["--experiment=quick", "--report", "--jobs=1"], "--jobs does not go with --report"),
+        (["--experiment=quick", "--report", "--out=x"], "x: nothing of quick was run there"),
         (["--experiment=quick", "--search=x"], "--experiment and --search is given"),
         (["--experiment=quik"], "did you mean quick?"),
         (["--search=nothing"], "there is no such file in config/searches"),
@@ -464,7 +468,7 @@ def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixt
         (["--report", "somewhere"], "--out is missing"),
         (["--report", "somewhere", "--out", "x"], "--report somewhere: there is no such folder"),
         (["--report", ".", "--out", "x", "--jobs", "2"], "--jobs does not go with --report"),
-        (["--experiment", "quick", "--reference", "QMIX"], "--reference goes with --report alone"),
+        (["--experiment", "quick", "--reference", "QMIX"], "--reference goes with --report RUNS alone"),
         (["--report", ".", "with", "a=1", "--out", "x"], "does not go with --report"),
         (["--experiment=quick", "--out", "/dev/null/x"], "is no writable folder"),
     ],
@@ -479,6 +483,21 @@ def test_report_only(stage: Stage, reported: list, tmp_path: Path) -> None:
     assert compare.main(["--report", ".", "mongodb://host/db", "--out", "page", "--reference", "QMIX"]) == 0
     assert reported[0].reference == "QMIX"
     assert reported[0].runs == ("loaded", ".", "mongodb://host/db") and reported[0].out == Path("page")
+
+
+def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    record(stage.runs[0], "COMPLETED")
+    record(stage.runs[1], "INTERRUPTED")
+    other = record(stage.runs[2], "COMPLETED", t_max=77)
+    assert compare.main([*stage.words, "--report"]) == 0
+    assert "1 of 4 runs are finished" in capsys.readouterr().out
+    (call,) = reported
+    assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
+    assert call.planned == [run.config for run in stage.runs] and call.title == "Two learners on a game"
+    assert call.problems[0].startswith(f"not counted, of another configuration: {other}")
+    assert not any((run.folder / "run.log").exists() for run in stage.runs), "it has run something"
+    assert compare.main([*stage.words, "--report", "with", "lr=0.1"]) == 0
+    assert reported[1].planned[0]["lr"] == 0.1
 
 
 # --- the real thing ---

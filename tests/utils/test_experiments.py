@@ -191,14 +191,23 @@ def test_the_shipped_comparisons() -> None:
         if path.stem in ("quick", "lbf", "smax"):
             assert not any(entry.overrides for entry in experiment.algorithms.values()), "all share their settings"
             assert {"mmsa", "qmix", "vdn"} <= {entry.config for entry in experiment.algorithms.values()}
-    assert sizes["lbf"] == (4, 4, 5) and sizes["smax"] == (4, 2, 3)
+    assert sizes["lbf"] == (4, 4, 5) and sizes["smax"] == (4, 2, 5)
+    chosen_on = {
+        seed for name in ("decisions", "shared", "shared_smax") for seed in load_experiment(name).experiment.seeds
+    }
+    for name in ("lbf", "smax", "ablations"):
+        assert not chosen_on & set(load_experiment(name).experiment.seeds), (
+            "judged on the runs that settled the settings"
+        )
     assert sizes["ablations"][1:] == (2, 3) and sizes["quick"][2] == 3
 
 
-@pytest.mark.parametrize("name", ["ablations", "decisions"])
-def test_each_variant_differs_from_mmsa(name: str) -> None:
-    runs = [run for run in planned(load_experiment(name)) if run.seed == 1 and run.task.startswith("2s")]
-    whole = next(run for run in runs if run.algorithm == "MMSA")
+@pytest.mark.parametrize("name", ["ablations", "decisions", "shared", "shared_smax", "mappo_tests"])
+def test_each_variant_differs_from_the_default(name: str) -> None:
+    loaded = load_experiment(name)
+    first = next(iter(loaded.experiment.tasks))
+    runs = [run for run in planned(loaded) if run.seed == loaded.experiment.seeds[0] and run.task == first]
+    whole = next(run for run in runs if run.algorithm in ("MMSA", "QMIX", "MAPPO"))
     seen = [tuple(records.differences(run.config, whole.config)) for run in runs]
     assert len(set(seen)) == len(seen) and sum(not changes for changes in seen) == 1
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,14 @@ def test_lengths_versions_and_commits_are_noted(lay: Any) -> None:
         (sr.configuration("vdn", t_max=1050), {}),
     )
     notes = "\n".join(group(runs).notes)
-    assert "different versions" in notes and "torch 2.0 / 2.13.0" in notes
+    assert "different versions of torch: 2.0: qmix; 2.13.0: qmix, vdn." in notes
     assert "lengths differ" in notes and "t_max=1,050: vdn" in notes and "commits" not in notes
+
+
+def test_algorithms_of_different_commits_are_noted(lay: Any) -> None:
+    qmix, vdn = lay((sr.configuration(), {}), (sr.configuration("vdn"), {}))
+    (note,) = group([qmix, dataclasses.replace(vdn, commit="f" * 40)]).notes
+    assert note.endswith("the runs were made at different commits: 0123456789: qmix; ffffffffff: vdn.")
 
 
 # --- planned ---

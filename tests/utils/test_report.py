@@ -54,8 +54,8 @@ def test_every_file_is_there(made: tuple[Path, list[RunRecord]]) -> None:
     out, _ = made
     figures = sorted(path.name for path in (out / "figures").iterdir())
     kinds = {path.split("_")[0] for path in figures}
-    assert kinds == {"curves", "aggregate", "profile", "improvement", "world"}
-    assert len([name for name in figures if name.endswith(".png")]) == len(figures) // 2 == 7
+    assert kinds == {"curves", "aggregate", "profile", "comparison", "world"}
+    assert len([name for name in figures if name.endswith(".png")]) == len(figures) // 2 == 9
     assert all((out / "figures" / name).read_bytes()[:4] in (b"\x89PNG", b"%PDF") for name in figures)
 
 
@@ -63,7 +63,7 @@ def test_the_page_needs_nothing_else(made: tuple[Path, list[RunRecord]]) -> None
     page = (made[0] / "index.html").read_text()
     own = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
     assert not re.search(r'(src|href)="(?!#|figures/|table\.md|results\.csv|data:)', own) and "@import" not in own
-    assert page.count("<svg") == 7 and "base64" not in page
+    assert page.count("<svg") == 9 and "base64" not in page
     head, _, body = page.partition("<body>")
     assert "var(--ink)" in body and "--ink: #1b1f24" in head
     assert "#1b1f24" not in body, "ink that stays dark on a dark page"
@@ -233,10 +233,10 @@ def test_a_suite_has_all_tasks_or_none(tmp_path: Path) -> None:
     assert band.low[-1] < 0.625 < band.high[-1]
     minutes = suite.bands["seconds"]["qmix"]
     assert minutes is not None and minutes.x[-1] == pytest.approx(10 / 60)
-    # VDN is compared on the task that it was run on
-    rows = sc.improvements(suite.tasks, "QMIX")
-    found = {(row.baseline, row.kind): (row.chance.value, len(row.tasks)) for row in rows}
-    assert found["mmsa", "finals"] == (0, 2) and found["vdn", "finals"] == (0, 1) and len(rows) == 4
+    assert suite.scores[0].mean_area.value == pytest.approx((0.825 + 0.425) / 4)
+    # VDN is compared on the task that it was run on alone
+    assert [(row.baseline, row.chance_final.value) for row in sc.comparisons(suite, "QMIX")] == [("mmsa", 0)]
+    assert [row.baseline for row in sc.comparisons(suite.tasks[0], "QMIX")] == ["mmsa", "vdn"]
 
 
 def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> None:
@@ -247,28 +247,44 @@ def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> Non
     assert suite.scores[0].finals.tolist() == [[0.5, 1]] and suite.scores[1].finals.tolist() == [[0, 0.5]]
 
 
-def test_improvement_and_efficiency(tmp_path: Path) -> None:
-    (task, _) = (sc.score_task(task) for task in group(lay(tmp_path)).tasks)
-    mmsa, qmix = task.scores
-    chance = sc.improvement(mmsa.finals[:, None], qmix.finals[:, None])
-    assert (chance.value, chance.low, chance.high) == (1, 1, 1)
-    bands = {curve.name: sc.band(curve.runs, task.task.metric) for curve in task.task.curves}
-    half, most = sc.efficiency(task, "MMSA", bands)
-    assert half.level == pytest.approx(0.4125) and half.steps == pytest.approx(500)
-    assert half.ratio == pytest.approx(0.825 / 0.425) and sc.ratio_words(half) == "1.94"
-    assert np.isinf(most.ratio) and sc.ratio_words(most) == "> 1.11"
-    assert sc.efficiency(task, "nobody", bands) == []
+def test_a_comparison(tmp_path: Path) -> None:
+    """Seeds 1..4 end at 0.8 + 0.01 s, QMIX's at 0.4 + 0.01 s, along straight lines from 0."""
+    tasks = [sc.score_task(task) for task in group(lay(tmp_path)).tasks]
+    (row,) = sc.comparisons(tasks[0], "mmsa")
+    assert (row.reference, row.baseline) == ("mmsa", "qmix")
+    assert row.area.value == pytest.approx(0.825 / 0.425) and row.area.low and row.area.high
+    assert 0.815 / 0.435 < row.area.low < row.area.value < row.area.high < 0.835 / 0.415
+    assert row.chance_area[:3] == row.chance_final[:3] == (1, 1, 1)
+    assert row.level == pytest.approx(0.9 * 0.425) and row.limit == 1000
+    assert (row.steps, row.baseline_steps) == pytest.approx((1000 * 0.9 * 0.425 / 0.825, 900))
+    assert row.ratio.value == pytest.approx(0.425 / 0.825) and sc.steps_words(row).startswith("0.52 [0.5")
+    assert sc.comparisons(tasks[0], "nobody") == []
+    (other,) = sc.comparisons(tasks[0], "qmix")
+    assert np.isinf(other.steps) and sc.steps_words(other) == f"> {1 / 0.9:.2f}"
+    (suite,) = sc.suites(tasks)
+    (row,) = sc.comparisons(suite, "MMSA")
+    assert row.area.value == pytest.approx((0.825 + 0.425) / (0.425 + 0.225)), "tasks count alike"
+    assert row.level == pytest.approx(0.9 * 0.325) and row.ratio.value == pytest.approx(0.325 / 0.625)
 
 
-def test_efficiency_is_measured_from_the_worst_beginning(tmp_path: Path) -> None:
-    for name, start, end in (("mmsa", -10, 10), ("qmix", -6, 2)):
-        metrics = {"test_return_mean": ([0, 500, 1000], [start, (start + end) / 2, end])}
-        sr.write(tmp_path / name, sr.record(sr.configuration(name), metrics))
-    (task,) = (sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks)
-    bands = {curve.name: sc.band(curve.runs, task.task.metric) for curve in task.task.curves}
-    half, most = sc.efficiency(task, "mmsa", bands)
-    assert (half.level, half.steps, half.baseline_steps) == pytest.approx((0, 500, 750))
-    assert most.level == pytest.approx(8) and most.steps == pytest.approx(900)
+def test_what_cannot_be_compared_is_no_number(tmp_path: Path) -> None:
+    for number, (name, values) in enumerate((("mmsa", [0, 0.5, 1]), ("qmix", [0, 0, 0]))):
+        for seed in (1, 2, 3):
+            metrics = {"test_return_mean": ([0, 500, 1000], values)}
+            sr.write(tmp_path / f"runs/{number}{seed}", sr.record(sr.configuration(name, seed), metrics))
+    runs = load_runs([str(tmp_path / "runs")])
+    (row,) = sc.comparisons(sc.score_task(group(runs).tasks[0]), "mmsa")
+    assert np.isnan([row.area.value, row.level, row.steps, row.ratio.value]).all() and sc.steps_words(row) == "–"
+    page = write_report(runs, tmp_path / "out").read_text()
+    assert "nan" not in page.partition('<h2 id="comparison">')[2].partition("<h2")[0].replace('data-v="nan"', "")
+    assert "| mmsa | qmix | – | 1.000 [1.000, 1.000] |" in (tmp_path / "out/table.md").read_text()
+
+
+def test_a_curve_that_gets_there_in_some_samples_only(tmp_path: Path) -> None:
+    for number, (name, end) in enumerate((("mmsa", 1), ("mmsa", 1), ("mmsa", 0.2), *(("qmix", 0.75),) * 3)):
+        sr.write(tmp_path / f"{number}", sr.record(sr.configuration(name, seed=number), sr.tests(end)))
+    (row,) = sc.comparisons(sc.score_task(group(load_runs([str(tmp_path)])).tasks[0]), "mmsa")
+    assert re.fullmatch(r"1\.02 \[0\.75, never\]", sc.steps_words(row)), sc.steps_words(row)
 
 
 # --- world model ---

@@ -156,16 +156,39 @@ def test_first_reach() -> None:
     assert math.isinf(st.first_reach(grid, curve, 4.1))
 
 
-def test_efficiency_ratio() -> None:
-    assert st.efficiency_ratio(100, 250) == 2.5
-    assert st.efficiency_ratio(100, math.inf) == math.inf and st.efficiency_ratio(math.inf, 100) == 0
-    assert math.isnan(st.efficiency_ratio(math.inf, math.inf))
-    assert st.efficiency_ratio(0, 5) == math.inf and math.isnan(st.efficiency_ratio(0, 0))
+def test_steps_to_a_share_of_the_others_final_score() -> None:
+    """Y rises from -10 to 10, X twice as fast; 0.9 of the way is 8."""
+    grid = np.linspace(0, 100, 11)
+    y = np.linspace(-10, 10, 11)[None, None] + np.array([-1.0, 1])[:, None, None]  # two runs
+    x = np.clip(np.linspace(-10, 30, 11), None, 12)[None, None]
+    level, own, other = st.steps_to_share(grid, x, y, 0.9)
+    final = (8 + 10) / 2  # the last tenth of eleven points are two
+    assert level == pytest.approx(-10 + 0.9 * (final + 10))
+    assert (own, other) == pytest.approx(((level + 10) / 0.4, (level + 10) / 0.2))
+    assert math.isinf(st.steps_to_share(grid, y - 10, y, 0.9)[1])
+    assert all(map(math.isnan, st.steps_to_share(grid, x, np.full_like(y, 3.0), 0.9)))
+
+
+def test_ratio_of_means() -> None:
+    x, y = np.array([[1.0, 3], [2, 2]]), np.array([[1.0, 1], [1, 1], [4, 1]])
+    assert st.ratio_of_means(x, y) == pytest.approx(2 / 1.5)
+    assert math.isnan(st.ratio_of_means(x, y - 1.5))
+
+
+@pytest.mark.parametrize(("seeds", "low", "high"), [(3, 0.7, 0.8), (5, 0.79, 0.88), (20, 0.91, 0.96)])
+def test_how_often_intervals_of_few_seeds_hold_the_true_mean(seeds: int, low: float, high: float) -> None:
+    """What the report says of them: simulated with Gaussian seeds and the percentile bootstrap of their mean."""
+    rng = np.random.default_rng(0)
+    runs = rng.normal(size=(1000, seeds))
+    samples = np.stack([own[rng.integers(seeds, size=(500, seeds))].mean(1) for own in runs])
+    bottom, top = np.percentile(samples, [2.5, 97.5], axis=1)
+    assert low < ((bottom <= 0) & (0 <= top)).mean() < high
 
 
 # --- tasks together ---
 def test_scale() -> None:
     assert st.scale([np.array([0.0, 0.4]), np.array([0.9])]) == (0, 1)
+    assert st.scale([np.array([0.1, 1.00000002])]) == (0, 1), "LBF's rewards of an episode, summed in float32"
     assert st.scale([np.array([-3.0, 0.4]), np.array([7.0])]) == (-3, 7)
     assert st.scale([np.array([2.0, 2])]) == (2, 3)
 
