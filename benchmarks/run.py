@@ -62,7 +62,7 @@ class Row(NamedTuple):
 def training_rows() -> list[Row]:
     """Both hosts with the same networks, batch, update-to-data ratio and number of environments."""
     qmix = ["--config=qmix", "td_lambda=0.0", "env_steps_per_update=episode"]  # upstream knows no others
-    mmsa = ["--config=mmsa", "env_steps_per_update=episode"]
+    mmsa = ["--config=mmsa", "td_lambda=0.0", "env_steps_per_update=episode"]
     gru = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
     flat = ["--config=qmix", "use_rnn=False", "hidden_dim=64", "epsilon_anneal_time=100000"]
     ahead, beside, plain = "pipeline=True", "torch_threads=2", "our QMIX, GRU"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch as th
 
@@ -28,6 +28,10 @@ class Beside:
         if threads > 1:
             th.set_num_threads(threads // 2)
             self._pool = ThreadPoolExecutor(1, "mmsa-beside", initializer=th.set_num_threads, initargs=(threads // 2,))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Beside:
+        """A copied network shares the thread."""
+        return self
 
     def __call__(self, f: Callable[[], T]) -> Callable[[], T]:
         if self._pool is None:

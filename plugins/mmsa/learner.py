@@ -245,7 +245,8 @@ class MMSALearner:
 
     def _backward(self, weighted: dict[str, Tensor]) -> None:
         """The gradient of the sum."""
-        others = [loss for name, loss in weighted.items() if name != "td"]
+        # `avail` alone trains nothing until a mask was closed
+        others = [loss for name, loss in weighted.items() if name != "td" and loss.requires_grad]
         if not self.apart or not others:
             _total(weighted.values()).backward()
             return
@@ -378,7 +379,10 @@ class MMSALearner:
     def load_models(self, path: str) -> None:
         """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where shapes differ."""
         self.mac.load_models(path)
+        rates = [group["lr"] for group in self.optimiser.param_groups]  # of this run, whatever the other one had
         self._learn(th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True), str(path))
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """Everything: a learner that loads it goes on as this one would."""

@@ -83,5 +83,8 @@ class Learner:
         for name, network in self.networks().items():
             if name != "agent":
                 network.load_state_dict(read(name))
+        rates = [group["lr"] for group in self.optimiser.param_groups]  # of this run, whatever the other one had
         self.optimiser.load_state_dict(read("opt"))
+        for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate
         self._load_counters(read("learner"))

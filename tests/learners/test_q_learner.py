@@ -221,6 +221,13 @@ def test_saved_and_loaded_learners_go_on_alike(tmp_path: Path) -> None:
     assert same(learner.target_mac, other.target_mac) and same(learner.target_mixer, other.target_mixer)
 
 
+def test_loaded_networks_learn_at_the_rate_of_this_run(tmp_path: Path) -> None:
+    build(lr=0.1)[0].save_models(tmp_path)
+    learner, _, _ = build(lr=0.2)
+    learner.load_models(tmp_path)
+    assert [group["lr"] for group in learner.optimiser.param_groups] == [0.2]
+
+
 def test_a_loaded_file_cannot_run_code(tmp_path: Path) -> None:
     learner, _, _ = build()
     learner.save_models(tmp_path)
