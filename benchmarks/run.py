@@ -21,15 +21,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
 TASK = "Foraging-8x8-2p-3f-v3"
-PARTS = ("memory", "updates", "acting", "training")
+PARTS = ("memory", "updates", "acting", "shares", "training")
 
 
 def steps_per_second(results: Path, arguments: list[str]) -> float:
@@ -220,7 +222,6 @@ def updates(repeats: int) -> None:
 def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> float:
     """Time (s, the median) and floating-point operations of one update on 32 episodes without padding, one thread."""
     import torch as th
-    from torch.utils.flop_counter import FlopCounterMode
 
     from components.episode_buffer import EpisodeBatch
     from components.transforms import OneHot
@@ -257,24 +258,109 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
         start = time.perf_counter()
         learner.train(batch, 0, 0)
         times.append(time.perf_counter() - start)
-    onednn = {}
-    if hasattr(th.ops.mkldnn, "_linear_pointwise"):
-        onednn[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * math.prod(x) * w[0]
-    with FlopCounterMode(display=False, custom_mapping=onednn) as flops:
-        learner.train(batch, 0, 0)
-    a = th.randn(2048, 2048)
-    start = time.perf_counter()
-    for _ in range(5):
-        a @ a
-    peak = 5 * 2 * 2048**3 / (time.perf_counter() - start) / 1e9
+    work, rate = gflop(lambda: learner.train(batch, 0, 0)), gflop_rate()
     label = name + "".join(f" {k}={v}" for k, v in overrides.items())
     print(
         f"{label:<44} {1e3 * statistics.median(times):7.1f} ms an update (best {1e3 * min(times):.1f}), "
-        f"{flops.get_total_flops() / 1e9:.2f} GFLOP in matrix products (torch's own 2048^3 one: {peak:.0f} GFLOP/s), "
+        f"{work:.2f} GFLOP in matrix products (torch's own 2048^3 one: {rate:.0f} GFLOP/s), "
         f"32 x {steps} steps, {n_agents} agents, {n_actions} actions",
         flush=True,
     )
     return statistics.median(times)
+
+
+def gflop(call: Callable[[], None]) -> float:
+    """Floating-point operations of its matrix products, in 10^9."""
+    import torch as th
+    from torch.utils.flop_counter import FlopCounterMode
+
+    onednn = {}
+    if hasattr(th.ops.mkldnn, "_linear_pointwise"):
+        onednn[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * math.prod(x) * w[0]
+    with FlopCounterMode(display=False, custom_mapping=onednn) as flops:
+        call()
+    return flops.get_total_flops() / 1e9
+
+
+def gflop_rate() -> float:
+    """10^9 floating-point operations a second of torch's own product of large matrices."""
+    import torch as th
+
+    a = th.randn(2048, 2048)
+    start = time.perf_counter()
+    for _ in range(5):
+        a @ a
+    return 5 * 2 * 2048**3 / (time.perf_counter() - start) / 1e9
+
+
+class Clock:
+    """Seconds spent in the functions that were given a label, without those in labelled functions within."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    def watch(self, owner: Any, name: str, label: str) -> Callable[[], None]:
+        """Gives back what undoes it."""
+        function = getattr(owner, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._inner.append(0.0)
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                whole = time.perf_counter() - start
+                self.spent[label] += whole - self._inner.pop()
+                self._inner[-1] += whole
+
+        setattr(owner, name, timed)
+        return lambda: setattr(owner, name, function)
+
+
+def shares(name: str, t_max: int) -> None:
+    """Where the time of a whole training goes, in microseconds an environment step, and what could not be spared."""
+    import torch as th
+
+    import run as host
+    from utils.allocator import keep_freed_memory
+    from utils.config import compose
+    from utils.logging import Logger
+    from utils.signals import StopSignals
+
+    th.set_num_threads(1)
+    keep_freed_memory()
+    words = [f"env_args.key={TASK}", "seed=1", f"t_max={t_max}", "test_nepisode=1", "checkpoint_interval=null"]
+    args = host.make_args(compose(name, "gymma", words))
+    logger = Logger(logging.getLogger("benchmark"))
+    runner = host.make_runner(args, logger)
+    buffer, learner = host.build(args, runner, logger)
+    clock = Clock()
+    clock.watch(runner.env, "reset", "environment")
+    clock.watch(runner.env, "step", "environment")
+    clock.watch(runner.mac, "select_actions", "choosing actions")
+    clock.watch(runner, "run", "rest of the rollout")
+    clock.watch(buffer, "insert_episode_batch", "replay buffer")
+    clock.watch(buffer, "sample", "replay buffer")
+    clock.watch(learner.optimiser, "step", "optimiser")
+    clock.watch(learner, "train", "rest of the update")
+    undo = clock.watch(th.Tensor, "backward", "backward pass")
+    start = time.perf_counter()
+    try:
+        host.train(args, runner, buffer, learner, logger, None, None, StopSignals())
+    finally:
+        undo()
+    whole = (time.perf_counter() - start) / runner.t_env
+    parts = ", ".join(f"{label} {1e6 * spent / runner.t_env:.0f}" for label, spent in clock.spent.items())
+    batch = buffer.sample(args.batch_size)
+    updates = learner.training_steps / getattr(args, "epochs", 1) / runner.t_env  # calls of train a step
+    products = 1e6 * gflop(lambda: learner.train(batch, 0, 0)) / gflop_rate() * updates
+    print(
+        f"{name:<6} {1e6 * whole:5.0f} us a step: {parts}; "
+        f"matrix products alone, at torch's rate for large ones: {products:.0f}",
+        flush=True,
+    )
+    runner.close_env()
 
 
 def main() -> None:
@@ -300,6 +386,9 @@ def main() -> None:
         updates(options.repeats)
     if "acting" in parts:
         acting(options.pairs, 2.0, 32)
+    if "shares" in parts:
+        for name in ("qmix", "mappo", "mmsa"):
+            shares(name, options.t_max)
     if "training" in parts:
         for row in [row for row in training_rows() if row.label.startswith(options.rows)]:
             end_to_end(row, options.pairs, options.t_max, options.epymarl)
