@@ -13,7 +13,7 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MIN_WORK = 800_000  # multiplications of a product below which the call, some 10 us, costs more than it saves
+MIN_WORK = 1_000_000  # multiplications of a product below which the call, some 10 us, costs more than it saves
 
 
 def _find_onednn() -> Any:
@@ -35,8 +35,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _onednn(x, weight, bias, "none", [], "")
 
 
-def _pays(x: Tensor, width: int) -> bool:
-    """For a product of x (..., K) that has `width` columns."""
+def pays(x: Tensor, width: int) -> bool:
+    """Whether oneDNN is the faster one for a product of x (..., K) that has `width` columns."""
     return _onednn is not None and x.numel() * width >= MIN_WORK and not x.is_cuda and x.dtype == th.float32
 
 
@@ -61,7 +61,7 @@ class _Linear(th.autograd.Function):
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """grad^T x, the gradient of a layer's weight: grad (M, O), x (M, K) -> (O, K)."""
-    if not _pays(x, grad.shape[1]):
+    if not pays(x, grad.shape[1]):
         return grad.t() @ x
     # oneDNN copies its first operand, which is transposed: let that be the narrower one
     return _product(x.t(), grad.t()).t() if x.shape[1] <= grad.shape[1] else _product(grad.t(), x.t())
@@ -69,7 +69,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., K), weight (O, K), bias (O,) -> (..., O)."""
-    if not _pays(x, weight.shape[0]):
+    if not pays(x, weight.shape[0]):
         return F.linear(x, weight, bias)
     product = _Linear.apply if th.is_grad_enabled() else _product
     return product(x.contiguous(), weight.contiguous(), bias)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from modules import linear as module
 from modules.linear import MIN_WORK, Linear, linear, weight_gradient
 
-ROWS = 2048
+ROWS = 4096
 SIZES = [(64, 64), (30, 128), (128, 30), (400, 1), (7, 64)]  # (K, O)
 needs_onednn = pytest.mark.skipif(module._onednn is None, reason="this torch has no oneDNN operator")
 

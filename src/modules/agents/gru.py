@@ -17,7 +17,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from modules.activations import tanh_
-from modules.linear import linear, weight_gradient
+from modules.linear import linear, pays, weight_gradient
 
 BLOCK = 2**17  # values of one gate in a block of steps
 
@@ -47,10 +47,16 @@ class _Unroll(th.autograd.Function):
             hs[1:].unbind(),
             strict=True,
         )
+        large, w_hh_t = pays(hs[0], 3 * width), w_hh.t()
+        from_h = x.new_empty(n_rows, 3 * width)
+        rz_from_h, n_from_h = from_h.split((2 * width, width), 1)
         for rz, r, z, n, new, h, h_next in per_step:
-            from_h = linear(h, w_hh)
-            rz.add_(from_h[:, : 2 * width]).sigmoid_()
-            th.add(from_h[:, 2 * width :], b_hn, out=new)
+            if large:
+                rz_from_h, n_from_h = linear(h, w_hh).split((2 * width, width), 1)
+            else:  # small products cost as much as the calls around them
+                th.mm(h, w_hh_t, out=from_h)
+            rz.add_(rz_from_h).sigmoid_()
+            th.add(n_from_h, b_hn, out=new)
             tanh_(n.addcmul_(r, new))
             th.lerp(n, h, z, out=h_next)
         ctx.save_for_backward(x, w_ih, w_hh, gates, new_h, hs)
@@ -65,7 +71,8 @@ class _Unroll(th.autograd.Function):
         at_hidden = th.empty_like(gates)  # gradient at W_h h + b_h, of all gates
         at_input = th.empty_like(new_h)  # gradient at W_in x + b_in; of the other gates it is the one above
         block = max(1, BLOCK // (n_rows * width))
-        back = w_hh.t().contiguous()
+        large = pays(at_hidden[0], width)
+        back = w_hh.t().contiguous() if large else w_hh
         one = x.new_ones(())
         dh = grad_h if ctx.last else grad_h[-1]
         for stop in range(n_steps, 0, -block):
@@ -78,13 +85,17 @@ class _Unroll(th.autograd.Function):
             th.mul(through_n, r, out=factor_n)
             th.mul(factor_n, 1 - r, out=factor_r).mul_(new_h[steps])
             th.sub(hs[steps], n, out=factor_z).mul_(z).mul_(not_z)
-            for t in range(steps.stop - 1, steps.start - 1, -1):
-                at_hidden[t].view(n_rows, 3, width).mul_(dh.unsqueeze(1))
-                at_input[t].mul_(dh)
-                if t > 0:
-                    through_z = z[t - steps.start]
-                    dh = dh * through_z if ctx.last else th.addcmul(grad_h[t - 1], dh, through_z)
-                    dh.add_(linear(at_hidden[t], back))
+            hidden, by_gate = at_hidden[steps].unbind(), at_hidden[steps].unflatten(-1, (3, width)).unbind()
+            inputs, through_z = at_input[steps].unbind(), z.unbind()
+            for i in range(len(hidden) - 1, -1, -1):
+                by_gate[i].mul_(dh.unsqueeze(1))
+                inputs[i].mul_(dh)
+                if (t := steps.start + i) > 0:
+                    dh = dh * through_z[i] if ctx.last else th.addcmul(grad_h[t - 1], dh, through_z[i])
+                    if large:
+                        dh.add_(linear(hidden[i], back))
+                    else:
+                        dh.addmm_(hidden[i], back)
         flat = at_hidden.flatten(0, 1)
         grad_w_hh = weight_gradient(at_hidden[1:].flatten(0, 1), hs[1:-1].flatten(0, 1))  # h is 0 before the first step
         grad_b_hh = flat.sum(0)
