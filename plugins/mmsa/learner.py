@@ -141,7 +141,7 @@ class MMSALearner:
         # 5. One optimisation step, then targets and encoder copies
         self.optimiser.zero_grad()
         self._backward(weighted)
-        norms = {name: clip_grad_norm_(params, self.clips[name]) for name, params in self.params.items()}
+        norms = {name: clip_grad_norm_(params, self.clips[name], foreach=True) for name, params in self.params.items()}
         if not self.guard(losses, norms):
             return
         self.optimiser.step()

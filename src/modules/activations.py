@@ -26,14 +26,23 @@ def elu_(x: Tensor) -> Tensor:
     """ELU in place; not differentiable."""
     if not _pays(x):
         return F.elu_(x)
-    negative = x.mul(1.0 / math.log(2.0)).exp2_().clamp_(max=1.0).sub_(1.0)
-    return th.maximum(x, negative, out=x)
+    return th.maximum(x, _below_0(x), out=x)
+
+
+def _below_0(x: Tensor) -> Tensor:
+    """A new tensor: ELU(x) where x is negative, else 0."""
+    return x.mul(1.0 / math.log(2.0)).exp2_().clamp_(max=1.0).sub_(1.0)
+
+
+def _elu(x: Tensor) -> Tensor:
+    y = _below_0(x)
+    return th.maximum(x, y, out=y)
 
 
 class _ELU(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = elu_(x.clone())
+        y = _elu(x)
         ctx.save_for_backward(y)
         return y
 
@@ -47,7 +56,7 @@ def elu(x: Tensor) -> Tensor:
     """ELU with alpha 1, as torch.nn.functional.elu."""
     if not _pays(x):
         return F.elu(x)
-    return _ELU.apply(x) if th.is_grad_enabled() else elu_(x.clone())
+    return _ELU.apply(x) if th.is_grad_enabled() else _elu(x)
 
 
 class ELU(nn.Module):
@@ -62,15 +71,17 @@ _TWO, _MINUS_ONE = th.tensor(2.0), th.tensor(-1.0)  # a Python number would be m
 
 def tanh_(x: Tensor) -> Tensor:
     """tanh in place; not differentiable."""
-    if not _pays(x, MIN_TANH):
-        return x.tanh_()
-    return th.add(_MINUS_ONE, x.mul_(_TWO).sigmoid_(), alpha=2, out=x)
+    return _twice_less_1_(x.mul_(_TWO).sigmoid_()) if _pays(x, MIN_TANH) else x.tanh_()
+
+
+def _twice_less_1_(x: Tensor) -> Tensor:
+    return th.add(_MINUS_ONE, x, alpha=2, out=x)
 
 
 class _Tanh(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = tanh_(x.clone())
+        y = _twice_less_1_(x.mul(_TWO).sigmoid_())
         ctx.save_for_backward(y)
         return y
 
