@@ -274,10 +274,10 @@ def gflop(call: Callable[[], None]) -> float:
     import torch as th
     from torch.utils.flop_counter import FlopCounterMode
 
-    onednn = {}
+    uncounted = {th.ops.aten.addmm_: lambda x, a, b, out_shape=None, **k: 2 * math.prod(a) * b[1]}
     if hasattr(th.ops.mkldnn, "_linear_pointwise"):
-        onednn[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * math.prod(x) * w[0]
-    with FlopCounterMode(display=False, custom_mapping=onednn) as flops:
+        uncounted[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * math.prod(x) * w[0]
+    with FlopCounterMode(display=False, custom_mapping=uncounted) as flops:
         call()
     return flops.get_total_flops() / 1e9
 

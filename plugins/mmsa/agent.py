@@ -193,9 +193,10 @@ class MMSAAgent(nn.Module):
         if features is None or folded is None:
             return Choice(best, None, None)
         g = folded.g
-        each = th.arange(best.shape[0], device=best.device)
-        taken_zsa = None if taken is None else g.out(features[each, taken[rows]])
-        return Choice(best, g.out(features[each, best]), taken_zsa)
+        first = th.arange(0, best.shape[0] * self.n_actions, self.n_actions, device=best.device)  # rows' first actions
+        flat = features.flatten(0, 1)
+        taken_zsa = None if taken is None else g.out(flat.index_select(0, first + taken[rows]))
+        return Choice(best, g.out(flat.index_select(0, first + best)), taken_zsa)
 
 
 def masked_argmax(q: Tensor, avail: Tensor) -> Tensor:
