@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         writable(out)
         if options.report is not None:
             if not (out / "runs").is_dir():
-                raise ConfigError(f"{out}: nothing of {loaded.name} was run there; without --report it is")
+                raise ConfigError(f"{out}: nothing of {loaded.name} was run there yet: leave --report out")
             finished = sum(records.find(run).finished is not None for run in runs)
             return conclude(loaded, out, runs, finished, (), console)
         pool = make_pool(options, runs)

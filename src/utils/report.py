@@ -86,7 +86,10 @@ class _Report:
         self.planned = planned
         self.tasks = [scores.score_task(task) for task in self.groups.tasks]
         self.suites = scores.suites(self.tasks)
-        scored: list[scores.TaskScores | scores.Suite] = [*self.tasks, *self.suites]
+        scored: list[scores.TaskScores | scores.Suite] = [
+            *self.tasks,
+            *(suite for suite in self.suites if len(suite.tasks) > 1),
+        ]
         self.comparisons = {id(own): scores.comparisons(own, reference) for own in scored}
         self.names: set[str] = set()  # of figure files
         curves = {curve.name: curve.algorithm for task in self.groups.tasks for curve in task.curves}
