@@ -2,7 +2,8 @@
 
 torch sends float32 products on x86 to MKL, which takes its AVX2 path on AMD processors. oneDNN, which is part of the
 same torch, takes AVX-512 where the processor has it and then is about twice as fast; the results agree to rounding.
-Elsewhere (GPU, other types, small products, a torch without the operator) this is torch.nn.functional.linear.
+Elsewhere (a processor without AVX-512, where MKL's calls cost less; GPU, other types, small products, a torch without
+the operator) this is torch.nn.functional.linear.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def _find_onednn() -> Any:
     return operator
 
 
-_onednn = _find_onednn()
+_onednn = _find_onednn() if th.backends.cpu.get_cpu_capability() == "AVX512" else None
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -11,7 +11,14 @@ from modules.linear import MIN_WORK, Linear, linear, weight_gradient
 
 ROWS = 4096
 SIZES = [(64, 64), (30, 128), (128, 30), (400, 1), (7, 64)]  # (K, O)
-needs_onednn = pytest.mark.skipif(module._onednn is None, reason="this torch has no oneDNN operator")
+
+
+@pytest.fixture
+def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN's products, on processors where MKL's would be taken, too."""
+    if (operator := module._find_onednn()) is None:
+        pytest.skip("this torch has no oneDNN operator")
+    monkeypatch.setattr(module, "_onednn", operator)
 
 
 def case(k: int, o: int, lead: tuple[int, ...], bias: bool) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
@@ -20,7 +27,7 @@ def case(k: int, o: int, lead: tuple[int, ...], bias: bool) -> tuple[th.Tensor, 
     return x, w, b if bias else None
 
 
-@needs_onednn
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("lead", [(ROWS,), (32, ROWS // 32)])
 @pytest.mark.parametrize(("k", "o"), SIZES)
@@ -40,7 +47,7 @@ def test_value_and_gradients(k: int, o: int, lead: tuple[int, ...], bias: bool) 
         th.testing.assert_close(own.grad.double(), reference.grad, rtol=1e-5, atol=1e-5 * scale)
 
 
-@needs_onednn
+@pytest.mark.usefixtures("onednn")
 def test_operands_that_are_no_blocks_of_memory() -> None:
     x, w, b = case(100, 128, (ROWS,), True)
     for own, weight in ((x.t().contiguous().t(), w), (x[:, :64], w[:, 30:94]), (x[::2], w[::2, :])):
@@ -50,7 +57,7 @@ def test_operands_that_are_no_blocks_of_memory() -> None:
         th.testing.assert_close(linear(own, weight, b[:width]).double(), wanted, rtol=1e-5, atol=1e-4)
 
 
-@needs_onednn
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize(("k", "o"), SIZES)
 def test_gradient_of_a_weight(k: int, o: int) -> None:
     x, _, _ = case(k, o, (ROWS,), False)
@@ -65,3 +72,8 @@ def test_small_products_and_other_types_are_torchs(dtype: th.dtype) -> None:
     x = th.randn(4, 5, dtype=dtype)
     assert th.equal(layer(x), F.linear(x, layer.weight, layer.bias))
     assert type(layer(x).grad_fn).__name__ == "AddmmBackward0"
+
+
+def test_processors_without_avx512_keep_torchs_products() -> None:
+    if th.backends.cpu.get_cpu_capability() != "AVX512":
+        assert module._onednn is None
