@@ -49,12 +49,19 @@ class Trunk(nn.Module):
 
 
 class Folded(NamedTuple):
-    """What evaluating every action takes from g and a head, adjoining linear layers made one. Stale once they learn."""
+    """What evaluating every action takes from a head and g, adjoining linear layers made one. Stale once they learn.
 
-    g: ActionEncoder
-    first: tuple[Tensor, Tensor]  # g's first layer
+    Layers are (weight, bias).
+    """
+
+    from_h: tuple[Tensor, Tensor]  # direct and phi side by side: (A + width, H)
+    from_zs: tuple[Tensor, Tensor]  # g's first layer and q1, their parts that read zs: (F + width, Z)
+    from_phi: Tensor  # q1's part that reads phi (width, width)
+    action: Tensor  # g's first layer, its part that reads the action (A, F)
+    mid: tuple[Tensor, Tensor]  # g's second layer (F, F)
     out: Tensor  # W times g's last layer (width, F)
     offset: Tensor  # w_a, and W times the last layer's bias: (A, width)
+    q2: tuple[Tensor, Tensor]  # (1, width)
 
 
 class Head(nn.Module):
@@ -92,22 +99,37 @@ class Head(nn.Module):
 
     @th.no_grad()
     def fold(self, g: ActionEncoder) -> Folded:
-        """g's last layer and W are both linear: one matrix product."""
-        offset = self.action.weight.t() + self.zsa.weight @ g.out.bias
-        return Folded(g, g.first_layer(), self.zsa.weight @ g.out.weight, offset.contiguous())
+        """g's last layer and W are both linear: one matrix product. Layers that read the same are one, too."""
+        width = self.phi.out_features
+        from_phi, from_zs = self.q1.weight.split((width, g.dim), 1)
+        first, action = g.first_layer()
+        return Folded(
+            from_h=(th.cat([self.direct.weight, self.phi.weight]), th.cat([self.direct.bias, self.phi.bias])),
+            from_zs=(th.cat([first, from_zs]), th.cat([g.inp.bias, self.q1.bias])),
+            from_phi=from_phi.contiguous(),
+            action=action,
+            mid=(g.mid.weight, g.mid.bias),
+            out=self.zsa.weight @ g.out.weight,
+            offset=(self.action.weight.t() + self.zsa.weight @ g.out.bias).contiguous(),
+            q2=(self.q2.weight, self.q2.bias),
+        )
 
     @th.no_grad()
     def all_actions(self, h: Tensor, zs: Tensor | None, folded: Folded | None) -> tuple[Tensor, Tensor | None]:
-        """Q of every action, and g's features, whose `g.out` gives any action's zsa: (M, A), (M, A, F)."""
-        q = self.direct(h)
+        """Q of every action, and the features of g whose last layer gives any action's zsa: (M, A), (M, A, F)."""
         if not self.embedded:
-            return q, None
+            return self.direct(h), None
         assert zs is not None and folded is not None
-        features = folded.g.features(zs, folded.first)
+        n_actions, g_width = folded.action.shape
+        direct, phi = linear(h, *folded.from_h).split((n_actions, self.phi.out_features), 1)
+        first, state = linear(zs, *folded.from_zs).split((g_width, self.q1.out_features), 1)
+        state = state + linear(self.normalise(phi), folded.from_phi)
+        features = elu_(first.unsqueeze(1) + folded.action)
+        features = elu_(linear(features, *folded.mid))
         x = linear(features, folded.out)
-        x += self._state_part(h, zs).unsqueeze(1)
+        x += state.unsqueeze(1)
         x += folded.offset
-        return q + self.q2(elu_(x)).squeeze(2), features
+        return direct + linear(elu_(x), *folded.q2).squeeze(2), features
 
 
 class Choice(NamedTuple):
@@ -190,9 +212,9 @@ class MMSAAgent(nn.Module):
     ) -> Choice:
         q, features = self.head.all_actions(h[rows], None if zs is None else zs[rows], folded)
         best = q.argmax(1) if avail is None else masked_argmax(q, avail[rows])
-        if features is None or folded is None:
+        if features is None or self.sale is None:
             return Choice(best, None, None)
-        g = folded.g
+        g = self.sale.g
         first = th.arange(0, best.shape[0] * self.n_actions, self.n_actions, device=best.device)  # rows' first actions
         flat = features.flatten(0, 1)
         taken_zsa = None if taken is None else g.out(flat.index_select(0, first + taken[rows]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import SaleConfig
-from .kernels import ELU, Linear, elu, elu_, linear
+from .kernels import ELU, Linear, elu, linear
 
 
 def avg_l1_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -38,15 +38,6 @@ class ActionEncoder(nn.Module):
         state, action = self.first_layer()
         x = elu(linear(zs, state, self.inp.bias) + F.embedding(actions, action))
         return self.out(elu(self.mid(x)))
-
-    def features(self, zs: Tensor, first: tuple[Tensor, Tensor]) -> Tensor:
-        """zs (M, Z) -> what `out` reads, for every action at once: (M, A, F). Not differentiable: works in place.
-
-        first: what `first_layer` gave.
-        """
-        state, action = first
-        x = elu_(linear(zs, state, self.inp.bias).unsqueeze(1) + action)
-        return elu_(self.mid(x))
 
     def first_layer(self) -> tuple[Tensor, Tensor]:
         """The first layer's weights for the embedding (F, Z), and one row for each action (A, F)."""

@@ -68,15 +68,6 @@ def test_g_is_a_network_of_embedding_and_one_hot_action() -> None:
         th.testing.assert_close(a, b)
 
 
-def test_features_and_out_are_g_for_every_action() -> None:
-    g, zs = make().g, th.randn(12, Z)
-    with th.no_grad():
-        zsa = g.out(g.features(zs, g.first_layer()))
-        assert zsa.shape == (12, A, Z)
-        for a in range(A):
-            th.testing.assert_close(zsa[:, a], plain_g(g, zs, th.full((12,), a)))
-
-
 # --- loss ---
 @pytest.mark.parametrize("scope", ["local", "joint"])
 def test_loss_is_the_mean_squared_error_of_the_next_embedding(scope: str) -> None:
