@@ -25,8 +25,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+import torch as th
+from synthetic import learner_and_batch, scheme, times
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
@@ -173,12 +175,12 @@ def memory(label: str, n_agents: int, n_actions: int, obs: int, state: int, step
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    scheme = _scheme(n_agents, n_actions, obs, state)
-    batch = EpisodeBatch(scheme, {"agents": n_agents}, 50, limit + 1)
-    for key in scheme:
+    fields = scheme(n_agents, n_actions, obs, state)
+    batch = EpisodeBatch(fields, {"agents": n_agents}, 50, limit + 1)
+    for key in fields:
         batch[key].fill_(1)  # pages that nobody wrote to take no memory
     batch["filled"][:, : steps + 1] = 1
-    buffer = ReplayBuffer(scheme, {"agents": n_agents}, 5000, limit + 1)
+    buffer = ReplayBuffer(fields, {"agents": n_agents}, 5000, limit + 1)
     before = resident()
     for _ in range(100):
         buffer.insert_episode_batch(batch)
@@ -190,19 +192,8 @@ def memory(label: str, n_agents: int, n_actions: int, obs: int, state: int, step
     )
 
 
-def _scheme(n_agents: int, n_actions: int, obs: int, state: int) -> dict[str, dict]:
-    import torch as th
-
-    return {
-        "state": {"vshape": state}, "obs": {"vshape": obs, "group": "agents"},
-        "actions": {"vshape": (1,), "group": "agents", "dtype": th.long},
-        "avail_actions": {"vshape": (n_actions,), "group": "agents", "dtype": th.uint8},
-        "reward": {"vshape": (1,)}, "terminated": {"vshape": (1,), "dtype": th.uint8},
-    }  # fmt: skip
-
-
-def updates(repeats: int) -> None:
-    """One update of each algorithm, and how MMSA's compares with QMIX's and grows with the agents."""
+def updates(repeats: int, pairs: int, epymarl: Path | None) -> None:
+    """One update of each algorithm, and how MMSA's compares with QMIX's, upstream's too, and grows with the agents."""
     import mmsa
 
     mmsa.register()
@@ -217,61 +208,56 @@ def updates(repeats: int) -> None:
         f"{grown[-1] / grown[0]:.2f}, for {values:.2f} times as many agents x actions",
         flush=True,
     )
+    if epymarl:
+        against_upstream(repeats, pairs, epymarl)
 
 
-def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> float:
-    """Time (s, the median) and floating-point operations of one update on 32 episodes without padding, one thread."""
-    import torch as th
+def against_upstream(repeats: int, pairs: int, epymarl: Path) -> None:
+    """Updates of MMSA and of our QMIX over upstream's of QMIX with a GRU, in turn, on batches of the same shape."""
+    command = [sys.executable, str(ROOT / "benchmarks/synthetic.py"), str(repeats)]
+    path = {**os.environ, "PYTHONPATH": str(epymarl / "src"), "OMP_NUM_THREADS": "1"}
+    ours = {name: learner_and_batch(config_of(name), 2, 6, 50) for name in ("mmsa", "qmix")}
+    rows = []
+    for _ in range(pairs):
+        own = [statistics.median(times(*pair, repeats)) for pair in ours.values()]
+        rows.append([*own, float(subprocess.run(command, capture_output=True, text=True, check=True, env=path).stdout)])
+    theirs = statistics.median(row[-1] for row in rows)
+    for i, name in enumerate(ours):
+        ratios = [row[i] / row[-1] for row in rows]
+        print(
+            f"{name:<44} {1e3 * statistics.median(row[i] for row in rows):7.1f} ms an update, {1e3 * theirs:.1f} of "
+            f"upstream's QMIX, GRU: {statistics.median(ratios):.2f} times it ({min(ratios):.2f} to {max(ratios):.2f}, "
+            f"{pairs} pairs)",
+            flush=True,
+        )
 
-    from components.episode_buffer import EpisodeBatch
-    from components.transforms import OneHot
-    from controllers import REGISTRY as MACS
-    from learners import REGISTRY as LEARNERS
+
+def config_of(name: str, overrides: dict | None = None) -> dict[str, Any]:
     from utils.allocator import keep_freed_memory
     from utils.config import compose
 
     th.set_num_threads(1)
     keep_freed_memory()
-    th.manual_seed(0)
-    config = compose(name, "gymma", [f"env_args.key={TASK}", *(f"{k}={v}" for k, v in overrides.items())])
-    obs = 15 if n_agents == 2 else 92
-    sizes = {"n_agents": n_agents, "n_actions": n_actions, "obs_shape": obs, "state_shape": obs * n_agents}
-    args = SimpleNamespace(**{**config, **sizes, "device": "cpu", "use_cuda": False, "learner_log_interval": 10**12})
-    scheme = _scheme(n_agents, n_actions, obs, args.state_shape)
-    batch = EpisodeBatch(
-        scheme, {"agents": n_agents}, 32, steps + 1, preprocess={"actions": ("actions_onehot", [OneHot(n_actions)])}
-    )
-    for key in ("state", "obs", "reward"):
-        batch[key].uniform_()
-    batch["actions"].random_(n_actions)
-    batch["avail_actions"].fill_(1)
-    batch["filled"].fill_(1)
-    batch["terminated"][:, -2] = 1
-    logger = SimpleNamespace(log_stat=lambda *a, **k: None)
-    learner = LEARNERS[args.learner](
-        MACS[args.mac](batch.scheme, {"agents": n_agents}, args), batch.scheme, logger, args
-    )
-    for _ in range(3):
-        learner.train(batch, 0, 0)
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        learner.train(batch, 0, 0)
-        times.append(time.perf_counter() - start)
+    return compose(name, "gymma", [f"env_args.key={TASK}", *(f"{k}={v}" for k, v in (overrides or {}).items())])
+
+
+def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> float:
+    """Time (s, the median) and floating-point operations of one update on 32 episodes without padding, one thread."""
+    learner, batch = learner_and_batch(config_of(name, overrides), n_agents, n_actions, steps)
+    taken = times(learner, batch, repeats)
     work, rate = gflop(lambda: learner.train(batch, 0, 0)), gflop_rate()
     label = name + "".join(f" {k}={v}" for k, v in overrides.items())
     print(
-        f"{label:<44} {1e3 * statistics.median(times):7.1f} ms an update (best {1e3 * min(times):.1f}), "
+        f"{label:<44} {1e3 * statistics.median(taken):7.1f} ms an update (best {1e3 * min(taken):.1f}), "
         f"{work:.2f} GFLOP in matrix products (torch's own 2048^3 one: {rate:.0f} GFLOP/s), "
         f"32 x {steps} steps, {n_agents} agents, {n_actions} actions",
         flush=True,
     )
-    return statistics.median(times)
+    return statistics.median(taken)
 
 
 def gflop(call: Callable[[], None]) -> float:
     """Floating-point operations of its matrix products, in 10^9."""
-    import torch as th
     from torch.utils.flop_counter import FlopCounterMode
 
     uncounted = {th.ops.aten.addmm_: lambda x, a, b, out_shape=None, **k: 2 * math.prod(a) * b[1]}
@@ -284,8 +270,6 @@ def gflop(call: Callable[[], None]) -> float:
 
 def gflop_rate() -> float:
     """10^9 floating-point operations a second of torch's own product of large matrices."""
-    import torch as th
-
     a = th.randn(2048, 2048)
     start = time.perf_counter()
     for _ in range(5):
@@ -320,8 +304,6 @@ class Clock:
 
 def shares(name: str, t_max: int) -> None:
     """Where the time of a whole training goes, in microseconds an environment step, and what could not be spared."""
-    import torch as th
-
     import run as host
     from utils.allocator import keep_freed_memory
     from utils.config import compose
@@ -374,8 +356,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="parts of it")
     parser.add_argument("--rows", default="", help="of training: those that begin so, as MMSA")
     options = parser.parse_args()
-    import torch as th
-
     versions = f"Python {platform.python_version()}, torch {th.__version__}"
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
     parts = options.only or PARTS
@@ -383,7 +363,7 @@ def main() -> None:
         memory("LBF (2 agents, 50 steps)", 2, 6, 15, 30, 50, 50)
         memory("SMACv2 (10 agents, 60 of 200 steps)", 10, 16, 192, 320, 60, 200)
     if "updates" in parts:
-        updates(options.repeats)
+        updates(options.repeats, options.pairs, options.epymarl)
     if "acting" in parts:
         acting(options.pairs, 2.0, 32)
     if "shares" in parts:
