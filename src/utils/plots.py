@@ -26,6 +26,7 @@ STYLES = ("-", "--", ":", "-.")
 INK, PAPER, GRID = "#1b1f24", "#fefefd", "#d9dce1"  # found again in the SVG, and replaced by the page's own
 BAND = 0.16  # opacity
 HORIZONS = tuple(range(1, 11))
+HORIZON_ERRORS = ("mmsa_open_loop", "mmsa_no_change")  # each a metric for every horizon: mmsa_open_loop_1, ...
 WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the second one dashed
     "KL divergence": ("mmsa_loss_kl",),
     "SALE loss": ("mmsa_loss_sale",),
@@ -35,6 +36,10 @@ WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the s
     "correlation of imagined and real reward": ("mmsa_reward_correlation",),
     "TD error with another roll-out, imagined steps alone (dashed)": ("mmsa_td_other_rollout", "mmsa_td_other_future"),
 }
+WORLD_MODEL_SERIES = (
+    *(f"{prefix}_{k}" for prefix in HORIZON_ERRORS for k in HORIZONS),
+    *(metric for metrics in WORLD_MODEL.values() for metric in metrics),
+)
 LACKING = {
     "steps": "their runs share no steps",
     "updates": "not every run recorded the metric updates",
@@ -111,7 +116,7 @@ def horizon_errors(curve: Curve, prefix: str) -> np.ndarray:
 def world_model(task: Task, curves: Sequence[Curve], look: Styles) -> Any | None:
     """Panels of whatever the curves have of the world model's metrics; None where they have nothing."""
     draws: list[tuple[str, str, Callable[[Any], None]]] = []
-    errors = {c.name: (horizon_errors(c, "mmsa_open_loop"), horizon_errors(c, "mmsa_no_change")) for c in curves}
+    errors = {c.name: [horizon_errors(c, prefix) for prefix in HORIZON_ERRORS] for c in curves}
     if any(np.isfinite(model).any() for model, _ in errors.values()):
 
         def horizon(panel: Any) -> None:

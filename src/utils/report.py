@@ -21,6 +21,7 @@ from utils.grouping import METRICS, Curve, Groups, Task, group
 from utils.runs import Planned, RunRecord
 
 NEEDED = {"rliable": "rliable", "scipy": "scipy", "jinja2": "jinja2", "matplotlib": "matplotlib"}
+SERIES = frozenset((*METRICS, scores.UPDATES, *plots.WORLD_MODEL_SERIES))  # of all that runs record, what is read here
 PROFILE_POINTS = 101
 FEW_SEEDS = (  # tests/utils/test_statistics.py has the simulation
     "Such intervals are too narrow where seeds are few: on one task those of 3 seeds hold the true mean in about "
@@ -226,7 +227,7 @@ class _Report:
         if figure is None:
             return None
         single = [metric for metrics in plots.WORLD_MODEL.values() for metric in metrics]
-        columns = [f"{prefix}_{k}" for k in (1, 5, 10) for prefix in ("mmsa_open_loop", "mmsa_no_change")] + single
+        columns = [f"{prefix}_{k}" for k in (1, 5, 10) for prefix in plots.HORIZON_ERRORS] + single
         values = {c.name: {m: plots.last_values(c, m) for m in columns} for c in curves}
         columns = [m for m in columns if any(own[m] is not None for own in values.values())]
         rows = [
@@ -245,7 +246,7 @@ class _Report:
         rows = []
         for run in curve.runs:
             series = run.metrics[task.metric]
-            updates = run.metrics.get("updates")
+            updates = run.metrics.get(scores.UPDATES)
             rows.append(
                 {
                     "run": run,

@@ -14,6 +14,7 @@ from utils.grouping import Task
 from utils.runs import RunRecord, Series
 
 AXES = {"steps": "environment steps", "updates": "gradient updates", "seconds": "wall-clock, minutes"}
+UPDATES = "updates"  # the metric
 SHARE = 0.9  # of the way from another curve's beginning to its final score, for the steps to get as far
 NEVER = 1e15  # steps, for bootstraps: percentiles of infinite numbers are none
 
@@ -114,7 +115,7 @@ def _x(run: RunRecord, series: Series, axis: str) -> np.ndarray:
 
 def updates_at(run: RunRecord, series: Series) -> np.ndarray:
     """(T,) optimiser steps until each of the series' points; NaN where the run has not recorded them."""
-    updates = run.metrics.get("updates")
+    updates = run.metrics.get(UPDATES)
     if updates is None or not len(updates.steps):
         return np.full(len(series.steps), np.nan)
     return np.interp(series.steps, updates.steps, updates.values, left=np.nan, right=np.nan)
