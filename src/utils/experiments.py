@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -34,6 +35,7 @@ ELSEWHERE = {  # keys that no override may set -> where they are set
     "label": "it is the algorithm's name in the file",
     "local_results_path": "choose the folder with --out",
 }
+PART = ("algorithms", "tasks", "seeds")  # keys of an experiment, and options that choose among them
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -97,23 +99,39 @@ class Experiment(_Strict):
 
 @dataclass(frozen=True)
 class Loaded:
-    """An experiment with the name and the first comment line of its file. `searched`: keys that a search varies."""
+    """An experiment with the name and the first comment line of its file. `searched`: keys that a search varies.
+
+    `part`: the options that have left only a part of it; "" where it is the whole.
+    """
 
     name: str
     source: str
     title: str
     experiment: Experiment
     searched: tuple[str, ...] = ()
+    part: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}, part {self.part}" if self.part else self.name
+
+    @property
+    def published(self) -> Path:
+        """The repository's folder for its published runs and the report on them."""
+        return config.ROOT / "results" / self.name
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run of the plan. `words`: what follows main.py on its command line. `config`: what that composes to."""
+    """One run of the plan. `words`: what follows main.py on its command line. `config`: what that composes to.
+
+    `folder` is where it is recorded, `published` where the repository keeps it once it is published.
+    """
 
     algorithm: str
     task: str
     seed: int
     folder: Path
+    published: Path
     config: dict[str, Any] = field(repr=False)
     words: tuple[str, ...] = field(repr=False)
     steps_per_second: float | None = None
@@ -196,6 +214,32 @@ def _short(value: Any) -> str:
 
 
 # --- The plan ---
+def part_of(loaded: Loaded, chosen: Mapping[str, Sequence[str] | None]) -> Loaded:
+    """The experiment with the chosen algorithms, tasks and seeds alone, in the order of its file.
+
+    :param chosen: for each key of PART the names that are wanted; None: all of them.
+    :raises ConfigError: for each name that is not in the file.
+    """
+    problems, kept = [], {}
+    for key, wanted in chosen.items():
+        there = getattr(loaded.experiment, key)
+        names = [str(name) for name in there]
+        if wanted is None:
+            continue
+        problems += [
+            f"--{key} {name}: there is none of this name in {loaded.source}{nearest(name, names)}; "
+            f"there are {', '.join(names)}"
+            for name in wanted
+            if name not in names
+        ]
+        own = [name for name in there if str(name) in wanted]
+        kept[key] = {name: there[name] for name in own} if isinstance(there, dict) else own
+    if problems:
+        raise ConfigError(problems)
+    part = shlex.join(word for key in kept for word in (f"--{key}", *map(str, kept[key])))
+    return replace(loaded, experiment=loaded.experiment.model_copy(update=kept), part=part)
+
+
 def plan(loaded: Loaded, out: Path, words: Sequence[str] = ()) -> list[Run]:
     """Every run of the experiment, by seed, then task, then algorithm, so that a part of it compares already.
 
@@ -209,7 +253,7 @@ def plan(loaded: Loaded, out: Path, words: Sequence[str] = ()) -> list[Run]:
     for (task_name, task), (name, algorithm) in product(experiment.tasks.items(), experiment.algorithms.items()):
         pair = f"{name} on {task_name}"
         try:
-            runs[task_name, name] = _runs_of(experiment, source, (name, algorithm), (task_name, task), out, words)
+            runs[task_name, name] = _runs_of(loaded, (name, algorithm), (task_name, task), out, words)
         except ConfigError as error:
             for problem in error.problems:
                 problems.setdefault(problem, []).append(pair)
@@ -248,14 +292,14 @@ def _check_names(experiment: Experiment, source: str, words: Sequence[str]) -> N
 
 
 def _runs_of(
-    experiment: Experiment,
-    source: str,
+    loaded: Loaded,
     named_algorithm: tuple[str, Algorithm],
     named_task: tuple[str, Task],
     out: Path,
     words: Sequence[str],
 ) -> list[Run]:
     """The runs of one algorithm on one task: a seed changes nothing but itself, so that one composition serves all."""
+    experiment, source = loaded.experiment, loaded.source
     (name, algorithm), (task_name, task) = named_algorithm, named_task
     layers = ({"t_max": experiment.t_max}, experiment.overrides, task.overrides, algorithm.overrides)
     given = list(chain.from_iterable(words_of(layer, source) for layer in layers))
@@ -265,11 +309,13 @@ def _runs_of(
     # runs are started in other folders: a file of the user's own is named with its whole path
     environment = str(find("envs", task.env_config)) if task.env_config.endswith(".yaml") else task.env_config
     for seed in experiment.seeds:
-        folder = out / "runs" / folder_name(name) / folder_name(task_name) / f"seed{seed}"
+        inner = Path("runs", folder_name(name), folder_name(task_name), f"seed{seed}")
+        folder, published = out / inner, loaded.published / inner
         own = {"seed": seed, "label": name, "local_results_path": str(folder)}
         line = [f"--config={algorithm.config}", f"--env-config={environment}", "with", *given, *words]
         composed = copy.deepcopy(whole) | own
-        runs.append(Run(name, task_name, seed, folder, composed, (*line, *words_of(own)), algorithm.steps_per_second))
+        line += words_of(own)
+        runs.append(Run(name, task_name, seed, folder, published, composed, tuple(line), algorithm.steps_per_second))
     return runs
 
 

@@ -1,9 +1,9 @@
-"""What the folder of a planned run holds: a finished record, records of other settings, cut-off ones."""
+"""What there is of a planned run: a finished record, here or published, records of other settings, cut-off ones."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.commands import flat
 from utils.experiments import Run
+from utils.runs import task_of
 
 # where and how a run is recorded: two runs that differ in nothing else are the same
 RECORDING = {
@@ -56,8 +57,29 @@ class Found:
 
 
 def find(run: Run) -> Found:
+    """What there is of the run, here and published. The one that was finished here goes before a published one."""
+    own, kept = here(run), published(run)
+    return Found(own.finished or kept.finished, own.others + kept.others, own.unfinished)
+
+
+def here(run: Run) -> Found:
+    """What there is in the run's own folder."""
+    return _found(run, records(run.folder))
+
+
+def published(run: Run) -> Found:
+    """What the repository keeps of the run, by the simulator that this machine would run it in: see runs.task_of."""
+    return _found(run, (one for one in records(run.published) if one.folder.parent.name == task_of(run.config)))
+
+
+def published_only(run: Run) -> Record | None:
+    """The published record that counts as the run, where none was finished here."""
+    return None if here(run).finished else published(run).finished
+
+
+def _found(run: Run, records: Iterable[Record]) -> Found:
     finished, others, unfinished = [], [], []
-    for record in records(run.folder):
+    for record in records:
         if record.status != COMPLETED:
             unfinished.append(record)
         elif differences(record.config, run.config):

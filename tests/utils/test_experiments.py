@@ -11,7 +11,7 @@ import pytest
 
 from utils import config, grouping, records
 from utils.config import ConfigError, compose, parse_override
-from utils.experiments import Loaded, Run, default_jobs, load_experiment, plan, words_of
+from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan, words_of
 from utils.search import Search, load_search, name_of
 
 EXPERIMENTS = sorted((config.ROOT / "config" / "experiments").glob("*.yaml"))
@@ -98,6 +98,32 @@ def test_main_composes_the_same(files: Files) -> None:
         algorithm, environment, with_, *words = run.words
         assert with_ == "with"
         assert compose(algorithm.partition("=")[2], environment.partition("=")[2], words) == run.config
+
+
+def test_parts_add_up(files: Files) -> None:
+    """The same folders and configurations as in the whole, in its order, and others' environments are not asked for."""
+    loaded = files()
+    whole = {run.folder: run.config for run in planned(loaded)}
+    for key, names in zip(PART, (["IQL", "no memory"], ["penalty", "climbing"], ["1", "3"]), strict=True):
+        parts = [planned(part_of(loaded, {key: [name]})) for name in names]
+        assert {run.folder: run.config for part in parts for run in part} == whole and len(parts[0]) == 4
+        assert [run.folder for run in planned(part_of(loaded, {key: names}))] == list(whole)
+    one = part_of(loaded, {"algorithms": ["no memory"], "tasks": None, "seeds": ["1"]})
+    assert str(one) == "two, part --algorithms 'no memory' --seeds 1" and str(part_of(loaded, {"tasks": None})) == "two"
+    assert [run.task for run in planned(one)] == ["climbing", "penalty"]
+    broken = files(("key: penalty", "key: no such game"))
+    assert len(planned(part_of(broken, {"tasks": ["climbing"]}))) == 4
+
+
+def test_a_part_that_is_not_there(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        part_of(files(), {"algorithms": ["IQL", "IQK"], "tasks": ["x"], "seeds": ["11"]})
+    assert caught.value.problems == [
+        f"--algorithms IQK: there is none of this name in {tmp_path}/two.yaml; did you mean IQL?; "
+        "there are no memory, IQL",
+        f"--tasks x: there is none of this name in {tmp_path}/two.yaml; there are climbing, penalty",
+        f"--seeds 11: there is none of this name in {tmp_path}/two.yaml; did you mean 1?; there are 3, 1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Publishing a run: its record goes into the repository, without what belongs to a machine and no report reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.config import ConfigError
+from utils.experiments import Run
+from utils.records import RECORDING, Record
+from utils.report import SERIES
+from utils.runs import Files, load_runs, numbers, read_files
+
+FACTS = ("backend", "command", "cores", "device", "update_to_data", "versions")  # of info.json
+DIGITS = 7  # of a series' values: what 32 bits hold
+
+
+def publish(run: Run, record: Record) -> Path:
+    """Copies the finished record to where the repository keeps the run; the new folder.
+
+    :raises ConfigError: where the record is damaged or the folder cannot be written.
+    """
+    problems: list[str] = []
+    load_runs([str(record.folder)], problems)
+    if problems:
+        raise ConfigError(problems)
+    files = slim(read_files(record.folder, problems))._asdict()
+    folder = run.published / record.folder.relative_to(run.folder)
+    while (folder / "run.json").exists():  # of another configuration: it stays
+        folder = folder.with_name(str(int(folder.name) + 1))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("config", "info", "metrics", "run"):  # the last one makes it a record
+            text = json.dumps(files[name], sort_keys=True, separators=(",", ":"))
+            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: the run cannot be written there: {error.strerror or error}") from None
+    return folder
+
+
+def slim(files: Files) -> Files:
+    """What is published of a record: tests and what a report reads, the configuration, versions, commit, machine."""
+    config = {key: value for key, value in files.config.items() if key == "label" or key not in RECORDING}
+    info = {key: files.info[key] for key in FACTS if key in files.info}
+    metrics = {
+        name: _slim_series(name, series)
+        for name, series in files.metrics.items()
+        if name in SERIES or name.startswith("test_")
+    }
+    return Files(_slim_run(files.run), config, info, metrics)
+
+
+def _slim_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """run.json without paths, packages and environment. The machine's name becomes a mark that tells it from others."""
+    host = run.get("host") or {}
+    machine = {key: host[key] for key in ("cpu", "gpus", "python_version") if key in host}
+    if host.get("os"):
+        machine["os"] = host["os"][:1]
+    if host.get("hostname"):
+        machine["hostname"] = hashlib.sha256(host["hostname"].encode()).hexdigest()[:8]
+    repositories = (run.get("experiment") or {}).get("repositories") or []
+    commits = [{key: one[key] for key in ("commit", "dirty") if key in one} for one in repositories[:1]]
+    kept = {key: run[key] for key in ("status", "start_time", "stop_time") if key in run}
+    return {**kept, "host": machine, "experiment": {"repositories": commits}}
+
+
+def _slim_series(name: str, series: Mapping[str, Any]) -> dict[str, Any]:
+    """Only tests are drawn against time."""
+    values = [float(f"{value:.{DIGITS}g}") for value in numbers(series["values"])]
+    times = {"timestamps": series["timestamps"]} if name.startswith("test_") and "timestamps" in series else {}
+    return {"steps": series["steps"], "values": values, **times}

@@ -1,0 +1,129 @@
+"""What is published of a run: all that a report reads, little else, and nothing that names a machine or a person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import sacred_runs as sr
+
+from utils import records
+from utils.config import ConfigError
+from utils.experiments import Run
+from utils.grouping import METRICS
+from utils.runs import Series, load_runs
+
+pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
+from utils.publish import publish  # noqa: E402
+from utils.report import SERIES, write_report  # noqa: E402
+
+RECORD = "sacred/mmsa/task/4"
+
+
+def finished(folder: Path, seed: int = 1, **files: Any) -> tuple[Run, Path]:
+    """A run and the folder of its record, which has more than any report reads."""
+    own = folder / f"seed{seed}"
+    config = sr.configuration("mmsa", seed, local_results_path="/home/me/runs", wandb_team="secret team", label="M")
+    curve = [0.1 * seed, 1 / 3, 0.5, 0.75, 1.0]
+    steps = (0, 250, 500, 750, 1000)
+    metrics = sr.tests(0.8 + 0.01 * seed) | sr.world_model() | {"loss": (steps, curve), "return_mean": (steps, curve)}
+    metrics |= {name: (steps, curve) for name in ("test_ep_length_mean", "mmsa_td_other_rollout", "mmsa_loss_td")}
+    files = sr.record(config, metrics, command="python src/main.py --config=mmsa", resumed=[{"host": "box"}]) | files
+    files["run"]["host"]["ENV"] = {"TOKEN": "s3cret"}
+    files["run"]["experiment"] |= {"base_dir": "/home/me/code"}
+    files["run"]["experiment"]["repositories"][0]["url"] = "https://me@host/fork"
+    run = Run("M", "t", seed, own, folder / "published" / own.name, config, ())
+    return run, sr.write(own / RECORD, files)
+
+
+class Read(dict[str, Series]):
+    """The metrics of a run, and which of them were asked for."""
+
+    def __init__(self, metrics: Mapping[str, Series]) -> None:
+        super().__init__(metrics)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Series:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.names.add(str(name))
+        return super().__contains__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+def test_what_a_report_reads_is_published(tmp_path: Path) -> None:
+    """All of it, with its times, and nothing else but tests."""
+    run, folder = finished(tmp_path)
+    (whole,), (slim,) = load_runs([str(folder)]), load_runs([str(publish(run, records.record(folder)))])
+    metrics = Read(whole.metrics)
+    write_report([replace(whole, metrics=metrics)], tmp_path / "report")
+    assert metrics.names | set(METRICS) == SERIES, "of METRICS a task's first one is read"
+    assert set(slim.metrics) == {name for name in whole.metrics if name in SERIES or name.startswith("test_")}
+    for name, series in slim.metrics.items():
+        assert np.array_equal(series.steps, whole.metrics[name].steps)
+        assert np.allclose(series.values, whole.metrics[name].values, rtol=1e-6, atol=0)
+        assert not name.startswith("test_") or np.array_equal(series.seconds, whole.metrics[name].seconds)
+    for name in ("algorithm", "task", "seed", "status", "versions", "command", "commit", "started", "stopped"):
+        assert getattr(slim, name) == getattr(whole, name), name
+    assert slim.host.keys() == whole.host.keys() and slim.host["cpu"] == "Some CPU"
+
+
+def test_it_is_small_and_names_no_one(tmp_path: Path) -> None:
+    run, folder = finished(tmp_path)
+    made = publish(run, records.record(folder))
+    files = {path.name: path.read_text() for path in made.iterdir()}
+    assert set(files) == {"config.json", "info.json", "metrics.json", "run.json"}
+    text = "".join(files.values())
+    assert not any(word in text for word in ("/home", "secret", "s3cret", "box", "me@host", "Linux-6"))
+    metrics = json.loads(files["metrics.json"])
+    assert {"test_return_mean", "test_ep_length_mean", "updates"} <= set(metrics)
+    assert not {"loss", "return_mean", "mmsa_loss_td"} & set(metrics)
+    assert metrics["mmsa_td_other_rollout"] == {
+        "steps": [0, 250, 500, 750, 1000],
+        "values": [0.1, 0.3333333, 0.5, 0.75, 1],
+    }
+    facts = json.loads(files["run.json"])
+    assert facts["experiment"]["repositories"] == [{"commit": "0123456789abcdef", "dirty": False}]
+    assert {"cpu": "Some CPU", "python_version": "3.11.7"}.items() <= facts["host"].items()
+    assert json.loads(files["info.json"])["versions"]["torch"] == "2.13.0"
+
+
+def test_the_configuration_stays_the_same_one(tmp_path: Path) -> None:
+    run, folder = finished(tmp_path)
+    made = records.record(publish(run, records.record(folder)))
+    assert made.status == records.COMPLETED and made.config["label"] == "M" and made.seconds == 20
+    assert records.differences(made.config, run.config) == []
+
+
+def test_what_is_there_stays(tmp_path: Path) -> None:
+    """A published run of another configuration has the same place; the new one goes beside it."""
+    run, folder = finished(tmp_path)
+    there = sr.write(run.published / RECORD, sr.record(run.config | {"t_max": 7}, sr.tests(1)))
+    before = {path: path.read_bytes() for path in there.iterdir()}
+    assert publish(run, records.record(folder)) == there.with_name("5")
+    assert {path: path.read_bytes() for path in there.iterdir()} == before
+
+
+def test_a_damaged_record_is_not_published(tmp_path: Path) -> None:
+    run, folder = finished(tmp_path)
+    (folder / "metrics.json").write_text("{")
+    with pytest.raises(ConfigError, match="metrics.json cannot be read"):
+        publish(run, records.record(folder))
+    assert not run.published.exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    run, folder = finished(tmp_path)
+    run.published.parent.write_text("no folder")
+    with pytest.raises(ConfigError, match="the run cannot be written there"):
+        publish(run, records.record(folder))
