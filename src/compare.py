@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -16,21 +19,24 @@ from rich.console import Console
 from rich.table import Table
 
 from main import overrides
-from utils import records
+from utils import config, records
 from utils.attempts import LocalPool, Pool, locked
 from utils.conduct import Overview, conduct
-from utils.config import ConfigError, Parser, parse_override
-from utils.experiments import Loaded, Run, default_jobs, load_experiment, plan
+from utils.config import ConfigError, Parser, parse_override, shown_path
+from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
 from utils.mongo import hide
 from utils.progress import duration
 from utils.search import load_search
+
+PUBLISHED = ("results.csv", "table.md", "figures/curves_*.png", "figures/world_model_*.png")  # of a report
 
 
 def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python src/compare.py",
         description="Run algorithms on tasks over seeds, and report on them. The same command goes on with what was "
-        "interrupted: finished runs are kept, the others are started again.",
+        "interrupted: finished runs are kept, the others are started again. Published runs, those in the repository's "
+        "results/NAME/runs, count as finished.",
         epilog="example: python src/compare.py --experiment=lbf with t_max=200000   (files: config/experiments, "
         "config/searches)",
         allow_abbrev=False,
@@ -46,6 +52,15 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference", metavar="ALGORITHM", help="with --report: the one that is compared with each other one (MMSA)"
     )
+    for key in PART:
+        text = f"only these {key} of the experiment or search; all parts together are the whole"
+        parser.add_argument(f"--{key}", metavar=key[0].upper(), nargs="+", action="extend", help=text)
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="run nothing: copy what is finished, made small, to the repository's results/NAME/runs, where it counts "
+        "as finished for everyone, and write the table and figures of all that is there to results/NAME",
+    )
     parser.add_argument("--out", metavar="DIR", help="folder of the runs and the report (results/experiments/NAME)")
     parser.add_argument("--jobs", metavar="N", type=int, help="runs at once (as many as the cores are enough for)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with the estimated time, then stop")
@@ -58,9 +73,14 @@ def parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> list[str]:
     """The overrides; ConfigError for options that do not go together."""
-    if "with" in (options.report or ()):  # `--report with key=value`: the words are not folders
-        at = options.report.index("with")
-        options.report, options.words = options.report[:at], [*options.report[at:], *options.words]
+    for name in ("report", *PART):  # `--report with key=value`: the words are not folders, nor names
+        values = getattr(options, name) or []
+        if "with" in values:
+            at = values.index("with")
+            setattr(options, name, values[:at])
+            options.words = [*values[at:], *options.words]
+        if name in PART and getattr(options, name) == []:
+            raise ConfigError(f"--{name}: at least one is wanted")
     chosen = [f"--{name}" for name in ("experiment", "search") if getattr(options, name) is not None]
     if options.report or (options.report is not None and not chosen):
         chosen.append("--report RUNS" if options.report else "--report without RUNS")
@@ -70,11 +90,22 @@ def check(options: argparse.Namespace) -> list[str]:
     if options.jobs is not None and options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs}: must be 1 or more")
     words = overrides(options.words)
-    if options.report is not None:
-        given = [name for name in ("jobs", "ray", "dry_run") if getattr(options, name)]
-        if given or (options.report and words):
-            what = f"--{given[0].replace('_', '-')}" if given else "with key=value"
-            raise ConfigError(f"{what} does not go with --report, which runs nothing")
+    if options.report is not None or options.publish:
+        refused = ["jobs", "ray", "dry_run"]
+        if options.report is None:
+            refused, mode, why = [*refused, *PART], "--publish", "publishes all that is finished"
+        elif not options.report:
+            refused, mode, why = [*refused, "publish"], "--report", "runs nothing"
+        else:
+            refused, mode, why = (
+                [*refused, "publish", *PART, "words"],
+                "--report RUNS",
+                "knows no plan and runs nothing",
+            )
+        given = [name for name in refused if getattr(options, name)]
+        if given:
+            what = "with key=value" if given[0] == "words" else f"--{given[0].replace('_', '-')}"
+            raise ConfigError(f"{what} does not go with {mode}, which {why}")
         if options.report and options.out is None:
             raise ConfigError("--out is missing: the folder of the report")
     if options.reference is not None and not options.report:
@@ -88,6 +119,7 @@ def make_plan(options: argparse.Namespace, words: Sequence[str]) -> tuple[Loaded
         key = ".".join(parse_override(word)[0])
         if key in loaded.searched:
             raise ConfigError(f"{word} (the command line): {loaded.source} searches over {key}")
+    loaded = part_of(loaded, {key: getattr(options, key) for key in PART})
     out = Path(options.out or Path("results", "experiments", loaded.name))
     return loaded, out, plan(loaded, out, words)
 
@@ -108,6 +140,7 @@ def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console
     """The plan as a table, a row for each algorithm on each task, and its hours where they can be told."""
     speeds = estimate(runs)
     done = {run for run in runs if records.find(run).finished is not None}
+    published = sum(records.published_only(run) is not None for run in runs)
     table = Table(box=None)
     for name in ("algorithm", "task", "seeds", "runs", "done", "steps a run", "steps/s", "hours", "from"):
         table.add_column(name, overflow="fold")
@@ -127,11 +160,12 @@ def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console
         ]
         cells += [f"{group[0].config['t_max']:,}", f"{speed:,.0f}" if speed else "unknown"]
         table.add_row(*cells, "unknown" if hours is None else f"{hours:.2f}", source)
-    say(console, f"{loaded.name}: {loaded.title}" if loaded.title else loaded.name)
+    say(console, f"{loaded}: {loaded.title}" if loaded.title else str(loaded))
     console.print(table, markup=False, highlight=False)
     left = [run for run in runs if run not in done]
     known = [run.config["t_max"] / speed for run in left if (speed := speeds[run][0])]
-    text = f"{len(runs)} runs, {len(done)} done, {len(left)} to run, {jobs} at once, into {out}"
+    counted = f"{len(done)} done" + (f" ({published} of them published)" if published else "")
+    text = f"{len(runs)} runs, {counted}, {len(left)} to run, {jobs} at once, into {out}"
     if left:
         text += (
             f"\nestimated time: {duration(max(sum(known) / jobs, max(known)))}"
@@ -140,13 +174,13 @@ def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console
         )
         if known and len(known) < len(left):
             text += f" for {len(known)} of them; unknown for the other {len(left) - len(known)}"
-    say(console, text)
+    say(console, "\n".join([text, *miscounted(runs)]))
 
 
 # --- Runs and report ---
 def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console: Console) -> int:
     """All runs and the report; the exit status."""
-    overview = Overview(runs, loaded.name, console)
+    overview = Overview(runs, str(loaded), console)
     try:
         outcome = conduct(runs, pool, overview)
     except KeyboardInterrupt:
@@ -164,11 +198,13 @@ def conclude(
 ) -> int:
     """Says how far the experiment is, and reports on what there is; 1 where there is no report."""
     problems = [*problems, *miscounted(runs)]
-    say(console, "\n".join([f"{loaded.name}: {finished} of {len(runs)} runs are finished", *problems]))
+    say(console, "\n".join([f"{loaded}: {finished} of {len(runs)} runs are finished", *problems]))
+    title = (loaded.title or loaded.name) + (f" (part: {loaded.part})" if loaded.part else "")
+    sources = sources_of(loaded, out, runs)
     try:
+        out.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are published ones
         with locked(out / "report.lock"):  # two at once would write into each other's files
-            reference = loaded.experiment.reference
-            page = report([str(out / "runs")], out / "report", loaded.title or loaded.name, runs, problems, reference)
+            page = report(sources, out / "report", title, runs, problems, loaded.experiment.reference)
         say(console, f"report: {page}")
         return 0
     except Exception as error:
@@ -180,6 +216,13 @@ def conclude(
         return 1
 
 
+def sources_of(loaded: Loaded, out: Path, runs: Sequence[Run]) -> list[str]:
+    """Folders for the report: all that was run there, or that of the part; of published runs those that count."""
+    folders = [run.folder for run in runs] if loaded.part else [out / "runs"]
+    folders += [record.folder for run in runs if (record := records.published_only(run)) is not None]
+    return [str(folder) for folder in folders if any(folder.rglob("run.json"))] or [str(folders[0])]
+
+
 def miscounted(runs: Sequence[Run]) -> list[str]:
     """What the reader of the results must know besides failures: finished runs of another configuration."""
     problems = []
@@ -187,7 +230,9 @@ def miscounted(runs: Sequence[Run]) -> list[str]:
         for other in records.find(run).others:
             what = records.differences(other.config, run.config)
             more = f" and {len(what) - 2} more" if len(what) > 2 else ""
-            problems.append(f"not counted, of another configuration: {other.folder}: {'; '.join(what[:2])}{more}")
+            problems.append(
+                f"not counted, of another configuration: {shown_path(other.folder)}: {'; '.join(what[:2])}{more}"
+            )
     return problems
 
 
@@ -209,6 +254,39 @@ def report(
     planned = [Planned.of(run.config) for run in runs]
     problems = [*problems, *damaged]
     return Path(write_report(loaded, out, title=title, planned=planned, reference=reference, problems=problems))
+
+
+def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) -> int:
+    """Copies what is finished into the repository and reports there on all that it has; 1 where a run is damaged."""
+    from utils.publish import publish as publish_one
+
+    published: list[Path] = []
+    problems: list[str] = []
+    for run in runs:
+        there, own = records.published(run).finished, records.here(run).finished
+        try:
+            if there is None and own is not None:
+                published.append(publish_one(run, own))
+                say(console, f"published: {shown_path(published[-1])}")
+            elif there is not None:
+                published.append(there.folder)
+                if own is not None:
+                    say(console, f"published before, left as it is: {shown_path(there.folder)}")
+        except ConfigError as error:
+            problems += [f"not published: {run}: {problem}" for problem in error.problems]
+    if not published:
+        nothing = (
+            f"{out}: no run of {loaded.name} is finished there, and none is published: there is nothing to publish"
+        )
+        raise ConfigError([nothing, *problems, *miscounted(runs)])
+    sources = [shown_path(folder) for folder in published]  # as results.csv has them
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
+        report(sources, Path(scratch), loaded.title or loaded.name, runs, (), loaded.experiment.reference)
+        for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
+            shutil.copy(path, loaded.published)
+    counted = f"{loaded}: {len(published)} of {len(runs)} runs are published"
+    say(console, "\n".join([counted, *problems, *miscounted(runs), f"report: {shown_path(loaded.published)}"]))
+    return 1 if problems else 0
 
 
 def report_only(options: argparse.Namespace) -> int:
@@ -254,10 +332,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.report:
             return report_only(options)
         loaded, out, runs = make_plan(options, words)
+        if options.publish:
+            return publish(loaded, out, runs, console)
         writable(out)
         if options.report is not None:
-            if not (out / "runs").is_dir():
-                raise ConfigError(f"{out}: nothing of {loaded.name} was run there yet: leave --report out")
+            if not Path(sources_of(loaded, out, runs)[0]).is_dir():
+                nothing = f"{out}: nothing of {loaded} was run there yet: leave --report out"
+                raise ConfigError([nothing, *miscounted(runs)])
             finished = sum(records.find(run).finished is not None for run in runs)
             return conclude(loaded, out, runs, finished, (), console)
         pool = make_pool(options, runs)

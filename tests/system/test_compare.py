@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support import sacred_runs as sr
 
 import compare
-from utils import attempts, conduct, records
+from utils import attempts, conduct, config, records
 from utils.attempts import Attempt, Result
 from utils.experiments import Run, load_experiment, plan
+from utils.runs import task_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "support" / "stand_in.py"
@@ -257,6 +259,119 @@ def test_another_configuration_is_neither_counted_nor_touched(
     assert said in capsys.readouterr().out and reported[0].problems == [said, "a damaged record"]
 
 
+# --- a part ---
+def test_a_part_of_an_experiment(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    record(stage.runs[1], "COMPLETED")  # IQL, of which is nothing in a part without it
+    words = [*stage.words, "--seeds", "2", "--algorithms", "VDN", "with", "log_interval=7"]
+    assert compare.main(words) == 0
+    ours = [run for run in stage.runs if (run.algorithm, run.seed) == ("VDN", 2)]
+    assert sum((run.folder / "run.log").exists() for run in stage.runs) == 1 and all_once(ours)
+    assert "pair, part --algorithms VDN --seeds 2: 1 of 1 runs are finished" in capsys.readouterr().out
+    assert compare.main([*words[:2], words[2], "--report", *words[3:]]) == 0
+    for call in reported:
+        assert call.runs == ("loaded", str(ours[0].folder)) and len(call.planned) == 1
+        assert call.planned[0]["log_interval"] == 7 and "part: --algorithms VDN --seeds 2" in call.title
+    assert compare.main(stage.words) == 0 and all_once(stage.runs)
+    assert "2 of 4 runs done" in capsys.readouterr().out, "the part does not add up to the whole"
+    assert reported[-1].runs == ("loaded", str(stage.out / "runs")) and len(reported[-1].planned) == 4
+
+
+# --- published runs ---
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository, with the real configuration and results of its own."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("config", "plugins"):
+        (root / name).symlink_to(ROOT / name)
+    monkeypatch.setattr(config, "ROOT", root)
+    return root
+
+
+def whole_record(run: Run, folder: Path, task: str = "", **changes: Any) -> Path:
+    """A finished run's whole record, under `folder`."""
+    place = folder / "sacred" / run.config["name"] / (task or task_of(run.config)) / "1"
+    return sr.write(place, sr.record(run.config | changes, sr.tests(0.5, (0, 500, 1000)), backend=""))
+
+
+def test_published_runs_are_finished(
+    stage: Stage, checkout: Path, reported: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = stage.runs
+    assert runs[0].published == checkout / "results/pair/runs/VDN/game/seed1"
+    kept = [whole_record(run, run.published) for run in runs[:3]]
+    assert compare.main([*stage.words, "--dry-run"]) == 0
+    assert "4 runs, 3 done (3 of them published), 1 to run" in capsys.readouterr().out
+    assert compare.main([*stage.words, "--report"]) == 0
+    assert reported[0].runs == ("loaded", *map(str, kept)), "a report needs nothing that was run here"
+    assert compare.main(stage.words) == 0
+    assert [(run.folder / "run.log").exists() for run in runs] == [False, False, False, True]
+    assert "4 of 4 runs are finished" in capsys.readouterr().out
+    assert reported[1].runs == ("loaded", str(stage.out / "runs"), *map(str, kept))
+    record(runs[0], "COMPLETED")
+    assert records.find(runs[0]).finished.folder.is_relative_to(runs[0].folder)  # type: ignore[union-attr]
+    assert compare.main([*stage.words, "--report", "--seeds", "1"]) == 0
+    assert reported[2].runs == ("loaded", str(runs[0].folder), str(kept[1])), "the run that was made here goes first"
+    assert len(list(checkout.rglob("run.json"))) == 3, "a run was written into the repository"
+
+
+def test_published_runs_of_another_configuration(
+    stage: Stage, checkout: Path, reported: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stage.runs[0]
+    whole_record(run, run.published)
+    said = "not counted, of another configuration: results/pair/runs/VDN/game/seed1/sacred/vdn/climbing/1: "
+    said += "t_max is 1000, the plan has 900"
+    assert compare.main([*stage.words, "--dry-run", "with", "t_max=900"]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs, 0 done, 4 to run" in out and said in out
+    assert compare.main([*stage.words, "--report", "with", "t_max=900"]) == 2
+    assert said in capsys.readouterr().err
+    stage.out.joinpath("runs").mkdir(parents=True)
+    assert compare.main([*stage.words, "--report", "with", "t_max=900"]) == 0
+    assert said in reported[0].problems and reported[0].runs == ("loaded", str(stage.out / "runs"))
+
+
+def test_another_simulators_published_runs_do_not_count(stage: Stage, checkout: Path) -> None:
+    """A machine with StarCraft II plans another task than one where SMAX stands in, by the same configuration."""
+    run = stage.runs[0]
+    whole_record(run, run.published, task="climbing-SMAX")
+    assert records.find(run).finished is None
+    whole_record(run, run.published)
+    assert records.find(run).finished is not None
+
+
+def test_publish(stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rliable")
+    runs = stage.runs
+    assert compare.main([*stage.words, "--publish"]) == 2
+    assert "there is nothing to publish" in capsys.readouterr().err and not (checkout / "results").exists()
+    for run in runs[:2]:
+        whole_record(run, run.folder)
+    whole_record(runs[2], runs[2].folder, lr=0.5)  # of another configuration
+    record(runs[3], "INTERRUPTED")
+    assert compare.main([*stage.words, "--publish"]) == 0
+    out = capsys.readouterr().out
+    places = [f"results/pair/runs/{name}/game/seed1/sacred/{name.lower()}/climbing/1" for name in ("VDN", "IQL")]
+    assert sorted(str(path.parent.relative_to(checkout)) for path in checkout.rglob("run.json")) == sorted(places)
+    assert all(f"published: {place}" in out for place in places) and "pair: 2 of 4 runs are published" in out
+    assert f"not counted, of another configuration: {runs[2].folder}" in out
+    made = {path.name for path in (checkout / "results/pair").iterdir()}
+    assert made == {"runs", "results.csv", "table.md", "curves_climbing_backend_not_recorded.png"}
+    rows = (checkout / "results/pair/results.csv").read_text().splitlines()[1:]
+    assert {row.rpartition(",")[2] for row in rows} == set(places), "a path of this machine, or another run"
+    table = (checkout / "results/pair/table.md").read_text()
+    assert table.startswith("# Two learners on a game") and table.count("missing: no run was recorded") == 2
+
+    before = {path: path.read_bytes() for path in checkout.rglob("*.json")}
+    whole_record(runs[3], runs[3].folder)
+    assert compare.main([*stage.words, "--publish"]) == 0
+    out = capsys.readouterr().out
+    assert "pair: 3 of 4 runs are published" in out and out.count("published: ") == 1
+    assert all(f"published before, left as it is: {place}" in out for place in places)
+    assert before.items() <= {path: path.read_bytes() for path in checkout.rglob("*.json")}.items()
+
+
 # --- crashes ---
 def test_a_crashed_run_is_tried_once_more(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     run = stage.order(2, "crash")
@@ -455,7 +570,24 @@ def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixt
         (["--report"], "--report without RUNS is given"),
         (["--experiment=quick", "--report", "somewhere"], "--experiment and --report RUNS is given"),
         (["--experiment=quick", "--report", "--jobs=1"], "--jobs does not go with --report"),
-        (["--experiment=quick", "--report", "--out=x"], "x: nothing of quick was run there"),
+        (["--experiment=pair.yaml", "--report", "--out=x"], "x: nothing of pair was run there"),
+        (["--experiment=pair.yaml", "--report", "--seeds=2"], "nothing of pair, part --seeds 2 was run there"),
+        (
+            ["--experiment=pair.yaml", "--seeds", "3", "--dry-run"],
+            "--seeds 3: there is none of this name in pair.yaml; there are 1, 2",
+        ),
+        (["--experiment=pair.yaml", "--tasks", "gama", "--dry-run"], "did you mean game?"),
+        (["--experiment=pair.yaml", "--algorithms", "with", "t_max=5"], "--algorithms: at least one is wanted"),
+        (
+            ["--search=mmsa_lbf", "--algorithms", "x", "--dry-run"],
+            "--algorithms x: there is none of this name in config/searches",
+        ),
+        (["--report", ".", "--out", "x", "--seeds", "1"], "--seeds does not go with --report RUNS"),
+        (["--report", ".", "--out", "x", "--publish"], "--publish does not go with --report RUNS"),
+        (["--experiment=quick", "--publish", "--report"], "--publish does not go with --report"),
+        (["--experiment=quick", "--publish", "--seeds", "1"], "--seeds does not go with --publish"),
+        (["--experiment=quick", "--publish", "--dry-run"], "--dry-run does not go with --publish"),
+        (["--publish"], "nothing is given"),
         (["--experiment=quick", "--search=x"], "--experiment and --search is given"),
         (["--experiment=quik"], "did you mean quick?"),
         (["--search=nothing"], "there is no such file in config/searches"),
