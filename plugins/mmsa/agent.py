@@ -9,20 +9,23 @@ of g, B episodes, T steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .beside import Beside
 from .config import MMSAConfig
-from .kernels import Linear, elu, elu_, linear, unroll_gru
+from .kernels import Linear, elu, elu_, linear, playing, unroll_gru
 from .returns import Rows
 from .sale import SALE, ActionEncoder, avg_l1_norm
 
+Array = np.ndarray[Any, np.dtype[Any]]
 UNAVAILABLE = -1e7  # finite: -inf times a weight of 0 would be NaN in the mixer
 CHUNK = 16384  # (row, action) pairs evaluated at once, so that intermediates stay in the processor's cache
 
@@ -131,6 +134,32 @@ class Head(nn.Module):
         x += folded.offset
         return direct + linear(elu_(x), *folded.q2).squeeze(2), features
 
+    def player(self, sale: SALE | None) -> Callable[[Array, Array], Array]:
+        """`all_actions` in numpy, by the weights of this moment: what SALE reads (M, I), h (M, H) -> Q (M, A)."""
+        if sale is None:
+            direct = playing.affine(self.direct.weight, self.direct.bias)
+            return lambda _, h: direct(h)
+        folded = self.fold(sale.g)
+        from_h, from_zs, mid, q2 = (
+            playing.affine(*layer) for layer in (folded.from_h, folded.from_zs, folded.mid, folded.q2)
+        )
+        action, offset = folded.action.numpy(), folded.offset.numpy()
+        from_phi, out = folded.from_phi.numpy().T, folded.out.numpy().T
+        encode, normalise, elu_ = sale.player(), self.normalise, playing.elu_
+        n_actions, g_width = action.shape
+
+        def values(x: Array, h: Array) -> Array:
+            of_h, of_zs = from_h(h), from_zs(encode(x))
+            state = normalise(of_h[:, n_actions:]) @ from_phi
+            state += of_zs[:, g_width:]
+            features = elu_(of_zs[:, None, :g_width] + action).reshape(-1, g_width)
+            y = (elu_(mid(features)) @ out).reshape(len(h), n_actions, -1)
+            y += state[:, None]
+            y += offset
+            return of_h[:, :n_actions] + q2(elu_(y).reshape(len(features), -1)).reshape(-1, n_actions)
+
+        return values
+
 
 class Choice(NamedTuple):
     """Greedy actions (M,) and their zsa (M, Z); `taken_zsa` (M, Z) belongs to the actions that were asked about."""
@@ -175,6 +204,17 @@ class MMSAAgent(nn.Module):
         zs = self.zs(inputs[..., : self.obs_dim], h)
         q, _ = self.head.all_actions(h, zs, folded or self.fold())
         return q, h
+
+    def player(self) -> Callable[[Array, Array], tuple[Array, Array]]:
+        """`forward` in numpy, for acting on the CPU as long as no weight changes; where `kernels.playing` is there."""
+        fc, cell = playing.affine(self.trunk.fc.weight, self.trunk.fc.bias), playing.gru_cell(self.trunk.rnn)
+        values = self.head.player(self.sale)
+
+        def step(x: Array, h: Array) -> tuple[Array, Array]:
+            h, _ = cell(playing.relu_(fc(x)), h)
+            return values(h if self.reads_hidden else x[:, : self.obs_dim], h), h
+
+        return step
 
     def zs(self, obs: Tensor, h: Tensor) -> Tensor | None:
         """zs by this network's copy of SALE, without gradient: obs (..., O), h (..., H) -> (..., Z); None without."""

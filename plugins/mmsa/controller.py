@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +16,7 @@ from components.action_selectors import REGISTRY as SELECTORS
 
 from .agent import Folded, MMSAAgent
 from .config import check
+from .kernels import playing
 
 
 class MMSAController:
@@ -34,7 +36,9 @@ class MMSAController:
         self.agent = MMSAAgent(input_shape, args)
         self.action_selector = SELECTORS[args.action_selector](args)
         self.hidden_states: Tensor | None = None  # (B, N, H), every episode's
-        self._folded: Folded | None = None  # the head's weights, for the episodes being played
+        # For the episodes being played: the network in numpy, or in torch the head's weights
+        self._player: Any = None
+        self._folded: Folded | None = None
         self._ids = th.eye(self.n_agents)
 
     def inputs(self, obs: Tensor, last_actions: Tensor | None) -> Tensor:
@@ -49,14 +53,20 @@ class MMSAController:
             parts.append(self._ids.expand(*obs.shape[:-1], self.n_agents))
         return th.cat(parts, dim=-1)
 
-    @th.inference_mode()
     def select_actions(
         self, ep_batch: Any, t_ep: int, t_env: int, bs: Any = slice(None), test_mode: bool = False
     ) -> Tensor:
         """Actions (len(bs), N) long at step t_ep of the episodes `bs`; the others' hidden states stay as they are."""
-        q = self._act(ep_batch, t_ep, bs)
-        avail = ep_batch["avail_actions"][:, t_ep][bs].to(q.device)
-        return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)
+        if self._player is not None:
+            assert playing is not None
+            rows = bs if isinstance(bs, slice) else np.asarray(bs)
+            values = playing.play(self._player, ep_batch, t_ep, rows, self.hidden_states, self.args)
+            avail = ep_batch.numpy("avail_actions")[rows, t_ep]
+            return th.from_numpy(self.action_selector.choose(values, avail, t_env, test_mode=test_mode))
+        with th.inference_mode():
+            q = self._act(ep_batch, t_ep, bs)
+            avail = ep_batch["avail_actions"][:, t_ep][bs].to(q.device)
+            return self.action_selector.select_action(q, avail, t_env, test_mode=test_mode)
 
     @th.no_grad()
     def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> Tensor:
@@ -81,8 +91,11 @@ class MMSAController:
 
     def init_hidden(self, batch_size: int) -> None:
         """Episodes begin. Until the next ones do, the head acts with the weights of now."""
-        self._folded = self.agent.fold()
         self.hidden_states = self.agent.init_hidden().new_zeros(batch_size, self.n_agents, self.agent.hidden_dim)
+        self._player = self.agent.player() if playing is not None and playing.pays(self.hidden_states) else None
+        self._folded = self.agent.fold() if self._player is None else None
+        if self._player is not None:
+            self.action_selector.begin()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What the TD loss trains: trunk and head. The copy of SALE is moved by the learner alone."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ELU", "Linear", "elu", "elu_", "linear", "tanh", "unroll_gru"]
+__all__ = ["ELU", "Linear", "elu", "elu_", "linear", "playing", "tanh", "unroll_gru"]
 
 ELU: Any
 Linear: Any
@@ -16,13 +16,15 @@ elu_: Any
 linear: Any
 tanh: Any
 unroll_gru: Any
+playing: Any  # layers in numpy; None: acting is torch's, too
 try:
     from modules.activations import ELU, elu, elu_, tanh
+    from modules.agents import playing
     from modules.agents.gru import unroll_gru
     from modules.linear import Linear, linear
 except ImportError:  # upstream EPyMARL, or no host at all
     ELU, elu, elu_, tanh = nn.ELU, F.elu, F.elu_, F.tanh
-    Linear, linear = nn.Linear, F.linear
+    Linear, linear, playing = nn.Linear, F.linear, None
 
     def unroll_gru(gru: nn.GRU, x: Tensor, last: bool = False) -> Tensor:
         """The hidden states (T, M, H) of a one-layer GRU over x (T, M, I), from h = 0; with `last` the last, (M, H)."""

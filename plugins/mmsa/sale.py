@@ -10,17 +10,26 @@ Shapes: M rows of single agents, R rows of whole teams, N agents, A actions, F h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
 import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import SaleConfig
-from .kernels import ELU, Linear, elu, linear
+from .kernels import ELU, Linear, elu, linear, playing
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Values = TypeVar("Values", Tensor, Array)
 
 
-def avg_l1_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+def avg_l1_norm(x: Values, eps: float = 1e-8) -> Values:
     """Divides by the mean absolute value over the last dimension, so that it becomes 1 (TD7, equation 3); 0 stays 0."""
-    return x / x.abs().mean(-1, keepdim=True).clamp(min=eps)
+    if isinstance(x, Tensor):
+        return x / x.abs().mean(-1, keepdim=True).clamp(min=eps)
+    return x / np.maximum(np.abs(x).mean(-1, keepdims=True), eps)
 
 
 class ActionEncoder(nn.Module):
@@ -82,6 +91,15 @@ class SALE(nn.Module):
     def zs(self, x: Tensor) -> Tensor:
         """x (..., I) -> state embedding (..., Z)."""
         return self.normalise(self.f(x))
+
+    def player(self) -> Callable[[Array], Array]:
+        """`zs` in numpy, by the parameters themselves."""
+        first, mid, last = (playing.affine(layer.weight, layer.bias) for layer in self.f if hasattr(layer, "weight"))
+
+        def zs(x: Array) -> Array:
+            return self.normalise(last(playing.elu_(mid(playing.elu_(first(x))))))
+
+        return zs
 
     def dynamics(self, zs: Tensor, actions: Tensor, zsa: Tensor) -> Tensor:
         """What the world model is told of a step: zsa, or with `scope: joint` g_J's prediction, normalised per agent.

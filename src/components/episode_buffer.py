@@ -157,7 +157,9 @@ class EpisodeBatch:
             self._data["filled"][rows, steps] = 1
 
     def numpy(self, key: str) -> np.ndarray:
-        """The field as a numpy array that shares its memory. Only on the CPU and for stored fields."""
+        """A stored field as a numpy array that shares its memory; of a batch on a GPU, a copy."""
+        if self.device != "cpu":
+            return self._data[key].numpy(force=True)
         view = self._views.get(key)
         if view is None:
             view = self._views[key] = self._data[key].numpy()

@@ -10,12 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch as th
 from torch.nn import functional as F
 
 from components.action_selectors import REGISTRY as action_REGISTRY
 from components.episode_buffer import EpisodeBatch, Scheme
 from modules.agents import REGISTRY as agent_REGISTRY
+from modules.agents.playing import Player, pays, play, softmax
 
 _ALL = slice(None)
 
@@ -37,15 +39,23 @@ class BasicMAC:
         self.hidden_states: Any = None  # (B, N, H), of the episodes being acted in
         self.device = "cpu"
         self._ids = th.eye(self.n_agents)
+        self._player: Player | None = None  # of the episodes being played; None: the agent plays in torch
 
-    @th.inference_mode()
     def select_actions(
         self, ep_batch: EpisodeBatch, t_ep: int, t_env: int, bs: Any = _ALL, test_mode: bool = False
     ) -> th.Tensor:
         """Actions (b, N), int64, of the episodes `bs` (all, or an index tensor); the others are not computed."""
-        outputs = self._step(ep_batch, t_ep, bs)
-        avail = self._at(ep_batch["avail_actions"], t_ep, bs)
-        return self.action_selector.select_action(outputs, avail, t_env, test_mode=test_mode)
+        rows = bs if isinstance(bs, slice) else np.asarray(bs)
+        avail = ep_batch.numpy("avail_actions")[rows, t_ep]
+        if self._player is None:
+            with th.inference_mode():
+                outputs = self._step(ep_batch, t_ep, bs).numpy(force=True)
+        else:
+            outputs = play(self._player, ep_batch, t_ep, rows, self.hidden_states, self.args)
+            if self.agent_output_type != "q":
+                logits = np.where(avail, outputs, np.float32(-1e10)) if self.args.mask_before_softmax else outputs
+                outputs = softmax(logits)
+        return th.from_numpy(self.action_selector.choose(outputs, avail, t_env, test_mode=test_mode))
 
     def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False) -> th.Tensor:
         """One step of all episodes: outputs (B, N, A); `hidden_states` moves on."""
@@ -72,6 +82,9 @@ class BasicMAC:
 
     def init_hidden(self, batch_size: int) -> None:
         self.hidden_states = self.agent.init_hidden().expand(batch_size, self.n_agents, -1).contiguous()
+        self.action_selector.begin()
+        in_numpy = pays(self.hidden_states) and hasattr(self.agent, "player")  # which agents of others need not have
+        self._player = self.agent.player() if in_numpy else None
 
     def _step(self, batch: EpisodeBatch, t: int, bs: Any) -> th.Tensor:
         obs = self._at(batch["obs"], t, bs)

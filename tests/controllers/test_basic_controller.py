@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from support.batches import random_batch
@@ -63,8 +64,8 @@ def test_only_active_environments_are_computed() -> None:
     batch = random_batch(a, LENGTHS, ENDS)
     best = mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
     rows = []
-    forward = mac.agent.forward
-    mac.agent.forward = lambda x, h: (rows.append(len(x)), forward(x, h))[1]
+    player = mac.agent.player()
+    mac.agent.player = lambda: lambda x, h: (rows.append(len(x)), player(x, h))[1]
     mac.init_hidden(4)
     for t, active in enumerate(([0, 1, 2, 3], [0, 1, 3], [1, 3], [3])):
         bs: Any = slice(None) if len(active) == 4 else th.tensor(active)
@@ -74,6 +75,68 @@ def test_only_active_environments_are_computed() -> None:
         idle = [i for i in range(4) if i not in active]
         assert th.equal(mac.hidden_states[idle], before[idle])
     assert rows == [12, 9, 6, 3]
+
+
+@pytest.mark.parametrize("policy", [False, True])
+@pytest.mark.parametrize("use_rnn", [False, True])
+@pytest.mark.parametrize("name", ["basic_mac", "non_shared_mac"])
+def test_playing_in_numpy_is_playing_in_torch(
+    name: str, use_rnn: bool, policy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: Any = {"agent_output_type": "pi_logits", "action_selector": "multinomial"} if policy else {}
+    agent = "rnn" if name == "basic_mac" else "rnn_ns"
+    mac, a = build(name=name, agent=agent, use_rnn=use_rnn, obs_last_action=True, **changes)
+    batch = random_batch(a, LENGTHS, ENDS)
+    seen: list[Any] = []
+    mac.action_selector.choose = lambda outputs, avail, *_, **__: (seen.append((outputs, avail)), outputs.argmax(-1))[1]
+    for most in (4 * a.n_agents, 4 * a.n_agents - 1):
+        monkeypatch.setattr("modules.agents.playing.MAX_ROWS", most)
+        mac.init_hidden(4)
+        assert (mac._player is None) == (most < 4 * a.n_agents)
+        for t, active in enumerate(([0, 1, 2, 3], [0, 1, 3], [3])):
+            mac.select_actions(batch, t, 0, bs=slice(None) if len(active) == 4 else th.tensor(active))
+        seen.append(mac.hidden_states.numpy())
+    for ours, torchs in zip(seen[:3], seen[4:7], strict=True):
+        np.testing.assert_allclose(ours[0], torchs[0], rtol=1e-5, atol=1e-6)
+        assert np.array_equal(ours[1], torchs[1])
+    np.testing.assert_allclose(seen[3], seen[7], rtol=1e-5, atol=1e-6)
+
+
+def test_an_agent_that_plays_in_torch_alone() -> None:
+    mac, a = build()
+
+    class Agent:
+        init_hidden, __call__ = mac.agent.init_hidden, staticmethod(mac.agent.forward)
+
+    batch = random_batch(a, LENGTHS, ENDS)
+    best = mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
+    mac.agent = Agent()
+    mac.init_hidden(4)
+    for t in range(3):
+        assert th.equal(mac.select_actions(batch, t, 0, test_mode=True), best[:, t])
+
+
+def test_playing_follows_the_weights_of_the_moment() -> None:
+    mac, a = build()
+    other, _ = build(seed=5)
+    batch = random_batch(a, LENGTHS, ENDS)
+    best = other.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
+    mac.init_hidden(4)
+    mac.load_state(other)
+    assert th.equal(mac.select_actions(batch, 0, 0, test_mode=True), best[:, 0])
+
+
+def test_a_rollout_is_repeated_by_torchs_seed() -> None:
+    mac, a = build(epsilon_start=1.0, epsilon_finish=1.0)
+    batch = random_batch(a, LENGTHS, ENDS)
+
+    def rollout() -> list[Any]:
+        mac.init_hidden(4)
+        return [mac.select_actions(batch, t, 0).tolist() for t in range(5)]
+
+    first = (th.manual_seed(3), rollout())[1]
+    second = rollout()
+    assert first != second and (th.manual_seed(3), rollout())[1] == first and len({str(chosen) for chosen in first}) > 1
 
 
 def test_policies_are_probabilities_over_available_actions() -> None:

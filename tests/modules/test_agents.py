@@ -9,6 +9,7 @@ from torch import nn
 
 from modules.agents import REGISTRY
 from modules.agents.gru import unroll_gru
+from modules.agents.playing import softmax
 
 B, T, N, H, A, INPUT = 4, 7, 3, 16, 5, 6
 
@@ -30,6 +31,26 @@ def test_unroll_equals_step_by_step(name: str, use_rnn: bool) -> None:
         assert q_t.shape == (B * N, A) and state.shape == (B * N, H)
         th.testing.assert_close(q_t.view(B, N, A), q[:, t], rtol=1e-5, atol=1e-6)
         th.testing.assert_close(state.view(B, N, H), h[:, t], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("use_rnn", [True, False])
+def test_the_player_is_the_network_in_numpy(name: str, use_rnn: bool) -> None:
+    net, x, h = agent(name, use_rnn=use_rnn), 3 * th.randn(B * N, INPUT), th.randn(B * N, H)
+    player = net.player()
+    for _ in range(2):
+        before = x.clone(), h.clone()
+        for ours, torchs in zip(player(x.numpy(), h.numpy()), net(x, h), strict=True):
+            th.testing.assert_close(th.from_numpy(ours), torchs.detach(), rtol=1e-5, atol=1e-6)
+        assert th.equal(x, before[0]) and th.equal(h, before[1])
+        with th.no_grad():
+            for p in net.parameters():
+                p.add_(0.1)  # what is learned, it sees
+
+
+def test_softmax_of_large_numbers() -> None:
+    x = th.tensor([[1000.0, 1001.0, -1e10], [0.0, 0.0, 0.0]])
+    th.testing.assert_close(th.from_numpy(softmax(x.numpy())), x.softmax(-1))
 
 
 def test_the_networks_are_the_stated_ones() -> None:

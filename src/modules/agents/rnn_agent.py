@@ -12,6 +12,7 @@ import torch as th
 from torch import nn
 
 from modules.agents.gru import step_gru, unroll_gru
+from modules.agents.playing import Array, Player, affine, alternating, gru_cell, relu_
 from modules.linear import Linear
 
 
@@ -31,6 +32,24 @@ class RNNAgent(nn.Module):
         rnn = self.rnn
         h = step_gru(rnn, x, h) if isinstance(rnn, nn.GRU) else rnn(x).relu()
         return self.fc2(h), h
+
+    def player(self) -> Player:
+        """`forward` in numpy, by the weights of this moment and of later ones; on the CPU only."""
+        fc1, fc2, rnn = affine(self.fc1.weight, self.fc1.bias), affine(self.fc2.weight, self.fc2.bias), self.rnn
+        if isinstance(rnn, nn.GRU):
+            cell = gru_cell(rnn)
+        else:
+            hidden = affine(rnn.weight, rnn.bias)
+
+            def cell(x: Array, h: Array) -> tuple[Array, Array]:
+                h = relu_(hidden(x))
+                return h, h
+
+        def step(x: Array, h: Array) -> tuple[Array, Array]:
+            out, h = cell(relu_(fc1(x)), h)
+            return fc2(out), h
+
+        return step
 
     def unroll(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Whole sequences from h = 0: inputs (B, T, N, I) -> q (B, T, N, A), h (B, T, N, H)."""
@@ -63,6 +82,11 @@ class AgentGroup(nn.Module):
         outputs = [member(inputs[i::n], h[i::n]) for i, member in enumerate(self.members)]
         q, h = (th.stack(part, 1).flatten(0, 1) for part in zip(*outputs, strict=True))
         return q, h
+
+    def player(self) -> Player:
+        """`forward` in numpy, by the weights of this moment and of later ones; on the CPU only."""
+        players = [member.player() for member in self.members]
+        return players[0] if len(players) == 1 else alternating(players)
 
     def unroll(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """Whole sequences from h = 0: inputs (B, T, N, I) -> q (B, T, N, A), h (B, T, N, H)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from support.batches import random_batch
@@ -70,6 +71,30 @@ def test_acting_equals_the_unroll_of_training(changes: dict[str, Any]) -> None:
     q, _ = mac.agent.head.all_actions(h, zs, mac.agent.fold())
     stepped = rows.pack(step_by_step(mac, batch))
     th.testing.assert_close(q.view_as(stepped), stepped, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [*SETTINGS, {"sale.normalise": False}], ids=str)
+def test_playing_in_numpy_is_playing_in_torch(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    mac, _, batch = make(**changes)
+    values: list[np.ndarray] = []
+
+    def choose(outputs: np.ndarray, *_: Any, **__: Any) -> np.ndarray:
+        values.append(outputs)
+        return outputs.argmax(-1)
+
+    monkeypatch.setattr(mac.action_selector, "choose", choose)
+    seen = []
+    for host in ("ours", "another"):
+        if host == "another":
+            monkeypatch.setattr("mmsa.controller.playing", None)
+        mac.init_hidden(batch.batch_size)
+        assert (mac._player is None) == (host == "another")
+        for t, active in enumerate((slice(None), th.tensor([0, 2, 3]), th.tensor([2]))):
+            mac.select_actions(batch, t, 0, bs=active, test_mode=True)
+        seen.append([*values, mac.hidden_states.numpy().copy()])
+        values.clear()
+    for ours, torchs in zip(*seen, strict=True):
+        np.testing.assert_allclose(ours, torchs, rtol=1e-5, atol=1e-5)
 
 
 def test_new_episodes_are_played_with_the_weights_of_now() -> None:

@@ -1,0 +1,132 @@
+"""The agents' network in numpy, for playing on the CPU.
+
+A step of a few environments has a few rows. torch takes some 8 us for each of its calls there, whatever their
+arithmetic, and numpy a fifth of that, so a step of the network takes a third of the time. Training is torch's, and
+playing on a GPU or with many rows, where numpy's element-wise steps are the slower ones.
+
+Shapes: M rows, I inputs, O outputs, H hidden width, A actions; b of B episodes, N agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from components.episode_buffer import EpisodeBatch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Layer = Callable[[Array], Array]  # (M, I) -> (M, O)
+Player = Callable[[Array, Array], tuple[Array, Array]]  # inputs (M, I), h (M, H) -> outputs (M, A), h (M, H)
+MAX_ROWS = 64  # agents of all environments up to which numpy is the faster one
+
+
+def pays(hidden: th.Tensor) -> bool:
+    """Whether episodes with these hidden states (B, N, H) are to be played in numpy."""
+    return not hidden.is_cuda and hidden.shape[0] * hidden.shape[1] <= MAX_ROWS
+
+
+def play(
+    player: Player, batch: EpisodeBatch, t: int, bs: slice | Array, hidden: th.Tensor, args: SimpleNamespace
+) -> Array:
+    """One step of the episodes `bs` (all, or an index array): outputs (b, N, A). `hidden` (B, N, H) is written to."""
+    obs = batch.numpy("obs")[bs, t]
+    n_episodes, n_agents, obs_size = obs.shape
+    n_rows, n_actions = n_episodes * n_agents, args.n_actions
+    width = obs_size + args.obs_last_action * n_actions + args.obs_agent_id * n_agents
+    inputs = np.zeros((n_episodes, n_agents, width), np.float32)
+    inputs[..., :obs_size] = obs
+    if args.obs_last_action and t > 0:
+        last = batch.numpy("actions")[bs, t - 1].reshape(n_rows)
+        inputs.reshape(n_rows, width)[np.arange(n_rows), obs_size + last] = 1
+    if args.obs_agent_id:
+        inputs[..., -n_agents:] = _ids(n_agents)
+    states = hidden.numpy(force=True)
+    outputs, new = player(inputs.reshape(n_rows, width), states[bs].reshape(n_rows, -1))
+    states[bs] = new.reshape(n_episodes, n_agents, -1)
+    return outputs.reshape(n_episodes, n_agents, -1)
+
+
+@cache
+def _ids(n_agents: int) -> Array:
+    return np.eye(n_agents, dtype=np.float32)
+
+
+def affine(weight: th.Tensor, bias: th.Tensor) -> Layer:
+    """x -> x W^T + b, of the parameters themselves: what is learned later is seen, as long as they stay in place."""
+    w, b = weight.detach().numpy().T, bias.detach().numpy()
+
+    def layer(x: Array) -> Array:
+        y: Array = x @ w
+        y += b
+        return y
+
+    return layer
+
+
+def relu_(x: Array) -> Array:
+    """In place."""
+    return np.maximum(x, 0, out=x)
+
+
+def sigmoid_(x: Array) -> Array:
+    """In place, as (1 + tanh(x / 2)) / 2."""
+    x *= 0.5
+    np.tanh(x, out=x)
+    x += 1
+    x *= 0.5
+    return x
+
+
+def elu_(x: Array) -> Array:
+    """In place, as max(x, e^min(x, 0) - 1): e^x - 1 is never below x."""
+    y = np.minimum(x, 0)
+    np.exp(y, out=y)
+    y -= 1
+    return np.maximum(x, y, out=x)
+
+
+def gru_cell(gru: nn.GRU) -> Player:
+    """One step of a one-layer nn.GRU: x (M, I), h (M, H) -> h (M, H), twice. The equations are gru.py's."""
+    w_ih, w_hh, b_ih, b_hh = gru.all_weights[0]
+    of_input, of_hidden, width = affine(w_ih, b_ih), affine(w_hh, b_hh), gru.hidden_size
+
+    def step(x: Array, h: Array) -> tuple[Array, Array]:
+        from_x, from_h = of_input(x), of_hidden(h)
+        rz, n = from_x[:, : 2 * width], from_x[:, 2 * width :]
+        rz += from_h[:, : 2 * width]
+        sigmoid_(rz)
+        new = from_h[:, 2 * width :]
+        new *= rz[:, :width]
+        new += n
+        np.tanh(new, out=new)
+        h = h - new
+        h *= rz[:, width:]
+        h += new
+        return h, h
+
+    return step
+
+
+def alternating(players: list[Player]) -> Player:
+    """One player for each of N agents: row i is agent (i mod N)'s."""
+    n = len(players)
+
+    def step(x: Array, h: Array) -> tuple[Array, Array]:
+        parts = [player(x[i::n], h[i::n]) for i, player in enumerate(players)]
+        outputs, hidden = (np.stack(part, 1).reshape(len(x), -1) for part in zip(*parts, strict=True))
+        return outputs, hidden
+
+    return step
+
+
+def softmax(x: Array) -> Array:
+    """Over the last dimension."""
+    x = np.exp(x - x.max(-1, keepdims=True))
+    x /= x.sum(-1, keepdims=True)
+    return x
