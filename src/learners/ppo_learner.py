@@ -46,7 +46,8 @@ class PPOLearner(Learner):
         mask = transition_mask(batch["filled"])  # (B, T-1, 1)
         weight = mask.expand(-1, -1, args.n_agents)
         weight = weight / weight.sum()  # sums with it are means over agents and transitions
-        actions = batch["actions"][:, :-1]
+        played = batch[:, :-1]
+        actions = played["actions"]
 
         # 1. n-step returns, by the target critic
         with th.no_grad():
@@ -55,12 +56,12 @@ class PPOLearner(Learner):
         old_log_pi: th.Tensor | None = None
         for _ in range(args.epochs):
             # 2. Policy: the clipped surrogate, and the entropy
-            log_probs = self.mac.log_policy(batch)[:, :-1]  # (B, T-1, N, A)
+            log_probs = self.mac.log_policy(played)  # (B, T-1, N, A)
             probs = log_probs.exp()
             log_pi = log_probs.gather(3, actions).squeeze(3)  # (B, T-1, N)
             if old_log_pi is None:  # the policy that played is the one before the first step
                 old_log_pi = log_pi.detach()
-            values = self.critic(batch)[:, :-1]  # (B, T-1, N)
+            values = self.critic(played)  # (B, T-1, N)
             td_error = returns - values
             advantage = td_error.detach()
             ratio = (log_pi - old_log_pi).exp()
