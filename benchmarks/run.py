@@ -69,11 +69,13 @@ def training_rows() -> list[Row]:
     mmsa = ["--config=mmsa", "td_lambda=0.0", "env_steps_per_update=episode"]
     gru = ["--config=qmix", "use_rnn=True", "hidden_dim=64", "epsilon_anneal_time=100000"]
     flat = ["--config=qmix", "use_rnn=False", "hidden_dim=64", "epsilon_anneal_time=100000"]
-    ahead, beside, plain = "pipeline=True", "torch_threads=2", "our QMIX, GRU"
+    mappo = ["--config=mappo"]
+    ahead, beside, workers = "pipeline=True", "torch_threads=2", "env_workers=2"
+    plain = "our QMIX, GRU"
     return [
         Row("QMIX, GRU", {"": qmix, ahead: [*qmix, ahead]}, gru),
         Row("QMIX, feed-forward", {"": [*qmix, "use_rnn=False"], ahead: [*qmix, "use_rnn=False", ahead]}, flat),
-        Row("MAPPO, GRU, 10 environments", {"": ["--config=mappo"]}, ["--config=mappo"]),
+        Row("MAPPO, GRU, 10 environments", {"": mappo, workers: [*mappo, workers]}, mappo),
         Row(
             "MMSA, against upstream's QMIX, GRU",
             {

@@ -92,7 +92,7 @@ class MMSAController:
     def init_hidden(self, batch_size: int) -> None:
         """Episodes begin. Until the next ones do, the head acts with the weights of now."""
         self.hidden_states = self.agent.init_hidden().new_zeros(batch_size, self.n_agents, self.agent.hidden_dim)
-        self._player = self.agent.player() if playing is not None and playing.pays(self.hidden_states) else None
+        self._player = None if playing is None else playing.player_of(self.agent, self.hidden_states)
         self._folded = self.agent.fold() if self._player is None else None
         if self._player is not None:
             self.action_selector.begin()

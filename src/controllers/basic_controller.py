@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from components.action_selectors import REGISTRY as action_REGISTRY
 from components.episode_buffer import EpisodeBatch, Scheme
 from modules.agents import REGISTRY as agent_REGISTRY
-from modules.agents.playing import Player, pays, play, softmax
+from modules.agents.playing import Player, play, player_of, softmax
 
 _ALL = slice(None)
 
@@ -83,8 +83,9 @@ class BasicMAC:
     def init_hidden(self, batch_size: int) -> None:
         self.hidden_states = self.agent.init_hidden().expand(batch_size, self.n_agents, -1).contiguous()
         self.action_selector.begin()
-        in_numpy = pays(self.hidden_states) and hasattr(self.agent, "player")  # which agents of others need not have
-        self._player = self.agent.player() if in_numpy else None
+        # A controller with a step of its own is not to be played by ours.
+        ours = type(self)._step is BasicMAC._step
+        self._player = player_of(self.agent, self.hidden_states) if ours else None
 
     def _step(self, batch: EpisodeBatch, t: int, bs: Any) -> th.Tensor:
         obs = self._at(batch["obs"], t, bs)

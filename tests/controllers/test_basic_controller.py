@@ -102,18 +102,32 @@ def test_playing_in_numpy_is_playing_in_torch(
     np.testing.assert_allclose(seen[3], seen[7], rtol=1e-5, atol=1e-6)
 
 
-def test_an_agent_that_plays_in_torch_alone() -> None:
+def test_agents_and_controllers_of_others_play_by_their_own_steps() -> None:
     mac, a = build()
-
-    class Agent:
-        init_hidden, __call__ = mac.agent.init_hidden, staticmethod(mac.agent.forward)
-
     batch = random_batch(a, LENGTHS, ENDS)
-    best = mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
-    mac.agent = Agent()
-    mac.init_hidden(4)
-    for t in range(3):
-        assert th.equal(mac.select_actions(batch, t, 0, test_mode=True), best[:, t])
+    worst = mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, th.inf).argmin(-1)
+
+    class Contrary(type(mac.agent)):  # type: ignore[misc]
+        def forward(self, x: th.Tensor, h: th.Tensor) -> Any:
+            q, h = super().forward(x, h)
+            return -q, h
+
+    class Bare:
+        init_hidden, __call__ = mac.agent.init_hidden, staticmethod(lambda x, h: Contrary.forward(mac_agent, x, h))
+
+    class ContraryMAC(type(mac)):  # type: ignore[misc]
+        def _step(self, *what: Any) -> th.Tensor:
+            return -super()._step(*what)
+
+    mac_agent = copy.deepcopy(mac.agent)
+    mac_agent.__class__ = Contrary
+    for change in ({"agent": mac_agent}, {"agent": Bare()}, {"__class__": ContraryMAC}):
+        other = copy.copy(mac)
+        for name, value in change.items():
+            setattr(other, name, value)
+        other.init_hidden(4)
+        for t in range(3):
+            assert th.equal(other.select_actions(batch, t, 0, test_mode=True), worst[:, t])
 
 
 def test_playing_follows_the_weights_of_the_moment() -> None:

@@ -26,9 +26,16 @@ Player = Callable[[Array, Array], tuple[Array, Array]]  # inputs (M, I), h (M, H
 MAX_ROWS = 64  # agents of all environments up to which numpy is the faster one
 
 
-def pays(hidden: th.Tensor) -> bool:
-    """Whether episodes with these hidden states (B, N, H) are to be played in numpy."""
-    return not hidden.is_cuda and hidden.shape[0] * hidden.shape[1] <= MAX_ROWS
+def player_of(agent: Any, hidden: th.Tensor) -> Player | None:
+    """The agent's player for episodes with these hidden states (B, N, H); None where torch is to play them.
+
+    That is on a GPU, with many rows, and for agents of others: those without a `player`, and those which inherit one
+    beside a `forward` of their own.
+    """
+    if hidden.is_cuda or hidden.shape[0] * hidden.shape[1] > MAX_ROWS:
+        return None
+    owner = next((cls for cls in type(agent).__mro__ if "forward" in vars(cls) or "player" in vars(cls)), object)
+    return agent.player() if "player" in vars(owner) else None
 
 
 def play(
