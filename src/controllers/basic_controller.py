@@ -15,6 +15,7 @@ import torch as th
 from torch.nn import functional as F
 
 from components.action_selectors import REGISTRY as action_REGISTRY
+from components.action_selectors import ActionSelector
 from components.episode_buffer import EpisodeBatch, Scheme
 from modules.agents import REGISTRY as agent_REGISTRY
 from modules.agents.playing import Player, play, player_of, softmax
@@ -55,7 +56,10 @@ class BasicMAC:
             if self.agent_output_type != "q":
                 logits = np.where(avail, outputs, np.float32(-1e10)) if self.args.mask_before_softmax else outputs
                 outputs = softmax(logits)
-        return th.from_numpy(self.action_selector.choose(outputs, avail, t_env, test_mode=test_mode))
+        selector = self.action_selector
+        if isinstance(selector, ActionSelector):
+            return th.from_numpy(selector.choose(outputs, avail, t_env, test_mode=test_mode))
+        return selector.select_action(th.from_numpy(outputs), th.from_numpy(avail), t_env, test_mode=test_mode)
 
     def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False) -> th.Tensor:
         """One step of all episodes: outputs (B, N, A); `hidden_states` moves on."""
@@ -82,7 +86,8 @@ class BasicMAC:
 
     def init_hidden(self, batch_size: int) -> None:
         self.hidden_states = self.agent.init_hidden().expand(batch_size, self.n_agents, -1).contiguous()
-        self.action_selector.begin()
+        if isinstance(self.action_selector, ActionSelector):  # others have upstream's select_action alone
+            self.action_selector.begin()
         # A controller with a step of its own is not to be played by ours.
         ours = type(self)._step is BasicMAC._step
         self._player = player_of(self.agent, self.hidden_states) if ours else None

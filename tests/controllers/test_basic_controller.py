@@ -130,6 +130,22 @@ def test_agents_and_controllers_of_others_play_by_their_own_steps() -> None:
             assert th.equal(other.select_actions(batch, t, 0, test_mode=True), worst[:, t])
 
 
+def test_a_selector_with_upstreams_form_alone() -> None:
+    mac, a = build()
+
+    class Last:
+        def select_action(self, agent_inputs: th.Tensor, avail_actions: th.Tensor, t_env: int, test_mode: bool) -> Any:
+            assert agent_inputs.shape == (4, 3, 5) and t_env == 7 and test_mode
+            return 4 - avail_actions.flip(-1).argmax(-1)
+
+    mac.action_selector = Last()
+    batch = random_batch(a, LENGTHS, ENDS)
+    mac.init_hidden(4)
+    actions = mac.select_actions(batch, 0, 7, test_mode=True)
+    last = [[max(a for a in range(5) if mask[a]) for mask in masks] for masks in batch["avail_actions"][:, 0].tolist()]
+    assert actions.tolist() == last
+
+
 def test_playing_follows_the_weights_of_the_moment() -> None:
     mac, a = build()
     other, _ = build(seed=5)
