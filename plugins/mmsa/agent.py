@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,9 +22,8 @@ from .beside import Beside
 from .config import MMSAConfig
 from .kernels import Linear, elu, elu_, linear, playing, unroll_gru
 from .returns import Rows
-from .sale import SALE, ActionEncoder, avg_l1_norm
+from .sale import SALE, ActionEncoder, Array, avg_l1_norm
 
-Array = np.ndarray[Any, np.dtype[Any]]
 UNAVAILABLE = -1e7  # finite: -inf times a weight of 0 would be NaN in the mixer
 CHUNK = 16384  # (row, action) pairs evaluated at once, so that intermediates stay in the processor's cache
 

@@ -94,7 +94,8 @@ class SALE(nn.Module):
 
     def player(self) -> Callable[[Array], Array]:
         """`zs` in numpy, by the parameters themselves."""
-        first, mid, last = (playing.affine(layer.weight, layer.bias) for layer in self.f if hasattr(layer, "weight"))
+        linears = [layer for layer in self.f if isinstance(layer, nn.Linear)]
+        first, mid, last = (playing.affine(layer.weight, layer.bias) for layer in linears)
 
         def zs(x: Array) -> Array:
             return self.normalise(last(playing.elu_(mid(playing.elu_(first(x))))))
