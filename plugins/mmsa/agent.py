@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from .beside import Beside
 from .config import MMSAConfig
-from .kernels import Linear, elu, elu_, linear, playing, unroll_gru
+from .kernels import Linear, compiled, elu, playing, unroll_gru
+from .loops import every_value
 from .returns import Rows
 from .sale import SALE, ActionEncoder, Array, avg_l1_norm
 
@@ -52,17 +53,21 @@ class Trunk(nn.Module):
 class Folded(NamedTuple):
     """What evaluating every action takes from a head and g, adjoining linear layers made one. Stale once they learn.
 
-    Layers are (weight, bias).
+    A weight has a row for each input; `evaluation.every_value` takes them in this order.
     """
 
-    from_h: tuple[Tensor, Tensor]  # direct and phi side by side: (A + width, H)
-    from_zs: tuple[Tensor, Tensor]  # g's first layer and q1, their parts that read zs: (F + width, Z)
+    from_h: Tensor  # direct and phi side by side: (H, A + width)
+    h_bias: Tensor  # (A + width,)
+    from_zs: Tensor  # g's first layer and q1, their parts that read zs: (Z, F + width)
+    zs_bias: Tensor  # (F + width,)
     from_phi: Tensor  # q1's part that reads phi (width, width)
     action: Tensor  # g's first layer, its part that reads the action (A, F)
-    mid: tuple[Tensor, Tensor]  # g's second layer (F, F)
-    out: Tensor  # W times g's last layer (width, F)
-    offset: Tensor  # w_a, and W times the last layer's bias: (A, width)
-    q2: tuple[Tensor, Tensor]  # (1, width)
+    mid: Tensor  # g's second layer (F, F)
+    mid_bias: Tensor  # (F,)
+    out: Tensor  # g's last layer times W (F, width)
+    offset: Tensor  # w_a, and the last layer's bias times W: (A, width)
+    q2: Tensor  # (width,)
+    q2_bias: Tensor  # (1,)
 
 
 class Head(nn.Module):
@@ -84,7 +89,8 @@ class Head(nn.Module):
             ):  # normalised features are large: values of -1 and less at the start teach to end soon
                 nn.init.zeros_(self.q2.weight)
                 nn.init.zeros_(self.q2.bias)
-            self.normalise = avg_l1_norm if cfg.sale.normalise else nn.Identity()
+            self.normalised = cfg.sale.normalise
+            self.normalise = avg_l1_norm if self.normalised else nn.Identity()
 
     def _state_part(self, h: Tensor, zs: Tensor) -> Tensor:
         return self.q1(th.cat([self.normalise(self.phi(h)), zs], dim=-1))
@@ -104,16 +110,21 @@ class Head(nn.Module):
         width = self.phi.out_features
         from_phi, from_zs = self.q1.weight.split((width, g.dim), 1)
         first, action = g.first_layer()
-        return Folded(
-            from_h=(th.cat([self.direct.weight, self.phi.weight]), th.cat([self.direct.bias, self.phi.bias])),
-            from_zs=(th.cat([first, from_zs]), th.cat([g.inp.bias, self.q1.bias])),
-            from_phi=from_phi.contiguous(),
+        folded = Folded(
+            from_h=th.cat([self.direct.weight, self.phi.weight]).t(),
+            h_bias=th.cat([self.direct.bias, self.phi.bias]),
+            from_zs=th.cat([first, from_zs]).t(),
+            zs_bias=th.cat([g.inp.bias, self.q1.bias]),
+            from_phi=from_phi.t(),
             action=action,
-            mid=(g.mid.weight, g.mid.bias),
-            out=self.zsa.weight @ g.out.weight,
-            offset=(self.action.weight.t() + self.zsa.weight @ g.out.bias).contiguous(),
-            q2=(self.q2.weight, self.q2.bias),
+            mid=g.mid.weight.t(),
+            mid_bias=g.mid.bias,
+            out=(self.zsa.weight @ g.out.weight).t(),
+            offset=self.action.weight.t() + self.zsa.weight @ g.out.bias,
+            q2=self.q2.weight[0],
+            q2_bias=self.q2.bias,
         )
+        return Folded(*(weight.detach().contiguous() for weight in folded))
 
     @th.no_grad()
     def all_actions(self, h: Tensor, zs: Tensor | None, folded: Folded | None) -> tuple[Tensor, Tensor | None]:
@@ -121,40 +132,29 @@ class Head(nn.Module):
         if not self.embedded:
             return self.direct(h), None
         assert zs is not None and folded is not None
-        n_actions, g_width = folded.action.shape
-        direct, phi = linear(h, *folded.from_h).split((n_actions, self.phi.out_features), 1)
-        first, state = linear(zs, *folded.from_zs).split((g_width, self.q1.out_features), 1)
-        state = state + linear(self.normalise(phi), folded.from_phi)
-        features = elu_(first.unsqueeze(1) + folded.action)
-        features = elu_(linear(features, *folded.mid))
-        x = linear(features, folded.out)
-        x += state.unsqueeze(1)
-        x += folded.offset
-        return direct + linear(elu_(x), *folded.q2).squeeze(2), features
+        if compiled is not None and compiled.runs(h):
+            q, features = every_value(h.numpy(), zs.numpy(), self.normalised, *(weight.numpy() for weight in folded))
+            return th.from_numpy(q), th.from_numpy(features)
+        w = folded
+        n_actions, n_features = w.action.shape
+        direct, phi = th.addmm(w.h_bias, h, w.from_h).split((n_actions, len(w.q2)), 1)
+        first, state = th.addmm(w.zs_bias, zs, w.from_zs).split((n_features, len(w.q2)), 1)
+        state = state + self.normalise(phi) @ w.from_phi
+        features = F.elu_(first.unsqueeze(1) + w.action)
+        features = F.elu_(features @ w.mid + w.mid_bias)
+        x = features @ w.out + state.unsqueeze(1) + w.offset
+        return direct + (F.elu_(x) @ w.q2 + w.q2_bias), features
 
     def player(self, sale: SALE | None) -> Callable[[Array, Array], Array]:
-        """`all_actions` in numpy, by the weights of this moment: what SALE reads (M, I), h (M, H) -> Q (M, A)."""
+        """`all_actions` for acting, by the weights of this moment: what SALE reads (M, I), h (M, H) -> Q (M, A)."""
         if sale is None:
             direct = playing.affine(self.direct.weight, self.direct.bias)
             return lambda _, h: direct(h)
-        folded = self.fold(sale.g)
-        from_h, from_zs, mid, q2 = (
-            playing.affine(*layer) for layer in (folded.from_h, folded.from_zs, folded.mid, folded.q2)
-        )
-        action, offset = folded.action.numpy(), folded.offset.numpy()
-        from_phi, out = folded.from_phi.numpy().T, folded.out.numpy().T
-        encode, normalise, elu_ = sale.player(), self.normalise, playing.elu_
-        n_actions, g_width = action.shape
+        encode, weights = sale.player(), [weight.numpy() for weight in self.fold(sale.g)]
 
         def values(x: Array, h: Array) -> Array:
-            of_h, of_zs = from_h(h), from_zs(encode(x))
-            state = normalise(of_h[:, n_actions:]) @ from_phi
-            state += of_zs[:, g_width:]
-            features = elu_(of_zs[:, None, :g_width] + action).reshape(-1, g_width)
-            y = (elu_(mid(features)) @ out).reshape(len(h), n_actions, -1)
-            y += state[:, None]
-            y += offset
-            return of_h[:, :n_actions] + q2(elu_(y).reshape(len(features), -1)).reshape(-1, n_actions)
+            q, _ = every_value(h, encode(x), self.normalised, *weights)
+            return q
 
         return values
 
@@ -204,13 +204,13 @@ class MMSAAgent(nn.Module):
         return q, h
 
     def player(self) -> Callable[[Array, Array], tuple[Array, Array]]:
-        """`forward` in numpy, for acting on the CPU as long as no weight changes; where `kernels.playing` is there."""
-        fc, cell = playing.affine(self.trunk.fc.weight, self.trunk.fc.bias), playing.gru_cell(self.trunk.rnn)
-        values = self.head.player(self.sale)
+        """`forward` in compiled loops, for acting on the CPU as long as no weight changes; of the embedded host."""
+        fc = playing.affine(self.trunk.fc.weight, self.trunk.fc.bias, compiled.affine_relu)
+        cell, values = playing.gru_cell(self.trunk.rnn), self.head.player(self.sale)
 
         def step(x: Array, h: Array) -> tuple[Array, Array]:
-            h, _ = cell(playing.relu_(fc(x)), h)
-            return values(h if self.reads_hidden else x[:, : self.obs_dim], h), h
+            h = cell(fc(x), h)
+            return values(h if self.reads_hidden else x[:, : self.obs_dim].copy(), h), h
 
         return step
 

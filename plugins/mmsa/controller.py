@@ -36,7 +36,7 @@ class MMSAController:
         self.agent = MMSAAgent(input_shape, args)
         self.action_selector = SELECTORS[args.action_selector](args)
         self.hidden_states: Tensor | None = None  # (B, N, H), every episode's
-        # For the episodes being played: the network in numpy, or in torch the head's weights
+        # For the episodes being played: the network in compiled loops, or in torch the head's weights
         self._player: Any = None
         self._folded: Folded | None = None
         self._ids = th.eye(self.n_agents)

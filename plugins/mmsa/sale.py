@@ -11,25 +11,48 @@ Shapes: M rows of single agents, R rows of whole teams, N agents, A actions, F h
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch as th
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .config import SaleConfig
-from .kernels import ELU, Linear, elu, linear, playing
+from .kernels import ELU, Linear, compiled, elu, linear, playing
+from .loops import EPS, norm, norm_gradient
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Values = TypeVar("Values", Tensor, Array)
 
 
-def avg_l1_norm(x: Values, eps: float = 1e-8) -> Values:
+def avg_l1_norm(x: Tensor) -> Tensor:
     """Divides by the mean absolute value over the last dimension, so that it becomes 1 (TD7, equation 3); 0 stays 0."""
-    if isinstance(x, Tensor):
-        return x / x.abs().mean(-1, keepdim=True).clamp(min=eps)
-    return x / np.maximum(np.abs(x).sum(-1, keepdims=True) / x.shape[-1], eps)  # mean() costs more in calls
+    if compiled is not None and compiled.runs(x):
+        return _AvgL1Norm.apply(x)
+    return x / x.abs().mean(-1, keepdim=True).clamp(min=float(EPS))
+
+
+class _AvgL1Norm(th.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        y = th.empty_like(x)
+        norm(_rows(x), _rows(y))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        at_x = th.empty_like(x)
+        norm_gradient(_rows(x), _rows(grad.contiguous()), _rows(at_x))
+        return at_x
+
+
+def _rows(x: Tensor) -> Array:
+    return x.view(-1, x.shape[-1]).numpy()
 
 
 class ActionEncoder(nn.Module):
@@ -86,19 +109,26 @@ class SALE(nn.Module):
         self.g_joint = (
             JointEncoder(n_agents, n_actions, cfg.dim, cfg.joint_hidden_dim) if cfg.scope == "joint" else None
         )
-        self.normalise = avg_l1_norm if cfg.normalise else nn.Identity()
+        self.normalised = cfg.normalise
+        self.normalise = avg_l1_norm if self.normalised else nn.Identity()
 
     def zs(self, x: Tensor) -> Tensor:
         """x (..., I) -> state embedding (..., Z)."""
         return self.normalise(self.f(x))
 
     def player(self) -> Callable[[Array], Array]:
-        """`zs` in numpy, by the parameters themselves."""
+        """`zs` in compiled loops, by the parameters themselves."""
         linears = [layer for layer in self.f if isinstance(layer, nn.Linear)]
-        first, mid, last = (playing.affine(layer.weight, layer.bias) for layer in linears)
+        loops = (compiled.affine_elu, compiled.affine_elu, compiled.affine)
+        first, mid, last = (
+            playing.affine(layer.weight, layer.bias, loop) for layer, loop in zip(linears, loops, strict=True)
+        )
 
         def zs(x: Array) -> Array:
-            return self.normalise(last(playing.elu_(mid(playing.elu_(first(x))))))
+            y = last(mid(first(x)))
+            if self.normalised:
+                norm(y, y)
+            return y
 
         return zs
 

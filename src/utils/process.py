@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch as th
-from threadpoolctl import threadpool_limits
 
 from utils.allocator import keep_freed_memory
 
@@ -15,7 +14,6 @@ from utils.allocator import keep_freed_memory
 def prepare(args: SimpleNamespace) -> None:
     """Threads and memory of this process, and seeds of everything random in it."""
     th.set_num_threads(args.torch_threads)
-    threadpool_limits(args.torch_threads)  # numpy's products would take every core
     keep_freed_memory()
     th.backends.cudnn.allow_tf32 = False  # a GRU in full float32 on a GPU too
     random.seed(args.seed)

@@ -80,7 +80,7 @@ def test_only_active_environments_are_computed() -> None:
 @pytest.mark.parametrize("policy", [False, True])
 @pytest.mark.parametrize("use_rnn", [False, True])
 @pytest.mark.parametrize("name", ["basic_mac", "non_shared_mac"])
-def test_playing_in_numpy_is_playing_in_torch(
+def test_playing_in_compiled_loops_is_playing_in_torch(
     name: str, use_rnn: bool, policy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes: Any = {"agent_output_type": "pi_logits", "action_selector": "multinomial"} if policy else {}
@@ -89,10 +89,10 @@ def test_playing_in_numpy_is_playing_in_torch(
     batch = random_batch(a, LENGTHS, ENDS)
     seen: list[Any] = []
     mac.action_selector.choose = lambda outputs, avail, *_, **__: (seen.append((outputs, avail)), outputs.argmax(-1))[1]
-    for most in (4 * a.n_agents, 4 * a.n_agents - 1):
-        monkeypatch.setattr("modules.agents.playing.MAX_ROWS", most)
+    for runs in (True, False):
+        monkeypatch.setattr("modules.compiled.runs", lambda x, runs=runs: runs)
         mac.init_hidden(4)
-        assert (mac._player is None) == (most < 4 * a.n_agents)
+        assert (mac._player is not None) == runs
         for t, active in enumerate(([0, 1, 2, 3], [0, 1, 3], [3])):
             mac.select_actions(batch, t, 0, bs=slice(None) if len(active) == 4 else th.tensor(active))
         seen.append(mac.hidden_states.numpy())

@@ -1,8 +1,7 @@
-"""The agents' network in numpy, for playing on the CPU.
+"""The agents' network in compiled loops, for playing on the CPU.
 
 A step of a few environments has a few rows. torch takes some 8 us for each of its calls there, whatever their
-arithmetic, and numpy a fifth of that, so a step of the network takes a third of the time. Training is torch's, and
-playing on a GPU or with many rows, where numpy's element-wise steps are the slower ones.
+arithmetic; a compiled layer (`modules.compiled`) takes 2. Training is torch's, and playing on a GPU.
 
 Shapes: M rows, I inputs, O outputs, H hidden width, A actions; b of B episodes, N agents.
 """
@@ -19,20 +18,20 @@ import torch as th
 from torch import nn
 
 from components.episode_buffer import EpisodeBatch
+from modules import compiled
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Layer = Callable[[Array], Array]  # (M, I) -> (M, O)
+Layer = Callable[..., Array]  # (M, I) -> (M, O)
 Player = Callable[[Array, Array], tuple[Array, Array]]  # inputs (M, I), h (M, H) -> outputs (M, A), h (M, H)
-MAX_ROWS = 64  # agents of all environments up to which numpy is the faster one
 
 
 def player_of(agent: Any, hidden: th.Tensor) -> Player | None:
     """The agent's player for episodes with these hidden states (B, N, H); None where torch is to play them.
 
-    That is on a GPU, with many rows, and for agents of others: those without a `player`, and those which inherit one
-    beside a `forward` of their own.
+    That is on a GPU, in another precision, and for agents of others: those without a `player`, and those which inherit
+    one beside a `forward` of their own.
     """
-    if hidden.is_cuda or hidden.shape[0] * hidden.shape[1] > MAX_ROWS:
+    if not compiled.runs(hidden):
         return None
     owner = next((cls for cls in type(agent).__mro__ if "forward" in vars(cls) or "player" in vars(cls)), object)
     return agent.player() if "player" in vars(owner) else None
@@ -64,60 +63,19 @@ def _ids(n_agents: int) -> Array:
     return np.eye(n_agents, dtype=np.float32)
 
 
-def affine(weight: th.Tensor, bias: th.Tensor) -> Layer:
-    """x -> x W^T + b, of the parameters themselves: what is learned later is seen, as long as they stay in place."""
+def affine(weight: th.Tensor, bias: th.Tensor, loop: Layer = compiled.affine) -> Layer:
+    """x -> x W^T + b, of the parameters themselves: what is learned later is seen, as long as they stay in place.
+
+    loop: `compiled.affine`, or one with an activation behind it.
+    """
     w, b = weight.detach().numpy().T, bias.detach().numpy()
-
-    def layer(x: Array) -> Array:
-        y: Array = x @ w
-        y += b
-        return y
-
-    return layer
+    return lambda x: loop(x, w, b)
 
 
-def relu_(x: Array) -> Array:
-    """In place."""
-    return np.maximum(x, 0, out=x)
-
-
-def sigmoid_(x: Array) -> Array:
-    """In place, as (1 + tanh(x / 2)) / 2."""
-    x *= 0.5
-    np.tanh(x, out=x)
-    x += 1
-    x *= 0.5
-    return x
-
-
-def elu_(x: Array) -> Array:
-    """In place, as max(x, e^min(x, 0) - 1): e^x - 1 is never below x."""
-    y = np.minimum(x, 0)
-    np.exp(y, out=y)
-    y -= 1
-    return np.maximum(x, y, out=x)
-
-
-def gru_cell(gru: nn.GRU) -> Player:
-    """One step of a one-layer nn.GRU: x (M, I), h (M, H) -> h (M, H), twice. The equations are gru.py's."""
-    w_ih, w_hh, b_ih, b_hh = gru.all_weights[0]
-    of_input, of_hidden, width = affine(w_ih, b_ih), affine(w_hh, b_hh), gru.hidden_size
-
-    def step(x: Array, h: Array) -> tuple[Array, Array]:
-        from_x, from_h = of_input(x), of_hidden(h)
-        rz, n = from_x[:, : 2 * width], from_x[:, 2 * width :]
-        rz += from_h[:, : 2 * width]
-        sigmoid_(rz)
-        new = from_h[:, 2 * width :]
-        new *= rz[:, :width]
-        new += n
-        np.tanh(new, out=new)
-        h = h - new
-        h *= rz[:, width:]
-        h += new
-        return h, h
-
-    return step
+def gru_cell(gru: nn.GRU) -> Layer:
+    """One step of a one-layer nn.GRU: x (M, I), h (M, H) -> h (M, H)."""
+    w_ih, w_hh, b_ih, b_hh = (parameter.detach().numpy() for parameter in gru.all_weights[0])
+    return lambda x, h: compiled.gru_step(x, h, w_ih.T, w_hh.T, b_ih, b_hh)
 
 
 def alternating(players: list[Player]) -> Player:
@@ -125,7 +83,7 @@ def alternating(players: list[Player]) -> Player:
     n = len(players)
 
     def step(x: Array, h: Array) -> tuple[Array, Array]:
-        parts = [player(x[i::n], h[i::n]) for i, player in enumerate(players)]
+        parts = [player(x[i::n].copy(), h[i::n].copy()) for i, player in enumerate(players)]
         outputs, hidden = (np.stack(part, 1).reshape(len(x), -1) for part in zip(*parts, strict=True))
         return outputs, hidden
 

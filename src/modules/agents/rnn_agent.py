@@ -12,7 +12,8 @@ import torch as th
 from torch import nn
 
 from modules.agents.gru import step_gru, unroll_gru
-from modules.agents.playing import Array, Player, affine, alternating, gru_cell, relu_
+from modules.agents.playing import Array, Player, affine, alternating, gru_cell
+from modules.compiled import affine_relu
 from modules.linear import Linear
 
 
@@ -34,20 +35,18 @@ class RNNAgent(nn.Module):
         return self.fc2(h), h
 
     def player(self) -> Player:
-        """`forward` in numpy, by the weights of this moment and of later ones; on the CPU only."""
-        fc1, fc2, rnn = affine(self.fc1.weight, self.fc1.bias), affine(self.fc2.weight, self.fc2.bias), self.rnn
+        """`forward` in compiled loops, by the weights of this moment and of later ones; on the CPU only."""
+        rnn = self.rnn
+        fc1, fc2 = affine(self.fc1.weight, self.fc1.bias, affine_relu), affine(self.fc2.weight, self.fc2.bias)
         if isinstance(rnn, nn.GRU):
             cell = gru_cell(rnn)
         else:
-            hidden = affine(rnn.weight, rnn.bias)
-
-            def cell(x: Array, h: Array) -> tuple[Array, Array]:
-                h = relu_(hidden(x))
-                return h, h
+            hidden = affine(rnn.weight, rnn.bias, affine_relu)
+            cell = lambda x, _: hidden(x)  # noqa: E731
 
         def step(x: Array, h: Array) -> tuple[Array, Array]:
-            out, h = cell(relu_(fc1(x)), h)
-            return fc2(out), h
+            h = cell(fc1(x), h)
+            return fc2(h), h
 
         return step
 
@@ -84,7 +83,7 @@ class AgentGroup(nn.Module):
         return q, h
 
     def player(self) -> Player:
-        """`forward` in numpy, by the weights of this moment and of later ones; on the CPU only."""
+        """`forward` in compiled loops, by the weights of this moment and of later ones; on the CPU only."""
         players = [member.player() for member in self.members]
         return players[0] if len(players) == 1 else alternating(players)
 

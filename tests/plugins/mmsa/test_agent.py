@@ -10,6 +10,7 @@ from support.mmsa import mmsa_args
 
 import mmsa.agent
 from mmsa.agent import MMSAAgent, masked_argmax
+from mmsa.loops import BLOCK
 from mmsa.returns import Rows
 
 INPUTS, A = 9, 5  # 6 observed, 3 of the agent's number
@@ -73,6 +74,23 @@ def test_all_actions_equal_a_loop_over_single_ones(changes: dict[str, Any]) -> N
         single = q_of(agent, h, zs, th.full((len(h),), a))
         th.testing.assert_close(q[:, a], single, atol=1e-5, rtol=1e-5)
     assert len(q.round(decimals=5).unique()) > A  # actions and rows do differ
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("n_rows", [1, 2 * BLOCK, 3 * BLOCK + 5])
+def test_the_compiled_head_is_torchs(n_rows: int, normalise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, _ = make(**{"sale.normalise": normalise, "head.zero_init": False})
+    h, zs = rows_and_inputs(agent, n_rows)
+    assert zs is not None
+    h[0] = 0.0
+    ours = agent.head.all_actions(h, zs, agent.fold())
+    poisoned = h.clone()
+    poisoned[-1, 3] = th.nan
+    unclear = agent.head.all_actions(poisoned, zs, agent.fold())[0].isnan()
+    assert unclear[-1].all() and not unclear[:-1].any()
+    monkeypatch.setattr("modules.compiled.runs", lambda x: False)
+    for mine, torchs in zip(ours, agent.head.all_actions(h, zs, agent.fold()), strict=True):
+        th.testing.assert_close(mine, torchs, atol=2e-6, rtol=1e-5)
 
 
 def test_the_head_is_the_formula() -> None:

@@ -41,6 +41,23 @@ def test_zero_stays_zero_with_a_finite_gradient() -> None:
     assert th.equal(y, th.zeros(2, 5)) and x.grad.isfinite().all()
 
 
+def test_the_compiled_form_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = th.cat([th.randn(3, 4, 9), th.zeros(1, 4, 9), 1e-12 * th.randn(1, 4, 9)]).transpose(0, 1)
+    x[0, 0, :4] = 0.0
+    weight = th.randn(4, 5, 9)
+
+    def value_and_gradient() -> tuple[th.Tensor, th.Tensor]:
+        leaf = x.clone().requires_grad_(True)
+        y = avg_l1_norm(leaf)
+        (y * weight).sum().backward()
+        return y, leaf.grad
+
+    ours = value_and_gradient()
+    monkeypatch.setattr("modules.compiled.runs", lambda x: False)
+    for mine, torchs in zip(ours, value_and_gradient(), strict=True):
+        th.testing.assert_close(mine, torchs, rtol=1e-5, atol=1e-6)
+
+
 def test_normalise_switch() -> None:
     x = th.randn(4, N, INPUT)
     on, off = make(), make(**{"sale.normalise": False})
