@@ -10,7 +10,6 @@ of g, B episodes, T steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .beside import Beside
 from .config import MMSAConfig
 from .kernels import Linear, compiled, elu, playing, unroll_gru
 from .loops import every_value
@@ -26,7 +24,7 @@ from .returns import Rows
 from .sale import SALE, ActionEncoder, Array, avg_l1_norm
 
 UNAVAILABLE = -1e7  # finite: -inf times a weight of 0 would be NaN in the mixer
-CHUNK = 16384  # (row, action) pairs evaluated at once, so that intermediates stay in the processor's cache
+CHUNK = 16384  # (row, action) pairs evaluated at once: some 4 MB for each of their intermediates
 
 
 class Trunk(nn.Module):
@@ -180,7 +178,6 @@ class MMSAAgent(nn.Module):
         self.hidden_dim, self.n_actions = args.hidden_dim, args.n_actions
         self.obs_dim = input_shape - args.obs_last_action * args.n_actions - args.obs_agent_id * args.n_agents
         self.reads_hidden = cfg.sale.input == "hidden"
-        self.beside = Beside()  # a learner with two threads puts its own in its place
         self.trunk = Trunk(input_shape, args.hidden_dim)
         self.head = Head(args.hidden_dim, args.n_actions, cfg)
         self.sale: SALE | None = None
@@ -228,14 +225,10 @@ class MMSAAgent(nn.Module):
         h (M, H), zs (M, Z), avail (M, A) bool (None: everything), taken (M,): actions whose zsa is wanted besides.
         A row with nothing available gets action 0, the no-op.
         """
-        n_chunks = 2 * max(1, -(-h.shape[0] * self.n_actions // (2 * CHUNK)))  # even, with or without a second thread
-        size = -(-h.shape[0] // n_chunks)
+        size, folded = max(1, CHUNK // self.n_actions), self.fold()
         slices = [slice(i, i + size) for i in range(0, h.shape[0], size)]
-        folded = self.fold()
-        parts = self.beside.share([partial(self._greedy, rows, h, zs, avail, taken, folded) for rows in slices])
-        actions, zsa, taken_zsa = (
-            None if any(x is None for x in part) else th.cat(part) for part in zip(*parts, strict=True)
-        )
+        parts = zip(*(self._greedy(rows, h, zs, avail, taken, folded) for rows in slices), strict=True)
+        actions, zsa, taken_zsa = (None if any(x is None for x in part) else th.cat(part) for part in parts)
         assert actions is not None
         return Choice(actions, zsa, taken_zsa)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from .agent import Choice
+from .agent import Choice, MMSAAgent
 from .beside import Beside
 from .config import MMSAConfig, check
 from .controller import MMSAController
@@ -98,8 +99,6 @@ class MMSALearner:
         if mac.agent.sale is not None:
             self.sale = copy.deepcopy(mac.agent.sale).requires_grad_(True)
         self.beside = Beside(1 if args.use_cuda else getattr(args, "torch_threads", 1))  # upstream has no such key
-        for agent in (mac.agent, self.target.mac.agent):
-            agent.beside = self.beside
         self.apart = cfg.imagination.grad != "full"  # TD trains nothing that another loss trains
 
         # Each group has a gradient clip of its own, so that none shrinks another's step.
@@ -165,7 +164,7 @@ class MMSALearner:
         h = agent.trunk.unroll(data.x, rows)  # (R, N, H)
         zs = agent.zs(data.obs, h.detach())  # (R, N, Z), fixed
         target_h, target_zs = targets()  # fixed_target
-        choice = agent.greedy(*_flat(h.detach(), zs, data.avail, data.actions))  # and zsa of the actions taken
+        choice = self._greedy(agent, h.detach(), zs, data.avail, data.actions)  # and zsa of the actions taken
         taken_zsa = None if choice.taken_zsa is None else choice.taken_zsa.view_as(_some(zs))
         seen = Seen(rows, data, target_h, zs)
 
@@ -187,7 +186,7 @@ class MMSALearner:
         q_tot = online.mixer(q_taken.view_as(data.actions), context).squeeze(1)  # (R,), meaningful where a step follows
         with th.no_grad():
             if not self.args.double_q:
-                choice = target_agent.greedy(*_flat(target_h, target_zs, data.avail))
+                choice = self._greedy(target_agent, target_h, target_zs, data.avail)
             flat_h, flat_zs, best = *_flat(target_h, target_zs), choice.actions
             best_zsa = None if target_agent.sale is None else target_agent.sale.g(flat_zs, best)
             q_best = target_agent.head.chosen(flat_h, best, flat_zs, best_zsa)
@@ -280,16 +279,42 @@ class MMSALearner:
         online, target, cfg = self.online, self.target, self.cfg.imagination
         if online.model is None or posterior is None:
             return None, None
-        encode = cfg.zs == "encode"
         with th.set_grad_enabled(cfg.grad == "full"):
-            states = imagine(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice, cfg.horizon, encode)
+            states = self._rolled_out(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice)
         if target.model is None:
             return states, None
         with th.no_grad():
             agent, model = target.mac.agent, target.model
-            first = agent.greedy(*_flat(seen.h, target_zs, seen.data.avail))
+            first = self._greedy(agent, seen.h, target_zs, seen.data.avail)
             s = model.posterior(seen.h, target_zs).mean
-            return states, imagine(model, agent, s, seen.h, target_zs, first, cfg.horizon, encode)
+            return states, self._rolled_out(model, agent, s, seen.h, target_zs, first)
+
+    def _greedy(
+        self, agent: MMSAAgent, h: Tensor, zs: Tensor | None, avail: Tensor, taken: Tensor | None = None
+    ) -> Choice:
+        """`MMSAAgent.greedy` of rows (R, N), half of them on either thread; its fields are (R N, ...)."""
+        halves = [
+            partial(agent.greedy, *_flat(*(None if x is None else x[rows] for x in (h, zs, avail, taken))))
+            for rows in _halves(len(h))
+        ]
+        parts = zip(*self.beside.share(halves), strict=True)
+        actions, zsa, taken_zsa = (None if any(x is None for x in part) else th.cat(part) for part in parts)
+        return Choice(_some(actions), zsa, taken_zsa)
+
+    def _rolled_out(
+        self, model: WorldModel, agent: MMSAAgent, s: Tensor, h: Tensor, zs: Tensor | None, first: Choice
+    ) -> Tensor:
+        """`imagine`, half of the rows on either thread where no gradient is to flow back in one order."""
+        cfg, n_agents = self.cfg.imagination, h.shape[1]
+
+        def half(rows: slice) -> Tensor:
+            agents = slice(rows.start * n_agents, rows.stop * n_agents)
+            begin = Choice(first.actions[agents], None if first.zsa is None else first.zsa[agents], None)
+            now = None if zs is None else zs[rows]
+            return imagine(model, agent, s[rows], h[rows], now, begin, cfg.horizon, cfg.zs == "encode")
+
+        parts = _halves(len(h)) if self.apart else [slice(0, len(h))]
+        return th.cat(self.beside.share([partial(half, rows) for rows in parts]), dim=1)
 
     def _contexts(self, state: Tensor, states: Tensor | None, target_states: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the mixer and the target mixer see at every valid row: c = [state; e], each (R, C)."""
@@ -440,6 +465,12 @@ def _some(x: Any) -> Any:
 def _rows(index: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     """The given rows of each tensor."""
     return tuple(None if x is None else x.index_select(0, index) for x in tensors)
+
+
+def _halves(n_rows: int) -> list[slice]:
+    """Both halves of so many rows, or one of one row."""
+    middle = n_rows - n_rows // 2
+    return [rows for rows in (slice(0, middle), slice(middle, n_rows)) if rows.stop > rows.start]
 
 
 def _flat(*tensors: Tensor | None) -> tuple[Any, ...]:

@@ -143,8 +143,14 @@ def test_as_many_steps_are_imagined_as_asked(monkeypatch: pytest.MonkeyPatch, ho
     copied = spy(monkeypatch, learner.target.model, "next_mean") if target == "copy" else []
     greedy = spy(monkeypatch, learner.mac.agent, "greedy")
     losses(learner, batch)
-    assert len(online) == horizon and len(copied) == (horizon if target == "copy" else 0)
-    assert len(greedy) == max(horizon, 1)  # once at the present, then at each imagined step but the last
+    steps = int(batch["filled"].sum())
+
+    def rows(calls: list[Any]) -> int:  # the rows are shared out to several calls
+        return sum(len(call[0]) for call in calls)
+
+    assert rows(online) == horizon * steps and rows(copied) == (horizon * steps if target == "copy" else 0)
+    # once at the present, then at each imagined step but the last
+    assert rows(greedy) == max(horizon, 1) * steps * learner.args.n_agents
 
 
 @pytest.mark.parametrize(
