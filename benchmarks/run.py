@@ -23,10 +23,13 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
+import numpy as np
 import torch as th
 from synthetic import learner_and_batch, scheme, times
 
@@ -119,7 +122,6 @@ def acting(pairs: int, seconds: float, n_envs: int) -> None:
     """Playing alone: our runner and QMIX's agents in many environments of one process, against their bare steps."""
     import gymnasium
     import lbforaging  # noqa: F401  # registers the task
-    import numpy as np
 
     import run as host
     from utils.config import compose
@@ -259,15 +261,42 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
 
 
 def gflop(call: Callable[[], None]) -> float:
-    """Floating-point operations of its matrix products, in 10^9."""
+    """Floating-point operations of its matrix products, in 10^9: torch's, and those of compiled loops and of numpy."""
     from torch.utils.flop_counter import FlopCounterMode
+
+    import mmsa.agent
+    from modules import compiled
+
+    def values(h: Any, zs: Any, normalise: bool, *weights: Any) -> int:
+        w = mmsa.agent.Folded(*weights)
+        of_pairs = w.mid.size + w.out.size + w.q2.size
+        return len(h) * (w.from_h.size + w.from_zs.size + w.from_phi.size + len(w.action) * of_pairs)
+
+    multiplications: list[tuple[Any, str, Callable[..., int]]] = [
+        (compiled, "gru_unroll", lambda gates, w_hh, *_: len(gates) * gates.shape[1] * w_hh.size),
+        (compiled, "gru_gradient", lambda gates, w_hh, *_: (len(gates) - 1) * gates.shape[1] * w_hh.size),
+        (mmsa.agent, "every_value", values),
+        (np, "matmul", lambda a, b: a.size * b.shape[1]),
+    ]
+    counted = 0
+
+    def counting(function: Callable[..., Any], of: Callable[..., int]) -> Callable[..., Any]:
+        def counted_call(*args: Any) -> Any:
+            nonlocal counted
+            counted += of(*args)
+            return function(*args)
+
+        return counted_call
 
     uncounted = {th.ops.aten.addmm_: lambda x, a, b, out_shape=None, **k: 2 * math.prod(a) * b[1]}
     if hasattr(th.ops.mkldnn, "_linear_pointwise"):
         uncounted[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * math.prod(x) * w[0]
-    with FlopCounterMode(display=False, custom_mapping=uncounted) as flops:
+    with ExitStack() as stack:
+        for owner, name, of in multiplications:
+            stack.enter_context(mock.patch.object(owner, name, counting(getattr(owner, name), of)))
+        flops = stack.enter_context(FlopCounterMode(display=False, custom_mapping=uncounted))
         call()
-    return flops.get_total_flops() / 1e9
+    return (flops.get_total_flops() + 2 * counted) / 1e9
 
 
 def gflop_rate() -> float:
