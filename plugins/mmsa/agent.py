@@ -51,7 +51,7 @@ class Trunk(nn.Module):
 class Folded(NamedTuple):
     """What evaluating every action takes from a head and g, adjoining linear layers made one. Stale once they learn.
 
-    A weight has a row for each input; `evaluation.every_value` takes them in this order.
+    A weight has a row for each input; `loops.every_value` takes them in this order.
     """
 
     from_h: Tensor  # direct and phi side by side: (H, A + width)
@@ -122,7 +122,7 @@ class Head(nn.Module):
             q2=self.q2.weight[0],
             q2_bias=self.q2.bias,
         )
-        return Folded(*(weight.detach().contiguous() for weight in folded))
+        return Folded(*(weight.clone(memory_format=th.contiguous_format) for weight in folded))
 
     @th.no_grad()
     def all_actions(self, h: Tensor, zs: Tensor | None, folded: Folded | None) -> tuple[Tensor, Tensor | None]:

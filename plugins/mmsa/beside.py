@@ -1,14 +1,14 @@
 """Parts of an update that don't wait for each other, at the same time.
 
 torch's own threads share out single operations; an update is made of a thousand short ones, and between any two of them
-the threads wait for each other. Two threads that each follow their own part of the update meet a dozen times instead.
+the threads wait for each other. Two threads that each follow their own part of the update meet six times instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch as th
 
@@ -28,10 +28,6 @@ class Beside:
         if threads > 1:
             th.set_num_threads(threads // 2)
             self._pool = ThreadPoolExecutor(1, "mmsa-beside", initializer=th.set_num_threads, initargs=(threads // 2,))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Beside:
-        """A copied network shares the thread."""
-        return self
 
     def __call__(self, f: Callable[[], T]) -> Callable[[], T]:
         if self._pool is None:

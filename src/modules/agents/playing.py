@@ -1,7 +1,7 @@
 """The agents' network in compiled loops, for playing on the CPU.
 
 A step of a few environments has a few rows. torch takes some 8 us for each of its calls there, whatever their
-arithmetic; a compiled layer (`modules.compiled`) takes 2. Training is torch's, and playing on a GPU.
+arithmetic; a compiled layer (`modules.compiled`) takes 2. On a GPU, playing is torch's.
 
 Shapes: M rows, I inputs, O outputs, H hidden width, A actions; b of B episodes, N agents.
 """

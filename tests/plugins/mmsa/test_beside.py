@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -54,15 +53,6 @@ def test_torch_threads_are_shared_out(one_thread: None) -> None:
     for threads, each in ((2, 1), (3, 1), (4, 2)):
         both = Beside(threads).share([th.get_num_threads] * 2)
         assert both == [each, each]
-
-
-def test_a_controller_with_two_threads_can_be_copied(one_thread: None) -> None:
-    learner = build(torch_threads=2)
-    other, batch = copy.deepcopy(learner.mac), batch_of(learner)
-    for mac in (learner.mac, other):
-        mac.init_hidden(batch.batch_size)
-    assert other.agent is not learner.mac.agent
-    assert th.equal(learner.mac.forward(batch, 0), other.forward(batch, 0))
 
 
 @pytest.mark.parametrize(
