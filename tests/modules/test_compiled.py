@@ -29,13 +29,9 @@ def test_where_compiled_loops_are_kept(tmp_path: Path) -> None:
 
     def folder(addition: str, environment: Path) -> Path:
         source.write_text(Path(compiled.__file__).read_text() + addition)
-        program = (
-            f"import sys; sys.path[:0] = [{str(source.parents[1])!r}]; import modules.compiled as c; import numba; "
-        )
-        program += "c.exp_of = c.loop(lambda x: c.exp(x)); print(numba.config.CACHE_DIR)"
         found = subprocess.run(
-            [sys.executable, "-c", program],
-            env={"NUMBA_CACHE_DIR": str(environment), "HOME": str(tmp_path), "PATH": ""},
+            [sys.executable, "-c", "import modules.compiled, numba; print(numba.config.CACHE_DIR)"],
+            env={"PYTHONPATH": str(source.parents[1]), "NUMBA_CACHE_DIR": str(environment), "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
             check=True,
