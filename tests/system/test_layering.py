@@ -16,6 +16,7 @@ MMSA = sorted((ROOT / "plugins" / "mmsa").rglob("*.py"))
 LAYERS = [
     "config",
     "kernels",
+    "loops",
     "beside",
     "returns",
     "sale",
@@ -152,7 +153,7 @@ def test_the_plugin_imports_downwards_only() -> None:
 
 
 def test_the_algorithm_knows_no_host() -> None:
-    assert offenders(named(*ALGORITHM, "config", "returns", "beside"), lambda name: top(name) in HOST) == []
+    assert offenders(named(*ALGORITHM, "config", "returns", "beside", "loops"), lambda name: top(name) in HOST) == []
     assert offenders(named("kernels"), lambda name: top(name) in HOST - {"modules"}) == []
 
 
