@@ -295,7 +295,7 @@ class MMSALearner:
         """`MMSAAgent.greedy` of rows (R, N), half of them on either thread; its fields are (R N, ...)."""
         halves = [
             partial(agent.greedy, *_flat(*(None if x is None else x[rows] for x in (h, zs, avail, taken))))
-            for rows in _halves(len(h))
+            for rows in _halves(h)
         ]
         parts = zip(*self.beside.share(halves), strict=True)
         actions, zsa, taken_zsa = (None if any(x is None for x in part) else th.cat(part) for part in parts)
@@ -313,7 +313,7 @@ class MMSALearner:
             now = None if zs is None else zs[rows]
             return imagine(model, agent, s[rows], h[rows], now, begin, cfg.horizon, cfg.zs == "encode")
 
-        parts = _halves(len(h)) if self.apart else [slice(0, len(h))]
+        parts = _halves(h) if self.apart else [slice(0, len(h))]
         return th.cat(self.beside.share([partial(half, rows) for rows in parts]), dim=1)
 
     def _contexts(self, state: Tensor, states: Tensor | None, target_states: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -467,9 +467,10 @@ def _rows(index: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(None if x is None else x.index_select(0, index) for x in tensors)
 
 
-def _halves(n_rows: int) -> list[slice]:
-    """Both halves of so many rows, or one of one row."""
-    middle = n_rows - n_rows // 2
+def _halves(x: Tensor) -> list[slice]:
+    """Both halves of its rows, of one row or on a GPU the whole."""
+    n_rows = len(x)
+    middle = n_rows if x.is_cuda else n_rows - n_rows // 2
     return [rows for rows in (slice(0, middle), slice(middle, n_rows)) if rows.stop > rows.start]
 
 

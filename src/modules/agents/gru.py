@@ -1,4 +1,4 @@
-"""A GRU over whole sequences, with its gradient written out: on a CPU about three times as fast as torch's nn.GRU.
+"""A GRU over whole sequences, with its gradient written out: on a CPU nearly twice as fast as torch's nn.GRU.
 
 Shapes: T steps, M sequences, I input width, H width. Gates in torch's order r, z, n:
     r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
