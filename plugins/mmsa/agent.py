@@ -9,7 +9,7 @@ of g, B episodes, T steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -165,6 +165,14 @@ class Choice(NamedTuple):
     taken_zsa: Tensor | None
 
 
+def joined(parts: Iterable[Choice]) -> Choice:
+    """The choices of consecutive rows as one."""
+    fields = zip(*parts, strict=True)
+    actions, zsa, taken_zsa = (None if any(x is None for x in field) else th.cat(field) for field in fields)
+    assert actions is not None
+    return Choice(actions, zsa, taken_zsa)
+
+
 class MMSAAgent(nn.Module):
     """Trunk, head, and the copy of SALE that feeds the head.
 
@@ -227,10 +235,7 @@ class MMSAAgent(nn.Module):
         """
         size, folded = max(1, CHUNK // self.n_actions), self.fold()
         slices = [slice(i, i + size) for i in range(0, h.shape[0], size)]
-        parts = zip(*(self._greedy(rows, h, zs, avail, taken, folded) for rows in slices), strict=True)
-        actions, zsa, taken_zsa = (None if any(x is None for x in part) else th.cat(part) for part in parts)
-        assert actions is not None
-        return Choice(actions, zsa, taken_zsa)
+        return joined(self._greedy(rows, h, zs, avail, taken, folded) for rows in slices)
 
     def _greedy(
         self,

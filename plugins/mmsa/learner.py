@@ -18,7 +18,7 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from .agent import Choice, MMSAAgent
+from .agent import Choice, MMSAAgent, joined
 from .beside import Beside
 from .config import MMSAConfig, check
 from .controller import MMSAController
@@ -297,9 +297,7 @@ class MMSALearner:
             partial(agent.greedy, *_flat(*(None if x is None else x[rows] for x in (h, zs, avail, taken))))
             for rows in _halves(h)
         ]
-        parts = zip(*self.beside.share(halves), strict=True)
-        actions, zsa, taken_zsa = (None if any(x is None for x in part) else th.cat(part) for part in parts)
-        return Choice(_some(actions), zsa, taken_zsa)
+        return joined(self.beside.share(halves))
 
     def _rolled_out(
         self, model: WorldModel, agent: MMSAAgent, s: Tensor, h: Tensor, zs: Tensor | None, first: Choice

@@ -18,18 +18,21 @@ def _each(loop: Any, *operands: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-class _ELU(th.autograd.Function):
+class _Activation(th.autograd.Function):
+    """y by a loop over x, whose gradient is a loop over y and the gradient at it."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = _each(compiled.elu_each, x, out=_like(x))
+    def forward(ctx: Any, x: Tensor, loop: Any, gradient: Any) -> Tensor:
+        y = _each(loop, x, out=_like(x))
         ctx.save_for_backward(y)
+        ctx.gradient = gradient
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
-        return _each(compiled.elu_each_gradient, y, grad, out=_like(y))
+        return _each(ctx.gradient, y, grad, out=_like(y)), None, None
 
 
 def _like(x: Tensor) -> Tensor:
@@ -38,7 +41,9 @@ def _like(x: Tensor) -> Tensor:
 
 def elu(x: Tensor) -> Tensor:
     """ELU with alpha 1, as torch.nn.functional.elu."""
-    return _ELU.apply(x) if compiled.runs(x) else F.elu(x)
+    if not compiled.runs(x):
+        return F.elu(x)
+    return _Activation.apply(x, compiled.elu_each, compiled.elu_each_gradient)
 
 
 class ELU(nn.Module):
@@ -48,20 +53,8 @@ class ELU(nn.Module):
         return elu(x)
 
 
-class _Tanh(th.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = _each(compiled.tanh_each, x, out=_like(x))
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return _each(compiled.tanh_each_gradient, y, grad, out=_like(y))
-
-
 def tanh(x: Tensor) -> Tensor:
     """As torch.tanh."""
-    return _Tanh.apply(x) if compiled.runs(x) else x.tanh()
+    if not compiled.runs(x):
+        return x.tanh()
+    return _Activation.apply(x, compiled.tanh_each, compiled.tanh_each_gradient)
