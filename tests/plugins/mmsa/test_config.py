@@ -75,7 +75,7 @@ def test_defaults_are_those_of_the_specification() -> None:
         "mixing_embed_dim": 32, "hypernet_embed": 64, "gamma": 0.99, "lr": 0.0005, "sale.lr": 0.0003,
         "grad_norm_clip": 10,
         "batch_size": 32, "buffer_size": 5000, "target_update_interval_or_tau": 200, "sale.update_interval": None,
-        "td_lambda": 0.6, "epsilon_start": 1.0, "epsilon_finish": 0.05, "epsilon_anneal_time": 100000,
+        "td_lambda": 0.6, "epsilon_start": 1.0, "epsilon_finish": 0.05, "epsilon_anneal_time": 50000,
         "obs_agent_id": True, "obs_last_action": False, "loss_weights.prior_reg": 0.01,
         "loss_weights.continuation": 0.0,
         "sale.input": "obs", "sale.scope": "local", "imagination.grad": "encoder", "imagination.target": "online",
