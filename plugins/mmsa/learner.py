@@ -88,7 +88,8 @@ class MMSALearner:
             model = WorldModel(
                 args.n_agents, args.n_actions, args.hidden_dim, zs_dim, cfg.world_model, cfg.loss_weights
             )
-            rollout = RolloutEncoder(args.n_agents, cfg.world_model.latent_dim, cfg.imagination.embed_dim)
+            step_dim = args.n_agents * cfg.world_model.latent_dim + cfg.imagination.reward
+            rollout = RolloutEncoder(step_dim, cfg.imagination.embed_dim)
             context_dim += cfg.imagination.embed_dim
         self.mac = mac
         self.online = Networks(mac, MMSAMixer(args, context_dim), model, rollout)
@@ -173,15 +174,16 @@ class MMSALearner:
         if online.model is not None:
             online.model.see(data.avail)
             posterior = online.model.posterior(target_h, zs)
-        states, target_states = self._imagined(seen, h.detach(), target_zs, choice, posterior)
+        imagined, target_imagined = self._imagined(seen, h.detach(), target_zs, choice, posterior)
 
         # 3. Representation and world model
+        preferred = choice.actions.view_as(data.actions)
         model = (self.beside if self.apart else Beside())(
-            lambda: self._model_losses(seen, h.detach(), posterior, taken_zsa)
+            lambda: self._model_losses(seen, h.detach(), posterior, preferred, taken_zsa)
         )
 
         # 4. Value: mixed double-Q TD loss on [state; roll-out]
-        context, next_context = self._contexts(data.state, states, target_states)  # (R, C)
+        context, next_context = self._contexts(data.state, imagined, target_imagined)  # (R, C)
         q_taken = agent.head.chosen(*_flat(h, data.actions, zs, taken_zsa))
         q_tot = online.mixer(q_taken.view_as(data.actions), context).squeeze(1)  # (R,), meaningful where a step follows
         with th.no_grad():
@@ -203,11 +205,11 @@ class MMSALearner:
         losses, online_zs = model()
         losses["td"] = (td**2).mean()
         stats = {"td": td.detach(), "q_tot": q_tot.detach(), "goal": goal, "src": rows.trained_src}
-        stats["q_taken"] = q_taken.view_as(data.actions).detach()
+        stats["q_taken"], stats["preferred"] = q_taken.view_as(data.actions).detach(), preferred
         if online_zs is not None:
             stats["zs"] = online_zs.detach()
-        if states is not None:
-            stats["states"] = states.detach()
+        if imagined is not None:
+            stats["imagined"] = imagined.detach()
         return losses, stats, seen
 
     def _target_side(self, data: Packed, rows: Rows) -> tuple[Tensor, Tensor | None]:
@@ -218,11 +220,12 @@ class MMSALearner:
         return h, agent.zs(data.obs, h)
 
     def _model_losses(
-        self, seen: Seen, h: Tensor, posterior: Gaussian | None, taken_zsa: Tensor | None
+        self, seen: Seen, h: Tensor, posterior: Gaussian | None, greedy: Tensor, taken_zsa: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The losses of SALE and of the world model, and the embeddings (R, N, Z) that SALE is learning.
 
-        h (R, N, H): of the online trunk; taken_zsa (R, N, Z): of the actions taken, fixed.
+        h (R, N, H): of the online trunk; greedy (R, N): the actions preferred now; taken_zsa (R, N, Z): of the actions
+        taken, fixed.
         """
         losses: dict[str, Tensor] = {}
         rows, data, fixed = seen.rows, seen.data, self.mac.agent.sale
@@ -238,7 +241,7 @@ class MMSALearner:
                 with th.no_grad():
                     dynamics = fixed.dynamics(_some(seen.zs), data.actions, _some(taken_zsa))
             losses |= self.online.model.losses(
-                _some(posterior), rows, seen.h, data.actions, dynamics, data.avail, data.reward, data.terminated
+                _some(posterior), rows, seen.h, data.actions, dynamics, data.avail, data.reward, data.terminated, greedy
             )
         return losses, zs
 
@@ -275,19 +278,19 @@ class MMSALearner:
     def _imagined(
         self, seen: Seen, h: Tensor, target_zs: Tensor | None, choice: Choice, posterior: Gaussian | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Latent states of the online roll-out, and of the target's where it has one: (K+1, R, N, D)."""
+        """What the online roll-out imagined, and the target's where it has one: (K+1, R, L)."""
         online, target, cfg = self.online, self.target, self.cfg.imagination
         if online.model is None or posterior is None:
             return None, None
         with th.set_grad_enabled(cfg.grad == "full"):
-            states = self._rolled_out(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice)
+            imagined = self._rolled_out(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice)
         if target.model is None:
-            return states, None
+            return imagined, None
         with th.no_grad():
             agent, model = target.mac.agent, target.model
             first = self._greedy(agent, seen.h, target_zs, seen.data.avail)
             s = model.posterior(seen.h, target_zs).mean
-            return states, self._rolled_out(model, agent, s, seen.h, target_zs, first)
+            return imagined, self._rolled_out(model, agent, s, seen.h, target_zs, first)
 
     def _greedy(
         self, agent: MMSAAgent, h: Tensor, zs: Tensor | None, avail: Tensor, taken: Tensor | None = None
@@ -309,21 +312,26 @@ class MMSALearner:
             agents = slice(rows.start * n_agents, rows.stop * n_agents)
             begin = Choice(first.actions[agents], None if first.zsa is None else first.zsa[agents], None)
             now = None if zs is None else zs[rows]
-            return imagine(model, agent, s[rows], h[rows], now, begin, cfg.horizon, cfg.zs == "encode")
+            return imagine(
+                model, agent, s[rows], h[rows], now, begin, cfg.horizon,
+                latent_policy=cfg.policy == "latent", encode=cfg.zs == "encode", reward=cfg.reward,
+            )  # fmt: skip
 
         parts = _halves(h) if self.apart else [slice(0, len(h))]
         return th.cat(self.beside.share([partial(half, rows) for rows in parts]), dim=1)
 
-    def _contexts(self, state: Tensor, states: Tensor | None, target_states: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _contexts(
+        self, state: Tensor, imagined: Tensor | None, target_imagined: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """What the mixer and the target mixer see at every valid row: c = [state; e], each (R, C)."""
-        if states is None or self.online.rollout is None:
+        if imagined is None or self.online.rollout is None:
             return state, state
         with th.set_grad_enabled(self.cfg.imagination.grad != "none"):
-            e = self.online.rollout(states)
+            e = self.online.rollout(imagined)
         next_e = e.detach()
-        if target_states is not None and self.target.rollout is not None:
+        if target_imagined is not None and self.target.rollout is not None:
             with th.no_grad():
-                next_e = self.target.rollout(target_states)
+                next_e = self.target.rollout(target_imagined)
         if not self.cfg.mixer_state:
             return e, next_e
         return th.cat([state, e], dim=1), th.cat([state, next_e], dim=1)
@@ -377,11 +385,12 @@ class MMSALearner:
             metrics["mmsa_sale_over_no_change"] = losses["sale"] / (predictions * still.clamp(min=1e-12))
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
-        data, states, (mac, mixer, model, rollout) = seen.data, stats.get("states"), self.online
+        data, imagined, (mac, mixer, model, rollout) = seen.data, stats.get("imagined"), self.online
         state = data.state if self.cfg.mixer_state else None
-        found = reliance(mixer, rollout, stats["q_taken"], state, states, stats["goal"], stats["src"])
+        found = reliance(mixer, rollout, stats["q_taken"], state, imagined, stats["goal"], stats["src"])
         if model is not None:
-            found |= open_loop(model, mac.agent, seen.rows, seen.h, seen.zs, data.actions, data.reward)
+            actions = data.actions, data.reward, stats["preferred"]
+            found |= open_loop(model, mac.agent, seen.rows, seen.h, seen.zs, *actions)
         for name, value in found.items():
             self.logger.log_stat(f"mmsa_{name}", value, t_env)
 
