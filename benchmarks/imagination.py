@@ -1,0 +1,159 @@
+"""What a roll-out could tell MMSA's mixer of the return, in fresh episodes of a run that kept its last checkpoint.
+
+python src/main.py --config=mmsa --env-config=gymma with env_args.key=KEY seed=1 t_max=200000 keep_finished=True
+python benchmarks/imagination.py results/sacred/mmsa/TASK/ID
+
+Its agents play on (epsilon_finish) without learning. From what the mixer sees at a step, a small network learns the
+discounted return that followed; printed is the share of the variance that it explains in episodes it never saw, once
+for each seed. In turn it is given imagined steps, and in their place the real ones, which no world model can beat. Then
+how far imagined steps come true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
+
+FAR = 10  # steps of the long roll-out
+TEST, CHECK = 1000, 500  # episodes that the share is measured in, and that say when to stop
+PATIENCE = 8  # passes without progress in CHECK
+
+
+def played(folder: Path, n_episodes: int) -> tuple[Any, Any]:
+    """The run's learner, and one batch of fresh episodes with rewards as the environment gave them."""
+    import mmsa
+    import run
+    from utils.checkpoints import Checkpoints
+    from utils.logging import Logger
+    from utils.recorded import read
+
+    mmsa.register()
+    saved, problems = Checkpoints(folder / "checkpoints").newest()
+    if saved is None:
+        raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
+    recorded = {key: value for key, value in read(folder / "config.json").items() if key != "__annotations__"}
+    changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
+    args = run.make_args(recorded | changes)
+    logger = Logger(logging.getLogger("imagination"))
+    runner = run.make_runner(args, logger)
+    buffer, learner = run.build(args, runner, logger)
+    learner.load_state_dict(saved.state["learner"])
+    runner.t_env = args.epsilon_anneal_time  # exploration is over
+    for _ in range(n_episodes):
+        buffer.insert_episode_batch(runner.run())
+    runner.close_env()
+    batch = buffer.sample(n_episodes)
+    mean = batch["reward"].sum(1).mean().item()
+    print(f"{folder}: step {saved.manifest.t_env}, {n_episodes} episodes, mean return {mean:.3f}")
+    return learner, batch
+
+
+def after(x: Tensor, episode: Tensor, k: int) -> Tensor:
+    """x (R, ...) of the step k later, 0 beyond the episode's end. episode (R,): whose the rows are."""
+    later = x.roll(-k, 0)
+    same = episode.roll(-k) == episode
+    same[len(x) - k :] = False
+    return later * same.view(-1, *(1,) * (x.ndim - 1))
+
+
+def explained(x: Tensor, goal: Tensor, parts: tuple[Tensor, Tensor, Tensor], seed: int) -> float:
+    """The share of goal's (R,) variance that a network of x (R, F) explains; parts: rows to learn from, check, test."""
+    th.manual_seed(seed)
+    learn, check, test = parts
+    x = (x - x[learn].mean(0)) / x[learn].std(0).clamp(min=1e-3)
+    net = nn.Sequential(nn.Linear(x.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimiser = th.optim.Adam(net.parameters())
+
+    def error(rows: Tensor) -> Tensor:
+        return (net(x[rows]).squeeze(1) - goal[rows]).square().mean()
+
+    best, share, waited = float("inf"), 0.0, 0
+    while waited < PATIENCE:
+        for rows in learn[th.randperm(len(learn))].split(512):
+            optimiser.zero_grad()
+            error(rows).backward()
+            optimiser.step()
+        with th.no_grad():
+            found = error(check).item()
+            waited += 1
+            if found < best:
+                best, waited = found, 0
+                share = 1 - (error(test) / goal[test].var()).item()
+    return share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a run's record, with its checkpoints")
+    parser.add_argument("--episodes", type=int, default=2000, help="to learn from")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    learner, batch = played(options.run, options.episodes + CHECK + TEST)
+
+    from mmsa.agent import Choice
+    from mmsa.diagnostics import open_loop
+    from mmsa.imagination import imagine
+
+    with th.no_grad():
+        _, stats, seen = learner.losses(batch)
+        model, agent, rows, data = learner.online.model, learner.mac.agent, seen.rows, seen.data
+        s = model.posterior(seen.h, seen.zs).mean
+        preferred = stats["preferred"].flatten()
+        zsa = None if agent.sale is None else agent.sale.g(seen.zs.flatten(0, 1), preferred)
+        cfg = learner.cfg.imagination
+        how = {"latent_policy": cfg.policy == "latent", "encode": cfg.zs == "encode", "reward": True}
+        steps = imagine(model, agent, s, seen.h, seen.zs, Choice(preferred, zsa, None), FAR, **how)
+    latent, reward = steps[..., :-1], steps[1:, :, -1].t()  # (FAR + 1, R, N D), (R, FAR)
+    episode = rows.first.long().cumsum(0) - 1
+    starts = th.zeros(len(rows), dtype=th.bool).index_fill(0, rows.src, True)  # rows at which a transition starts
+    real = data.reward * starts
+    goal = th.zeros(len(rows))
+    for _ in range(rows.shape[1]):  # each pass reaches a step further back
+        goal = real + learner.args.gamma * after(goal, episode, 1)
+    near = cfg.horizon
+    sees = [data.state, stats["q_taken"]]
+    ahead = th.stack([after(real, episode, k) for k in range(FAR)], 1)  # (R, FAR)
+    nexts = [after(data.state, episode, k) for k in range(1, near + 1)]
+    inputs = {
+        "state, agents' values": sees,
+        "+ present latent state": [*sees, latent[0]],
+        f"+ {near} imagined states": [*sees, *latent[: near + 1]],
+        f"+ {near} imagined rewards": [*sees, latent[0], reward[:, :near]],
+        f"+ {FAR} imagined states and rewards": [*sees, *latent, reward],
+        f"+ {near} real next states": [*sees, latent[0], *nexts],
+        f"+ {near} real rewards": [*sees, latent[0], ahead[:, :near]],
+        f"+ {FAR} real rewards": [*sees, latent[0], ahead],
+    }
+    bounds = (0, options.episodes, options.episodes + CHECK, options.episodes + CHECK + TEST)
+    parts = tuple(
+        (starts & (episode >= a) & (episode < b)).nonzero().squeeze(1) for a, b in zip(bounds, bounds[1:], strict=False)
+    )
+    print("\nshare of the return's variance that is explained")
+    for name, tensors in inputs.items():
+        x = th.cat(tensors, 1)
+        print(f"  {name:36}", *(f"{explained(x, goal, parts, seed):.3f}" for seed in range(options.seeds)), flush=True)
+
+    print("\nimagined rewards: correlation with the real ones")
+    for k in range(1, FAR + 1):
+        print(f"  {k:2} {th.corrcoef(th.stack([reward[starts, k - 1], ahead[starts, k - 1]]))[0, 1]:.2f}")
+    told = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"])
+    print(
+        "\nunder the actions taken: error of the hidden states over that of no change, and share of preferred actions"
+    )
+    for k in range(1, FAR + 1):
+        print(
+            f"  {k:2} {told[f'open_loop_{k}'] / told[f'no_change_{k}']:.2f} {told.get(f'policy_{k}', float('nan')):.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
