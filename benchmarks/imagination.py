@@ -110,9 +110,11 @@ def main() -> None:
         preferred = stats["preferred"].flatten()
         zsa = None if agent.sale is None else agent.sale.g(seen.zs.flatten(0, 1), preferred)
         cfg = learner.cfg.imagination
-        how = {"latent_policy": cfg.policy == "latent", "encode": cfg.zs == "encode", "reward": True}
-        steps = imagine(model, agent, s, seen.h, seen.zs, Choice(preferred, zsa, None), FAR, **how)
-    latent, reward = steps[..., :-1], steps[1:, :, -1].t()  # (FAR + 1, R, N D), (R, FAR)
+        first = Choice(preferred, zsa, None)
+        latent = imagine(model, agent, s, seen.h, seen.zs, first, FAR, cfg.zs == "encode").flatten(
+            2
+        )  # (FAR + 1, R, N D)
+        reward = model.dec_reward(latent[1:]).squeeze(2).t()  # (R, FAR), symlog
     episode = rows.first.long().cumsum(0) - 1
     starts = th.zeros(len(rows), dtype=th.bool).index_fill(0, rows.src, True)  # rows at which a transition starts
     real = data.reward * starts

@@ -57,8 +57,6 @@ class ImaginationConfig(_Group):
 
     horizon: Annotated[int, Field(ge=0, le=20)]
     embed_dim: Width
-    policy: Literal["latent", "head"]
-    reward: bool
     grad: Literal["encoder", "full", "none"]
     target: Literal["online", "copy"]
     zs: Literal["predict", "encode"]
@@ -71,7 +69,6 @@ class LossWeights(_Group):
     kl: Weight
     prior_reg: Weight
     recon: Weight
-    policy: Weight
     prior_recon_state: Weight
     prior_recon_action: Weight
     avail: Weight
@@ -100,19 +97,10 @@ class MMSAConfig(_Group):
             raise ValueError(
                 "mixer_state=False and world_model.enabled=False leave the mixer blind: set one of them to True"
             )
-        asked = self.imagination
-        decoders = {  # by whom they are asked for
-            "recon": (asked.policy == "head" or asked.zs == "encode") and asked.horizon > 1,
-            "policy": asked.policy == "latent" and asked.horizon > 1,
-            "reward": asked.reward,
-        }
-        for name, needed in decoders.items():
-            if self.world_model.enabled and needed and not getattr(self.loss_weights, name):
-                raise ValueError(
-                    f"loss_weights.{name}=0 builds no decoder, which imagination.horizon={asked.horizon}, "
-                    f"policy={asked.policy}, zs={asked.zs}, reward={asked.reward} ask: give it a weight above 0, "
-                    "or set horizon to 1 or 0 and reward to False"
-                )
+        if self.world_model.enabled and self.imagination.horizon > 1 and not self.loss_weights.recon:
+            raise ValueError(
+                "loss_weights.recon=0 builds no decoder, which imagination.horizon > 1 asks: set horizon to 1 or 0"
+            )
         return self
 
     @classmethod

@@ -1,7 +1,6 @@
 """How far the world model can be trusted, and what the mixer makes of it.
 
-Shapes: R valid steps of whole teams in the order (episode, step), N agents, H hidden, Z embedding, D latent, K horizon,
-L width of an imagined step (see imagination.py).
+Shapes: R valid steps of whole teams in the order (episode, step), N agents, H hidden, Z embedding, D latent, K horizon.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ def open_loop(
 
     Returns:
         For k = 1 .. horizon, as far as episodes reach: `open_loop_k`, mean squared error of the decoded hidden states
-        after k steps, and `no_change_k`, that of predicting no change; `policy_k`, how often the model's policy prefers
-        after k steps what the agent then does. One step ahead, in the units that the model is
-        trained in: `reward_imagined`, `reward_real` and, where both vary, their `reward_correlation`. What the model
-        has no decoder for is left out.
+        after k steps, and `no_change_k`, that of predicting no change; `policy_k`, how often the action that the head
+        prefers after k steps, at the decoded hidden state and SALE's prediction, is the one that it prefers there. One
+        step ahead, in the units that the model is trained in: `reward_imagined`, `reward_real` and, where both vary,
+        their `reward_correlation`. What the model has no decoder for is left out.
     """
     sale, s = agent.sale, model.posterior(h, zs).mean
     episode = rows.first.long().cumsum(0)
@@ -60,16 +59,20 @@ def open_loop(
             zsa = sale.g(zs.flatten(0, 1), taken.flatten()).view_as(zs)
             zsa = sale.dynamics(zs, taken, zsa)
             zs = sale.normalise(zsa)
-        x = model.transition(s, taken, zsa)
-        s = model.next_mean(x)
+        s = model.next_mean(s, taken, zsa)
         if model.dec_h is not None:
             now, then = h[start], h[start + k]
-            out[f"open_loop_{k}"] = (model.decode_hidden(s) - then).square().mean().item()
+            imagined_h, avail = model.decode_hidden(s), model.decode_avail(s)
+            out[f"open_loop_{k}"] = (imagined_h - then).square().mean().item()
             out[f"no_change_{k}"] = (now - then).square().mean().item()
-        if model.dec_policy is not None:
-            out[f"policy_{k}"] = (model.preferred(s) == preferred[start + k]).float().mean().item()
+            choice = agent.greedy(
+                imagined_h.flatten(0, 1),
+                None if zs is None else zs.flatten(0, 1),
+                None if avail is None else avail.flatten(0, 1),
+            )
+            out[f"policy_{k}"] = (choice.actions.view_as(taken) == preferred[start + k]).float().mean().item()
         if k == 1 and model.dec_reward is not None:
-            imagined, real = symexp(model.decode_reward(x)), reward[start]
+            imagined, real = symexp(model.dec_reward(s.flatten(1)).squeeze(1)), reward[start]
             out |= {"reward_imagined": imagined.mean().item(), "reward_real": real.mean().item()}
             if len(real) > 1 and imagined.std() > 0 and real.std() > 0:
                 out["reward_correlation"] = th.corrcoef(th.stack([imagined, real]))[0, 1].item()
@@ -82,7 +85,7 @@ def reliance(
     rollout: RolloutEncoder | None,
     q_taken: Tensor,
     state: Tensor | None,
-    imagined: Tensor | None,
+    states: Tensor | None,
     goal: Tensor,
     src: Tensor,
 ) -> dict[str, float]:
@@ -93,29 +96,29 @@ def reliance(
 
     Args:
         q_taken: (R, N), values of the actions taken. state: (R, S), None where the mixer does not see it.
-        imagined: (K+1, R, L), the roll-outs, the present first; None without roll-outs.
+        states: (K+1, R, N, D), the roll-outs' latent states, the present first; None without roll-outs.
         goal: (S,), what Q_tot of the rows `src` (S,) is trained towards.
 
     Returns:
-        `td_other_state`, `td_other_rollout`, and `td_other_future`: the K imagined steps alone; those that there are.
+        `td_other_state`, `td_other_rollout`, and `td_other_future`: the K imagined states alone; those that there are.
     """
 
-    def error(state: Tensor | None, imagined: Tensor | None) -> float:
+    def error(state: Tensor | None, states: Tensor | None) -> float:
         parts = [] if state is None else [state]
-        if rollout is not None and imagined is not None:
-            parts.append(rollout(imagined))
+        if rollout is not None and states is not None:
+            parts.append(rollout(states))
         q_tot = mixer(q_taken, th.cat(parts, dim=1)).squeeze(1)
         return (q_tot.index_select(0, src) - goal).square().mean().item()
 
     far = len(q_taken) // 2
     others: dict[str, float] = {}
     if state is not None:
-        others["td_other_state"] = error(state.roll(far, 0), imagined)
-    if imagined is not None:
-        others["td_other_rollout"] = error(state, imagined.roll(far, 1))
-        if len(imagined) > 1:
-            others["td_other_future"] = error(state, th.cat([imagined[:1], imagined[1:].roll(far, 1)]))
-    real = max(error(state, imagined), 1e-12)
+        others["td_other_state"] = error(state.roll(far, 0), states)
+    if states is not None:
+        others["td_other_rollout"] = error(state, states.roll(far, 1))
+        if len(states) > 1:
+            others["td_other_future"] = error(state, th.cat([states[:1], states[1:].roll(far, 1)]))
+    real = max(error(state, states), 1e-12)
     return {name: other / real for name, other in others.items()}
 
 

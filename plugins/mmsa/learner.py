@@ -88,8 +88,7 @@ class MMSALearner:
             model = WorldModel(
                 args.n_agents, args.n_actions, args.hidden_dim, zs_dim, cfg.world_model, cfg.loss_weights
             )
-            step_dim = args.n_agents * cfg.world_model.latent_dim + cfg.imagination.reward
-            rollout = RolloutEncoder(step_dim, cfg.imagination.embed_dim)
+            rollout = RolloutEncoder(args.n_agents, cfg.world_model.latent_dim, cfg.imagination.embed_dim)
             context_dim += cfg.imagination.embed_dim
         self.mac = mac
         self.online = Networks(mac, MMSAMixer(args, context_dim), model, rollout)
@@ -169,21 +168,22 @@ class MMSALearner:
         taken_zsa = None if choice.taken_zsa is None else choice.taken_zsa.view_as(_some(zs))
         seen = Seen(rows, data, target_h, zs)
 
+        preferred = choice.actions.view_as(data.actions)
+
         # 2. Imagination: K greedy latent steps from every real one
         posterior: Gaussian | None = None
         if online.model is not None:
             online.model.see(data.avail)
             posterior = online.model.posterior(target_h, zs)
-        imagined, target_imagined = self._imagined(seen, h.detach(), target_zs, choice, posterior)
+        states, target_states = self._imagined(seen, h.detach(), target_zs, choice, posterior)
 
         # 3. Representation and world model
-        preferred = choice.actions.view_as(data.actions)
         model = (self.beside if self.apart else Beside())(
-            lambda: self._model_losses(seen, h.detach(), posterior, preferred, taken_zsa)
+            lambda: self._model_losses(seen, h.detach(), posterior, taken_zsa)
         )
 
         # 4. Value: mixed double-Q TD loss on [state; roll-out]
-        context, next_context = self._contexts(data.state, imagined, target_imagined)  # (R, C)
+        context, next_context = self._contexts(data.state, states, target_states)  # (R, C)
         q_taken = agent.head.chosen(*_flat(h, data.actions, zs, taken_zsa))
         q_tot = online.mixer(q_taken.view_as(data.actions), context).squeeze(1)  # (R,), meaningful where a step follows
         with th.no_grad():
@@ -208,8 +208,8 @@ class MMSALearner:
         stats["q_taken"], stats["preferred"] = q_taken.view_as(data.actions).detach(), preferred
         if online_zs is not None:
             stats["zs"] = online_zs.detach()
-        if imagined is not None:
-            stats["imagined"] = imagined.detach()
+        if states is not None:
+            stats["states"] = states.detach()
         return losses, stats, seen
 
     def _target_side(self, data: Packed, rows: Rows) -> tuple[Tensor, Tensor | None]:
@@ -220,12 +220,11 @@ class MMSALearner:
         return h, agent.zs(data.obs, h)
 
     def _model_losses(
-        self, seen: Seen, h: Tensor, posterior: Gaussian | None, greedy: Tensor, taken_zsa: Tensor | None
+        self, seen: Seen, h: Tensor, posterior: Gaussian | None, taken_zsa: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The losses of SALE and of the world model, and the embeddings (R, N, Z) that SALE is learning.
 
-        h (R, N, H): of the online trunk; greedy (R, N): the actions preferred now; taken_zsa (R, N, Z): of the actions
-        taken, fixed.
+        h (R, N, H): of the online trunk; taken_zsa (R, N, Z): of the actions taken, fixed.
         """
         losses: dict[str, Tensor] = {}
         rows, data, fixed = seen.rows, seen.data, self.mac.agent.sale
@@ -241,7 +240,7 @@ class MMSALearner:
                 with th.no_grad():
                     dynamics = fixed.dynamics(_some(seen.zs), data.actions, _some(taken_zsa))
             losses |= self.online.model.losses(
-                _some(posterior), rows, seen.h, data.actions, dynamics, data.avail, data.reward, data.terminated, greedy
+                _some(posterior), rows, seen.h, data.actions, dynamics, data.avail, data.reward, data.terminated
             )
         return losses, zs
 
@@ -278,19 +277,19 @@ class MMSALearner:
     def _imagined(
         self, seen: Seen, h: Tensor, target_zs: Tensor | None, choice: Choice, posterior: Gaussian | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """What the online roll-out imagined, and the target's where it has one: (K+1, R, L)."""
+        """Latent states of the online roll-out, and of the target's where it has one: (K+1, R, N, D)."""
         online, target, cfg = self.online, self.target, self.cfg.imagination
         if online.model is None or posterior is None:
             return None, None
         with th.set_grad_enabled(cfg.grad == "full"):
-            imagined = self._rolled_out(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice)
+            states = self._rolled_out(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice)
         if target.model is None:
-            return imagined, None
+            return states, None
         with th.no_grad():
             agent, model = target.mac.agent, target.model
             first = self._greedy(agent, seen.h, target_zs, seen.data.avail)
             s = model.posterior(seen.h, target_zs).mean
-            return imagined, self._rolled_out(model, agent, s, seen.h, target_zs, first)
+            return states, self._rolled_out(model, agent, s, seen.h, target_zs, first)
 
     def _greedy(
         self, agent: MMSAAgent, h: Tensor, zs: Tensor | None, avail: Tensor, taken: Tensor | None = None
@@ -312,26 +311,21 @@ class MMSALearner:
             agents = slice(rows.start * n_agents, rows.stop * n_agents)
             begin = Choice(first.actions[agents], None if first.zsa is None else first.zsa[agents], None)
             now = None if zs is None else zs[rows]
-            return imagine(
-                model, agent, s[rows], h[rows], now, begin, cfg.horizon,
-                latent_policy=cfg.policy == "latent", encode=cfg.zs == "encode", reward=cfg.reward,
-            )  # fmt: skip
+            return imagine(model, agent, s[rows], h[rows], now, begin, cfg.horizon, cfg.zs == "encode")
 
         parts = _halves(h) if self.apart else [slice(0, len(h))]
         return th.cat(self.beside.share([partial(half, rows) for rows in parts]), dim=1)
 
-    def _contexts(
-        self, state: Tensor, imagined: Tensor | None, target_imagined: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _contexts(self, state: Tensor, states: Tensor | None, target_states: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the mixer and the target mixer see at every valid row: c = [state; e], each (R, C)."""
-        if imagined is None or self.online.rollout is None:
+        if states is None or self.online.rollout is None:
             return state, state
         with th.set_grad_enabled(self.cfg.imagination.grad != "none"):
-            e = self.online.rollout(imagined)
+            e = self.online.rollout(states)
         next_e = e.detach()
-        if target_imagined is not None and self.target.rollout is not None:
+        if target_states is not None and self.target.rollout is not None:
             with th.no_grad():
-                next_e = self.target.rollout(target_imagined)
+                next_e = self.target.rollout(target_states)
         if not self.cfg.mixer_state:
             return e, next_e
         return th.cat([state, e], dim=1), th.cat([state, next_e], dim=1)
@@ -385,9 +379,9 @@ class MMSALearner:
             metrics["mmsa_sale_over_no_change"] = losses["sale"] / (predictions * still.clamp(min=1e-12))
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
-        data, imagined, (mac, mixer, model, rollout) = seen.data, stats.get("imagined"), self.online
+        data, states, (mac, mixer, model, rollout) = seen.data, stats.get("states"), self.online
         state = data.state if self.cfg.mixer_state else None
-        found = reliance(mixer, rollout, stats["q_taken"], state, imagined, stats["goal"], stats["src"])
+        found = reliance(mixer, rollout, stats["q_taken"], state, states, stats["goal"], stats["src"])
         if model is not None:
             actions = data.actions, data.reward, stats["preferred"]
             found |= open_loop(model, mac.agent, seen.rows, seen.h, seen.zs, *actions)

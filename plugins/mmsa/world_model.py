@@ -1,13 +1,10 @@
 """The world model: two VAEs over the agents' hidden states (MBVD, Xu et al., NeurIPS 2022), with SALE added.
 
-    posterior   q(s_t | h_t, zs_t)                         what the team's latent state is, given what agents have seen
-    transition  x_t = trans(s_{t-1}, a_{t-1}, zsa_{t-1})    what follows from the agents' actions:
-    prior       p(s_t | x_t)                                the state that is expected; rolls latent states forward
-    reward      r_{t-1} = dec_reward(x_t)                   what the step is expected to give
-    policy      dec_policy(s_t)                             what the agents are expected to prefer there
+    posterior  q(s_t | h_t, zs_t)                     what the team's latent state is, given what the agents have seen
+    prior      p(s_t | s_{t-1}, a_{t-1}, zsa_{t-1})   what it is expected to be; rolls latent states forward
 
 Shapes: R rows of whole teams in the order (episode, step), N agents, A actions, H hidden, Z embedding, D latent
-width of an agent, X width of the transition's features (`hidden_dim`).
+width of an agent.
 """
 
 from __future__ import annotations
@@ -18,14 +15,13 @@ import torch as th
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .agent import masked_argmax
 from .config import LossWeights, WorldModelConfig
 from .kernels import Linear, tanh
 from .returns import Rows
 
 LOGVAR_RANGE = (-10.0, 4.0)
 LOSSES = (
-    "kl", "prior_reg", "recon", "policy", "prior_recon_state", "prior_recon_action", "avail", "reward", "continuation",
+    "kl", "prior_reg", "recon", "prior_recon_state", "prior_recon_action", "avail", "reward", "continuation",
 )  # fmt: skip
 
 
@@ -106,12 +102,11 @@ class WorldModel(nn.Module):
 
         on = self.weights
         self.dec_h = _mlp(cfg.latent_dim, width, hidden_dim) if on["recon"] else None
-        self.dec_policy = _mlp(cfg.latent_dim, width, n_actions) if on["policy"] else None
         self.dec_avail = _mlp(cfg.latent_dim, width, n_actions) if on["avail"] else None
         self.dec_prev_state = _mlp(joint, width, joint) if on["prior_recon_state"] else None
         self.dec_prev_action = _mlp(joint, width, n_agents * n_actions) if on["prior_recon_action"] else None
-        self.dec_reward = _mlp(width, width, 1) if on["reward"] else None
-        self.dec_continue = _mlp(width, width, 1) if on["continuation"] else None
+        self.dec_reward = _mlp(joint, width, 1) if on["reward"] else None
+        self.dec_continue = _mlp(joint, width, 1) if on["continuation"] else None
         # Until then the decoder of masks is untrained, and nothing may ask it.
         self.register_buffer("avail_seen", th.zeros((), dtype=th.bool))
 
@@ -125,11 +120,8 @@ class WorldModel(nn.Module):
         mean, logvar = self.post(h if zs is None else th.cat([h, zs], dim=-1)).chunk(2, dim=-1)
         return Gaussian(mean, logvar.clamp(*LOGVAR_RANGE))
 
-    def transition(self, s: Tensor, actions: Tensor, zsa: Tensor | None, first: Tensor | None = None) -> Tensor:
-        """What is known of a step before its outcome: s (R, N, D), actions (R, N), zsa (R, N, Z) -> x (R, X).
-
-        `first` (R,): rows whose inputs all count as zero, since nothing came before them.
-        """
+    def _transition(self, s: Tensor, actions: Tensor, zsa: Tensor | None, first: Tensor | None = None) -> Tensor:
+        """The prior's features. `first` (R,): rows whose inputs all count as zero, since nothing came before them."""
         inputs = [F.relu(self.enc_s(s.flatten(1))), self.enc_a(actions).flatten(1)]
         if self.enc_z is not None and zsa is not None:
             inputs.append(F.relu(self.enc_z(zsa)).flatten(1))
@@ -138,19 +130,15 @@ class WorldModel(nn.Module):
             joined = joined.masked_fill(first.unsqueeze(1), 0.0)
         return self.trans(joined)
 
-    def next_mean(self, x: Tensor) -> Tensor:
-        """The mean of the prior after a transition x (R, X), (R, N, D)."""
-        return self.prior_mean(x).unflatten(1, (self.n_agents, self.dim))
+    def prior(self, s: Tensor, actions: Tensor, zsa: Tensor | None, first: Tensor | None = None) -> Gaussian:
+        """s (R, N, D), actions (R, N), zsa (R, N, Z) of the step before -> p(s' | s, a, zsa)."""
+        x = self._transition(s, actions, zsa, first)
+        logvar = self.prior_logvar(x).clamp(*LOGVAR_RANGE)
+        return Gaussian(self.prior_mean(x).view_as(s), logvar.view_as(s))
 
-    def prior(self, x: Tensor) -> Gaussian:
-        """p(s' | x) after a transition x (R, X)."""
-        mean = self.next_mean(x)
-        return Gaussian(mean, self.prior_logvar(x).clamp(*LOGVAR_RANGE).view_as(mean))
-
-    def decode_reward(self, x: Tensor) -> Tensor:
-        """The symlog of the team's reward that a transition x (R, X) gives, (R,)."""
-        assert self.dec_reward is not None, "loss_weights.reward is 0"
-        return self.dec_reward(x).squeeze(1)
+    def next_mean(self, s: Tensor, actions: Tensor, zsa: Tensor | None) -> Tensor:
+        """One imagined step: the prior's mean, (R, N, D)."""
+        return self.prior_mean(self._transition(s, actions, zsa)).view_as(s)
 
     def decode_hidden(self, s: Tensor) -> Tensor:
         """s (R, N, D) -> the agents' hidden states (R, N, H), in (-1, 1) as a GRU's are."""
@@ -163,13 +151,6 @@ class WorldModel(nn.Module):
             return None
         return self.dec_avail(s) >= 0.0
 
-    @th.no_grad()
-    def preferred(self, s: Tensor) -> Tensor:
-        """s (R, N, D) -> the actions (R, N) that the agents are expected to prefer there, of those available."""
-        assert self.dec_policy is not None, "loss_weights.policy is 0"
-        logits, avail = self.dec_policy(s), self.decode_avail(s)
-        return logits.argmax(-1) if avail is None else masked_argmax(logits, avail)
-
     def losses(
         self,
         posterior: Gaussian,
@@ -180,7 +161,6 @@ class WorldModel(nn.Module):
         avail: Tensor,
         reward: Tensor,
         terminated: Tensor,
-        greedy: Tensor,
     ) -> dict[str, Tensor]:
         """Every loss with a weight above 0, unweighted, by name.
 
@@ -191,12 +171,10 @@ class WorldModel(nn.Module):
             posterior: of the R valid rows. h: (R, N, H), the target trunk's hidden states.
             actions: (R, N), those taken; zsa: (R, N, Z), theirs.
             avail: (R, N, A) bool. reward, terminated: (R,), of the step that starts at the row.
-            greedy: (R, N), the actions that the agents prefer now.
         """
         prev, n = rows.trained_with_prev - 1, self.n_agents
         sample = posterior.sample()
-        x = self.transition(_before(sample), _before(actions), None if zsa is None else _before(zsa), rows.first)
-        prior = self.prior(x)
+        prior = self.prior(_before(sample), _before(actions), None if zsa is None else _before(zsa), rows.first)
 
         def over_rows(x: Tensor) -> Tensor:
             x = rows.only_trained(x)
@@ -213,8 +191,6 @@ class WorldModel(nn.Module):
             out["prior_reg"] = over_rows(kl_divergence(prior, standard))
         if on["recon"]:
             out["recon"] = over_rows((self.decode_hidden(sample) - h) ** 2)
-        if self.dec_policy is not None:
-            out["policy"] = over_rows(F.cross_entropy(self.dec_policy(sample).mT, greedy, reduction="none"))
         if self.dec_avail is not None:
             if self.avail_seen:
                 logits = self.dec_avail(sample)
@@ -231,12 +207,9 @@ class WorldModel(nn.Module):
         if self.dec_prev_action is not None:
             logits = self.dec_prev_action(imagined).unflatten(1, (n, self.n_actions))
             out["prior_recon_action"] = F.cross_entropy(logits.flatten(0, 1), actions.index_select(0, prev).flatten())
-
-        # What the step gave, and whether it was the last
-        x = x.index_select(0, prev + 1)
         if self.dec_reward is not None:
-            out["reward"] = F.mse_loss(self.decode_reward(x), symlog(reward.index_select(0, prev)))
+            out["reward"] = F.mse_loss(self.dec_reward(imagined).squeeze(1), symlog(reward.index_select(0, prev)))
         if self.dec_continue is not None:
             going_on = 1.0 - terminated.index_select(0, prev)
-            out["continuation"] = F.binary_cross_entropy_with_logits(self.dec_continue(x).squeeze(1), going_on)
+            out["continuation"] = F.binary_cross_entropy_with_logits(self.dec_continue(imagined).squeeze(1), going_on)
         return out

@@ -17,8 +17,7 @@ from mmsa.world_model import LOSSES
 # What another value of a key needs besides.
 NEEDS: dict[str, dict[str, Any]] = {
     "imagination.zs": {"sale.input": "hidden"},
-    "loss_weights.recon": {"imagination.policy": "latent"},
-    "loss_weights.policy": {"imagination.policy": "head"},
+    "loss_weights.recon": {"imagination.horizon": 1},
 }
 NEVER_ZERO = ("loss_weights.td", "loss_weights.sale")
 HORIZONS = range(6)
@@ -136,11 +135,8 @@ def test_the_mixers_width_is_what_it_sees(state: bool, model: bool) -> None:
 
 @pytest.mark.parametrize("horizon", HORIZONS)
 @pytest.mark.parametrize("target", ["online", "copy"])
-@pytest.mark.parametrize("policy", ["latent", "head"])
-def test_as_many_steps_are_imagined_as_asked(
-    monkeypatch: pytest.MonkeyPatch, policy: str, target: str, horizon: int
-) -> None:
-    learner = build(**{"imagination.horizon": horizon, "imagination.target": target, "imagination.policy": policy})
+def test_as_many_steps_are_imagined_as_asked(monkeypatch: pytest.MonkeyPatch, horizon: int, target: str) -> None:
+    learner = build(**{"imagination.horizon": horizon, "imagination.target": target})
     batch = batch_of(learner)
     online = spy(monkeypatch, learner.online.model, "next_mean")
     assert (learner.target.model is None) == (target == "online")
@@ -152,10 +148,9 @@ def test_as_many_steps_are_imagined_as_asked(
     def rows(calls: list[Any]) -> int:  # the rows are shared out to several calls
         return sum(len(call[0]) for call in calls)
 
-    assert rows(online) == (horizon + 1) * steps  # the model's losses ask, too
-    assert rows(copied) == (horizon * steps if target == "copy" else 0)
-    # once at the present; by the head then at each imagined step but the last
-    assert rows(greedy) == (max(horizon, 1) if policy == "head" else 1) * steps * learner.args.n_agents
+    assert rows(online) == horizon * steps and rows(copied) == (horizon * steps if target == "copy" else 0)
+    # once at the present, then at each imagined step but the last
+    assert rows(greedy) == max(horizon, 1) * steps * learner.args.n_agents
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,10 @@ def measure(learner: MMSALearner, losses: Losses, horizon: int = 10) -> dict[str
 def test_errors_are_those_of_a_plain_loop(changes: dict[str, object], masks: bool) -> None:
     learner = build(**changes)
     losses = learner.losses(batch_of(learner))
-    seen, model, agent = losses[2], learner.online.model, learner.mac.agent
+    seen, preferred = losses[2], losses[1]["preferred"]
+    model, agent = learner.online.model, learner.mac.agent
     model.avail_seen.fill_(masks)
     found = measure(learner, losses)
-    preferred = losses[1]["preferred"]
     errors: dict[str, list[float]] = {}
     imagined, real, row = [], [], 0
     with th.no_grad():
@@ -45,19 +45,26 @@ def test_errors_are_those_of_a_plain_loop(changes: dict[str, object], masks: boo
                         zsa = th.stack([agent.sale.g(zs[:, i], taken[:, i]) for i in range(zs.shape[1])], 1)
                         zsa = agent.sale.dynamics(zs, taken, zsa)
                         zs = agent.sale.normalise(zsa)
-                    x = model.transition(s, taken, zsa)
-                    s = model.prior(x).mean
+                    s = model.prior(s, taken, zsa).mean
                     then = seen.h[at + k]
                     errors.setdefault(f"open_loop_{k}", []).append(((model.decode_hidden(s)[0] - then) ** 2).mean())
                     errors.setdefault(f"no_change_{k}", []).append(((seen.h[at] - then) ** 2).mean())
-                    logits = model.dec_policy(s)[0]
-                    if masks:
-                        logits = logits.masked_fill(model.dec_avail(s)[0] < 0, -1e7)
-                        logits[(model.dec_avail(s)[0] < 0).all(1), 0] = 0.0
-                    agree = [logits[i].argmax() == preferred[at + k, i] for i in range(len(logits))]
+                    agree = []
+                    for i in range(taken.shape[1]):  # an agent's values, one action at a time
+                        h = model.decode_hidden(s)[:, i]
+                        q = []
+                        for a in range(agent.n_actions):
+                            if zs is None:
+                                q.append(agent.head.chosen(h, th.tensor([a]), None, None).item())
+                            else:
+                                zsa_a = agent.sale.g(zs[:, i], th.tensor([a]))
+                                q.append(agent.head.chosen(h, th.tensor([a]), zs[:, i], zsa_a).item())
+                        open_ = model.dec_avail(s)[0, i] >= 0 if masks else th.ones(agent.n_actions, dtype=th.bool)
+                        best = max((q[a], a) for a in range(agent.n_actions) if open_[a])[1] if open_.any() else 0
+                        agree.append(best == preferred[at + k, i].item())
                     errors.setdefault(f"policy_{k}", []).append(np.mean(agree))
                     if k == 1:
-                        imagined.append(symexp(model.dec_reward(x))[0, 0].item())
+                        imagined.append(symexp(model.dec_reward(s.flatten(1)))[0, 0].item())
                         real.append(seen.data.reward[at].item())
             row += length + 1
     expected = {name: np.mean(values) for name, values in errors.items()}
@@ -69,9 +76,7 @@ def test_errors_are_those_of_a_plain_loop(changes: dict[str, object], masks: boo
 
 
 def test_horizon_and_missing_decoders() -> None:
-    learner = build(
-        **{"loss_weights.recon": 0, "loss_weights.reward": 0, "loss_weights.policy": 0, "imagination.horizon": 1}
-    )
+    learner = build(**{"loss_weights.recon": 0, "loss_weights.reward": 0, "imagination.horizon": 1})
     assert measure(learner, learner.losses(batch_of(learner))) == {}
     learner = build()
     found = measure(learner, learner.losses(batch_of(learner)), horizon=2)
@@ -87,9 +92,8 @@ def test_they_are_logged_and_draw_nothing() -> None:
     assert th.equal(state, th.get_rng_state())
     learner.train(batch, 10, 1)
     logged = learner.logger.stats
-    assert {"mmsa_open_loop_1", "mmsa_no_change_3", "mmsa_policy_2", "mmsa_reward_imagined", "mmsa_reward_real"} <= set(
-        logged
-    )
+    wanted = ("open_loop_1", "no_change_3", "policy_2", "reward_imagined", "reward_real")
+    assert {f"mmsa_{name}" for name in wanted} <= set(logged)
     without = build(**{"world_model.enabled": False})
     without.train(batch_of(without), 10, 1)
     assert not [name for name in without.logger.stats if "open_loop" in name]
@@ -100,7 +104,7 @@ def lean(learner: MMSALearner) -> dict[str, float]:
     _, stats, seen = learner.losses(batch_of(learner))
     state = seen.data.state if learner.cfg.mixer_state else None
     networks = learner.online.mixer, learner.online.rollout
-    return reliance(*networks, stats["q_taken"], state, stats.get("imagined"), stats["goal"], stats["src"])
+    return reliance(*networks, stats["q_taken"], state, stats.get("states"), stats["goal"], stats["src"])
 
 
 @pytest.mark.parametrize(
@@ -140,9 +144,9 @@ def test_reliance_is_that_of_a_plain_loop() -> None:
     learner = build()
     _, stats, seen = learner.losses(batch_of(learner))
     mixer, rollout = learner.online.mixer, learner.online.rollout
-    state, steps, q, goal, src = seen.data.state, stats["imagined"], stats["q_taken"], stats["goal"], stats["src"]
+    state, states, q, goal, src = seen.data.state, stats["states"], stats["q_taken"], stats["goal"], stats["src"]
     draws = th.get_rng_state()
-    found = reliance(mixer, rollout, q, state, steps, goal, src)
+    found = reliance(mixer, rollout, q, state, states, goal, src)
     assert th.equal(draws, th.get_rng_state())
     n = len(state)
     errors = dict.fromkeys(("real", "state", "rollout", "future"), 0.0)
@@ -151,8 +155,8 @@ def test_reliance_is_that_of_a_plain_loop() -> None:
             other = (row - n // 2) % n
             for name in errors:
                 own_state = state[other if name == "state" else row]
-                present = steps[0, other if name == "rollout" else row]
-                future = steps[1:, other if name in ("rollout", "future") else row]
+                present = states[0, other if name == "rollout" else row]
+                future = states[1:, other if name in ("rollout", "future") else row]
                 e = rollout(th.cat([present[None], future]).unsqueeze(1))[0]
                 errors[name] += ((mixer(q[row], th.cat([own_state, e])) - target) ** 2).item()
     for name in ("state", "rollout", "future"):

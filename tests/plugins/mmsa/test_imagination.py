@@ -31,18 +31,16 @@ class Case:
         flat_zs = None if self.zs is None else self.zs.flatten(0, 1)
         self.first: Choice = self.agent.greedy(self.h.flatten(0, 1), flat_zs, avail)
 
-    def imagine(self, horizon: int = K, **how: bool) -> th.Tensor:
-        return imagine(self.model, self.agent, self.s, self.h, self.zs, self.first, horizon, **how)
+    def imagine(self, horizon: int = K, encode: bool = False) -> th.Tensor:
+        return imagine(self.model, self.agent, self.s, self.h, self.zs, self.first, horizon, encode)
 
 
-def by_hand(
-    case: Case, horizon: int, latent_policy: bool = False, encode: bool = False, reward: bool = False
-) -> th.Tensor:
+def by_hand(case: Case, horizon: int, encode: bool) -> th.Tensor:
     """MMSA.md section 6, one row and one action at a time."""
     model, agent = case.model, case.agent
     out = []
     for r in range(R):
-        s, h, steps = case.s[r], case.h[r], [[*case.s[r].flatten(), *([th.tensor(0.0)] if reward else [])]]
+        s, h, states = case.s[r], case.h[r], [case.s[r]]
         zs = None if case.zs is None else case.zs[r]
         avail = None
         actions = case.first.actions.view(R, N)[r]
@@ -53,7 +51,7 @@ def by_hand(
                     acts = th.full((N,), a)
                     zsa = None if agent.sale is None else agent.sale.g(zs, acts)
                     q.append(agent.head.chosen(h, acts, zs, zsa))
-                q = model.dec_policy(s) if latent_policy else th.stack(q, 1)
+                q = th.stack(q, 1)
                 if avail is not None:
                     q = q.masked_fill(~avail, -1e7)
                 actions = q.argmax(1)
@@ -62,42 +60,32 @@ def by_hand(
             zsa = None if agent.sale is None else agent.sale.g(zs, actions)
             if agent.sale is not None and agent.sale.g_joint is not None:
                 zsa = agent.sale.normalise(agent.sale.g_joint(zs[None], actions[None]))[0]
-            x = model.transition(s[None], actions[None], None if zsa is None else zsa[None])
-            s = model.prior_mean(x).view_as(s)
-            steps.append([*s.flatten(), *(model.dec_reward(x)[0] if reward else [])])
+            s = model.prior(s[None], actions[None], None if zsa is None else zsa[None]).mean[0]
+            states.append(s)
             h = model.decode_hidden(s)
             avail = model.dec_avail(s) >= 0 if model.avail_seen else None
             if agent.sale is not None:
                 zs = agent.sale.zs(h) if encode else zsa / zsa.abs().mean(-1, keepdim=True)
-        out.append(th.tensor(steps))
+        out.append(th.stack(states))
     return th.stack(out, 1)
 
 
 @pytest.mark.parametrize("horizon", [0, 1, 4])
 @pytest.mark.parametrize("masks", [True, False])
-@pytest.mark.parametrize("latent_policy", [True, False])
 @pytest.mark.parametrize(
-    ("changes", "how"),
-    [
-        ({}, {}),
-        ({}, {"reward": True}),
-        ({"sale.enabled": False}, {}),
-        ({"sale.scope": "joint"}, {}),
-        ({"imagination.zs": "encode", "sale.input": "hidden"}, {"encode": True}),
-    ],
+    "changes",
+    [{}, {"sale.enabled": False}, {"sale.scope": "joint"}, {"imagination.zs": "encode", "sale.input": "hidden"}],
     ids=str,
 )
-def test_roll_outs_equal_those_by_hand(
-    changes: dict[str, Any], how: dict[str, bool], latent_policy: bool, masks: bool, horizon: int
-) -> None:
+def test_roll_outs_equal_those_by_hand(changes: dict[str, Any], masks: bool, horizon: int) -> None:
     case = Case(**changes)
     case.model.avail_seen.fill_(masks)
-    how = {**how, "latent_policy": latent_policy}
+    encode = "imagination.zs" in changes
     with th.no_grad():
-        steps = case.imagine(horizon, **how)
-        assert steps.shape == (horizon + 1, R, N * case.model.dim + how.get("reward", False))
-        th.testing.assert_close(steps, by_hand(case, horizon, **how), atol=1e-4, rtol=1e-4)
-    assert th.equal(steps[0, :, : N * case.model.dim], case.s.flatten(1))
+        states = case.imagine(horizon, encode)
+        assert states.shape == (horizon + 1, R, N, case.model.dim)
+        th.testing.assert_close(states, by_hand(case, horizon, encode), atol=1e-4, rtol=1e-4)
+    assert th.equal(states[0], case.s)
 
 
 def test_joint_predictions_reach_the_roll_out() -> None:
@@ -108,9 +96,8 @@ def test_joint_predictions_reach_the_roll_out() -> None:
     assert not th.allclose(before[1], case.imagine()[1])
 
 
-@pytest.mark.parametrize("latent_policy", [True, False])
 @pytest.mark.parametrize("only", [None, 3])
-def test_imagined_actions_are_available(monkeypatch: pytest.MonkeyPatch, only: int | None, latent_policy: bool) -> None:
+def test_imagined_actions_are_available(monkeypatch: pytest.MonkeyPatch, only: int | None) -> None:
     """Nothing left: the no-op, action 0. One action left: that one. Always after the first step, which is real."""
     case = Case()
     case.model.avail_seen.fill_(True)
@@ -120,18 +107,17 @@ def test_imagined_actions_are_available(monkeypatch: pytest.MonkeyPatch, only: i
         last.bias.fill_(-1.0)
         if only is not None:
             last.bias[only] = 1.0
-    calls = spy(monkeypatch, case.model, "transition")
-    case.imagine(latent_policy=latent_policy)
+    calls = spy(monkeypatch, case.model, "next_mean")
+    case.imagine()
     actions = [args[1] for args in calls]
     assert th.equal(actions[0].flatten(), case.first.actions)
     assert all((a == (only or 0)).all() for a in actions[1:]) and len(actions) == K
 
 
-@pytest.mark.parametrize("latent_policy", [True, False])
-def test_gradients_run_along_the_chain_of_latents_only(latent_policy: bool) -> None:
+def test_gradients_run_along_the_chain_of_latents_only() -> None:
     case = Case()
     case.h.requires_grad_()
-    case.imagine(latent_policy=latent_policy, reward=True)[-1].square().sum().backward()
+    case.imagine()[-1].square().sum().backward()
     trained = {
         name.partition(".")[0] for name, p in case.model.named_parameters() if p.grad is not None and p.grad.any()
     }
@@ -140,10 +126,11 @@ def test_gradients_run_along_the_chain_of_latents_only(latent_policy: bool) -> N
 
 
 def test_the_roll_out_is_read_from_its_end_to_the_present() -> None:
-    encoder = RolloutEncoder(7, 6)
-    gru = nn.GRU(7, 6)
+    encoder = RolloutEncoder(N, 3, 6)
+    gru = nn.GRU(N * 3, 6)
     gru.load_state_dict(encoder.rnn.state_dict())
-    steps = th.randn(K + 1, R, 7)
-    e = encoder(steps)
+    states = th.randn(K + 1, R, N, 3)
+    e = encoder(states)
     assert e.shape == (R, 6)
-    th.testing.assert_close(e, gru(th.stack([steps[k] for k in range(K, -1, -1)]))[0][-1])
+    expected = gru(th.stack([states[k].flatten(1) for k in range(K, -1, -1)]))[0][-1]
+    th.testing.assert_close(e, expected)

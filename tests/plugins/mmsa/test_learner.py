@@ -487,9 +487,8 @@ def test_metrics() -> None:
     names = {"loss", "grad_norm", "td_error_abs", "q_taken_mean", "target_mean"}
     names |= {"mmsa_grad_norm_world_model", "mmsa_grad_norm_sale", "mmsa_zs_spread", "mmsa_sale_over_no_change"}
     names |= {f"mmsa_loss_{name}" for name in mmsa_args().loss_weights}
-    names |= {
-        f"mmsa_{kind}_{k}" for kind in ("open_loop", "no_change", "policy") for k in range(1, 7)
-    }  # the longest episode
+    kinds = ("open_loop", "no_change", "policy")
+    names |= {f"mmsa_{kind}_{k}" for kind in kinds for k in range(1, 7)}  # the longest episode
     names |= {"mmsa_reward_imagined", "mmsa_reward_real", "mmsa_reward_correlation"}
     names |= {"mmsa_td_other_state", "mmsa_td_other_rollout", "mmsa_td_other_future"}
     assert set(log.stats) == names
@@ -505,7 +504,7 @@ def test_names_of_losses_are_the_names_of_weights() -> None:
 
 
 def test_a_loss_weighs_what_its_weight_says() -> None:
-    plain, heavy = build(**{"loss_weights.recon": 1.0}), build(**{"loss_weights.recon": 3.0, "loss_weights.td": 2.0})
+    plain, heavy = build(), build(**{"loss_weights.recon": 3.0, "loss_weights.td": 2.0})
     batch = batch_of(plain)
     a, b = gradients(plain, batch), gradients(heavy, batch)
     # unlike the reconstruction, the TD loss is alone in reaching the head
@@ -717,5 +716,6 @@ def test_it_learns_a_fixed_batch_without_collapse(changes: dict[str, Any], seed:
         assert sum(found[-5:]) / 5 < found[0] / 20, name
     spread = [value for _, value in log.stats["mmsa_zs_spread"]]
     assert spread[-1] > spread[0] / 2
-    if not changes:  # with scope joint, and for more than one step, 200 updates are too few to tell
-        assert log.stats["mmsa_open_loop_1"][-1][1] < 0.8 * log.stats["mmsa_no_change_1"][-1][1]
+    if not changes:  # with scope joint 200 updates are too few to tell
+        for k in (1, 2):
+            assert log.stats[f"mmsa_open_loop_{k}"][-1][1] < log.stats[f"mmsa_no_change_{k}"][-1][1]

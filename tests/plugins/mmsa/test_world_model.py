@@ -19,7 +19,6 @@ N, A, H, Z, D, T = 3, 5, 12, 7, 3, 6
 LENGTHS = [6, 3, 2, 4]  # filled steps
 DECODERS = {  # loss -> the decoder that only it needs
     "recon": "dec_h",
-    "policy": "dec_policy",
     "avail": "dec_avail",
     "prior_recon_state": "dec_prev_state",
     "prior_recon_action": "dec_prev_action",
@@ -91,8 +90,7 @@ def test_log_variances_stay_in_range() -> None:
         for p in model.parameters():
             p *= 1e4
     h, zs, actions = th.randn(8, N, H), th.randn(8, N, Z), th.zeros(8, N, dtype=th.long)
-    s = th.randn(8, N, D)
-    for x in (model.posterior(h, zs), model.prior(model.transition(s, actions, zs))):
+    for x in (model.posterior(h, zs), model.prior(th.randn(8, N, D), actions, zs)):
         assert x.logvar.min() == -10 and x.logvar.max() == 4
 
 
@@ -104,14 +102,13 @@ def test_posteriors_are_each_agents_own_and_the_prior_sees_the_team() -> None:
     other_s[:, 1] += 1
     changed = (model.posterior(other_h, zs).mean != model.posterior(h, zs).mean).any(-1)
     assert changed.tolist() == [[False, True, False]] * 8
-    x, other_x = (model.transition(latent, actions, zs) for latent in (s, other_s))
-    assert (model.prior_mean(other_x) != model.prior_mean(x)).view(8, N, D).any(-1).all()
+    assert (model.prior(other_s, actions, zs).mean != model.prior(s, actions, zs).mean).any(-1).all()
 
 
 def test_an_imagined_step_is_the_priors_mean() -> None:
     model = make()
-    x = model.transition(th.randn(8, N, D), th.randint(0, A, (8, N)), th.randn(8, N, Z))
-    assert th.equal(model.next_mean(x), model.prior(x).mean)
+    s, zs, actions = th.randn(8, N, D), th.randn(8, N, Z), th.randint(0, A, (8, N))
+    th.testing.assert_close(model.next_mean(s, actions, zs), model.prior(s, actions, zs).mean)
 
 
 def test_decoded_hidden_states_are_those_of_a_gru() -> None:
@@ -138,7 +135,6 @@ def data(rows: Rows, all_available: bool = False) -> dict[str, Any]:
         "avail": th.ones_like(avail) if all_available else avail,
         "reward": 5 * th.randn(n, generator=g),
         "terminated": (th.rand(n, generator=g) < 0.3).float(),
-        "greedy": th.randint(0, A, (n, N), generator=g),
     }
 
 
@@ -171,16 +167,15 @@ def test_every_loss_is_that_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch, bal
             if t == 0:
                 width = model.trans[0].in_features
                 x = model.trans(th.zeros(1, width))
+                p_mean, p_logvar = model.prior_mean(x).view(N, D), model.prior_logvar(x).view(N, D).clamp(-10, 4)
             else:
                 inputs = [F.relu(model.enc_s(q.mean[r - 1].flatten())), model.enc_a(d["actions"][r - 1]).flatten()]
                 x = model.trans(th.cat([*inputs, F.relu(model.enc_z(d["zsa"][r - 1])).flatten()]))
-            p_mean = model.prior_mean(x).view(N, D)
-            p_logvar = model.prior_logvar(x).view(N, D).clamp(-10, 4)
+                p_mean, p_logvar = model.prior_mean(x).view(N, D), model.prior_logvar(x).view(N, D).clamp(-10, 4)
             prior, post = Gaussian(p_mean, p_logvar), Gaussian(q.mean[r], q.logvar[r])
             sums["kl"] += kl_divergence(normal(post), normal(prior)).sum() / N
             sums["prior_reg"] += kl_divergence(normal(prior), Normal(0.0, 1.0)).sum() / N
             sums["recon"] += (model.dec_h(post.mean).tanh() - d["h"][r]).square().sum() / N
-            sums["policy"] -= model.dec_policy(post.mean).log_softmax(-1)[range(N), d["greedy"][r]].sum() / N
             chance = model.dec_avail(post.mean).sigmoid()
             sums["avail"] -= th.where(d["avail"][r], chance, 1 - chance).log().sum() / N
             if t:
@@ -188,8 +183,8 @@ def test_every_loss_is_that_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch, bal
                 sums["prior_recon_state"] += (model.dec_prev_state(flat) - q.mean[r - 1].flatten()).square().sum() / N
                 log_p = model.dec_prev_action(flat).view(N, A).log_softmax(-1)
                 sums["prior_recon_action"] -= log_p[range(N), d["actions"][r - 1]].sum() / N
-                sums["reward"] += (model.dec_reward(x)[0] - symlog(d["reward"][r - 1])).square()
-                chance = model.dec_continue(x)[0].sigmoid()
+                sums["reward"] += (model.dec_reward(flat)[0] - symlog(d["reward"][r - 1])).square()
+                chance = model.dec_continue(flat)[0].sigmoid()
                 sums["continuation"] -= (chance if d["terminated"][r - 1] == 0 else 1 - chance).log()
             r += 1
     counts = dict.fromkeys(LOSSES, sum(LENGTHS))
@@ -278,5 +273,4 @@ def test_without_embeddings_none_is_read() -> None:
     model = make(zs_dim=0)
     assert model.enc_z is None and model.post[0].in_features == H
     posterior = model.posterior(th.randn(8, N, H), None)
-    x = model.transition(posterior.mean, th.zeros(8, N, dtype=th.long), None)
-    assert model.next_mean(x).shape == (8, N, D)
+    assert model.next_mean(posterior.mean, th.zeros(8, N, dtype=th.long), None).shape == (8, N, D)
