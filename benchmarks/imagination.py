@@ -42,11 +42,15 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any]:
         raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
     recorded = {key: value for key, value in read(folder / "config.json").items() if key != "__annotations__"}
     changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
+    if recorded.get("learner") != "mmsa_learner":
+        raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")
     args = run.make_args(recorded | changes)
     logger = Logger(logging.getLogger("imagination"))
     runner = run.make_runner(args, logger)
     buffer, learner = run.build(args, runner, logger)
     learner.load_state_dict(saved.state["learner"])
+    if learner.online.model is None or not {"recon", "reward"} <= learner.weights.keys():
+        raise SystemExit(f"{folder}: imagines nothing: world_model.enabled, or the weight of recon or reward, was 0")
     runner.t_env = args.epsilon_anneal_time  # exploration is over
     for _ in range(n_episodes):
         buffer.insert_episode_batch(runner.run())
@@ -111,9 +115,8 @@ def main() -> None:
         zsa = None if agent.sale is None else agent.sale.g(seen.zs.flatten(0, 1), preferred)
         cfg = learner.cfg.imagination
         first = Choice(preferred, zsa, None)
-        latent = imagine(model, agent, s, seen.h, seen.zs, first, FAR, cfg.zs == "encode").flatten(
-            2
-        )  # (FAR + 1, R, N D)
+        states = imagine(model, agent, s, seen.h, seen.zs, first, FAR, cfg.zs == "encode")
+        latent = states.flatten(2)  # (FAR + 1, R, N D)
         reward = model.dec_reward(latent[1:]).squeeze(2).t()  # (R, FAR), symlog
     episode = rows.first.long().cumsum(0) - 1
     starts = th.zeros(len(rows), dtype=th.bool).index_fill(0, rows.src, True)  # rows at which a transition starts
@@ -148,13 +151,10 @@ def main() -> None:
     for k in range(1, FAR + 1):
         print(f"  {k:2} {th.corrcoef(th.stack([reward[starts, k - 1], ahead[starts, k - 1]]))[0, 1]:.2f}")
     told = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"])
-    print(
-        "\nunder the actions taken: error of the hidden states over that of no change, and share of preferred actions"
-    )
+    print("\nunder the actions taken: error of hidden states over that of no change, share of actions imagined rightly")
     for k in range(1, FAR + 1):
-        print(
-            f"  {k:2} {told[f'open_loop_{k}'] / told[f'no_change_{k}']:.2f} {told.get(f'policy_{k}', float('nan')):.2f}"
-        )
+        error, still, right = (told[f"{name}_{k}"] for name in ("open_loop", "no_change", "policy"))
+        print(f"  {k:2} {error / still:.2f} {right:.2f}")
 
 
 if __name__ == "__main__":
