@@ -25,7 +25,9 @@ def measure(learner: MMSALearner, losses: Losses, horizon: int = 10) -> dict[str
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("changes", [{}, {"sale.enabled": False}, {"sale.scope": "joint"}], ids=str)
 def test_errors_are_those_of_a_plain_loop(changes: dict[str, object], masks: bool) -> None:
-    learner = build(**changes)
+    learner = build(**({"head.zero_init": False} | changes))
+    if learner.mac.agent.sale is not None:  # embeddings decide
+        learner.mac.agent.head.q2.weight.data.mul_(100)
     losses = learner.losses(batch_of(learner))
     seen, preferred = losses[2], losses[1]["preferred"]
     model, agent = learner.online.model, learner.mac.agent
