@@ -166,9 +166,8 @@ class MMSALearner:
         target_h, target_zs = targets()  # fixed_target
         choice = self._greedy(agent, h.detach(), zs, data.avail, data.actions)  # and zsa of the actions taken
         taken_zsa = None if choice.taken_zsa is None else choice.taken_zsa.view_as(_some(zs))
-        seen = Seen(rows, data, target_h, zs)
-
         preferred = choice.actions.view_as(data.actions)
+        seen = Seen(rows, data, target_h, zs)
 
         # 2. Imagination: K greedy latent steps from every real one
         posterior: Gaussian | None = None
@@ -383,8 +382,8 @@ class MMSALearner:
         state = data.state if self.cfg.mixer_state else None
         found = reliance(mixer, rollout, stats["q_taken"], state, states, stats["goal"], stats["src"])
         if model is not None:
-            actions = data.actions, data.reward, stats["preferred"]
-            found |= open_loop(model, mac.agent, seen.rows, seen.h, seen.zs, *actions)
+            played = data.actions, data.reward, stats["preferred"]
+            found |= open_loop(model, mac.agent, seen.rows, seen.h, seen.zs, *played)
         for name, value in found.items():
             self.logger.log_stat(f"mmsa_{name}", value, t_env)
 
