@@ -282,6 +282,7 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
         report(sources, Path(scratch), loaded.title or loaded.name, runs, (), loaded.experiment.reference)
+        loaded.published.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
         for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
             shutil.copy(path, loaded.published)
     counted = f"{loaded}: {len(published)} of {len(runs)} runs are published"

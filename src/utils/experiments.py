@@ -61,7 +61,8 @@ class Task(_Strict):
 class Experiment(_Strict):
     """Every algorithm on every task with every seed. Later overrides win: all runs', the task's, the algorithm's.
 
-    The report compares the `reference` with each other algorithm.
+    The report compares the `reference` with each other algorithm. Published runs of the experiments `runs_of` count as
+    this one's where algorithm, task, seed and configuration are the same.
     """
 
     algorithms: dict[Label, Algorithm] = Field(min_length=1)
@@ -70,6 +71,7 @@ class Experiment(_Strict):
     t_max: Positive
     overrides: dict[str, Any] = {}
     reference: str = "MMSA"
+    runs_of: list[str] = []
 
     @model_validator(mode="after")
     def _reference_is_there(self) -> Experiment:
@@ -117,14 +119,19 @@ class Loaded:
     @property
     def published(self) -> Path:
         """The repository's folder for its published runs and the report on them."""
-        return config.ROOT / "results" / self.name
+        return published_folder(self.name)
+
+
+def published_folder(name: str) -> Path:
+    return config.ROOT / "results" / name
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run of the plan. `words`: what follows main.py on its command line. `config`: what that composes to.
 
-    `folder` is where it is recorded, `published` where the repository keeps it once it is published.
+    `folder` is where it is recorded, `published` where the repository keeps it once it is published, `shared` where it
+    keeps those of the experiments that this one takes runs of.
     """
 
     algorithm: str
@@ -135,6 +142,7 @@ class Run:
     config: dict[str, Any] = field(repr=False)
     words: tuple[str, ...] = field(repr=False)
     steps_per_second: float | None = None
+    shared: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.algorithm} on {self.task}, seed {self.seed}"
@@ -266,6 +274,11 @@ def plan(loaded: Loaded, out: Path, words: Sequence[str] = ()) -> list[Run]:
 def _check_names(experiment: Experiment, source: str, words: Sequence[str]) -> None:
     """Config files that are there, and no override of what the plan itself sets."""
     problems = []
+    for name in experiment.runs_of:
+        try:
+            file_of("experiments", name)
+        except ConfigError as error:
+            problems += [f"{source}: runs_of: {problem}" for problem in error.problems]
     layers = [("", experiment.overrides)]
     for group in (experiment.algorithms, experiment.tasks):
         key = "algorithms" if group is experiment.algorithms else "tasks"
@@ -311,11 +324,14 @@ def _runs_of(
     for seed in experiment.seeds:
         inner = Path("runs", folder_name(name), folder_name(task_name), f"seed{seed}")
         folder, published = out / inner, loaded.published / inner
+        shared = tuple(published_folder(other) / inner for other in experiment.runs_of)
         own = {"seed": seed, "label": name, "local_results_path": str(folder)}
         line = [f"--config={algorithm.config}", f"--env-config={environment}", "with", *given, *words]
         composed = copy.deepcopy(whole) | own
         line += words_of(own)
-        runs.append(Run(name, task_name, seed, folder, published, composed, tuple(line), algorithm.steps_per_second))
+        runs.append(
+            Run(name, task_name, seed, folder, published, composed, tuple(line), algorithm.steps_per_second, shared)
+        )
     return runs
 
 

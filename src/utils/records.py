@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.commands import flat
 from utils.experiments import Run
@@ -47,8 +47,7 @@ class Record:
         return int(max((values[-1] for key, values in info.items() if key.endswith("_T") and values), default=0))
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The records of a planned run: the finished one, finished ones of another configuration, and the rest."""
 
     finished: Record | None
@@ -68,8 +67,16 @@ def here(run: Run) -> Found:
 
 
 def published(run: Run) -> Found:
-    """What the repository keeps of the run, by the simulator that this machine would run it in: see runs.task_of."""
-    return _found(run, (one for one in records(run.published) if one.folder.parent.name == task_of(run.config)))
+    """What the repository keeps of the run, by the simulator that this machine would run it in: see runs.task_of.
+
+    A finished one of the experiments that the run's own takes runs of counts where the own folder has none.
+    """
+    own, *others = (_found(run, _of_this_simulator(run, folder)) for folder in (run.published, *run.shared))
+    return own._replace(finished=next((one.finished for one in (own, *others) if one.finished), None))
+
+
+def _of_this_simulator(run: Run, folder: Path) -> Iterator[Record]:
+    return (one for one in records(folder) if one.folder.parent.name == task_of(run.config))
 
 
 def published_only(run: Run) -> Record | None:

@@ -332,6 +332,37 @@ def test_published_runs_of_another_configuration(
     assert said in reported[0].problems and reported[0].runs == ("loaded", str(stage.out / "runs"))
 
 
+def test_published_runs_of_another_experiment(
+    stage: Stage, checkout: Path, reported: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`runs_of`: they count where the own folder has none, if algorithm, task, seed and configuration are the same."""
+    stage.file.write_text(FILE + "runs_of: [quick, lbf]\n")
+    runs = stage.runs
+    inner = [run.published.relative_to(checkout / "results/pair") for run in runs]
+    own = whole_record(runs[0], runs[0].published)
+    whole_record(runs[0], checkout / "results/lbf" / inner[0])
+    theirs = whole_record(runs[1], checkout / "results/lbf" / inner[1])
+    whole_record(runs[2], checkout / "results/lbf" / inner[2], lr=0.5)
+    whole_record(runs[3], checkout / "results/smax" / inner[3])
+    assert compare.main([*stage.words, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs, 2 done (2 of them published), 2 to run" in out
+    assert "not counted" not in out, "the other experiment's settings are no concern of this one"
+    assert compare.main([*stage.words, "--report"]) == 0
+    assert reported[0].runs == ("loaded", str(own), str(theirs))
+
+
+def test_publish_where_all_runs_are_of_another_experiment(stage: Stage, checkout: Path) -> None:
+    pytest.importorskip("rliable")
+    stage.file.write_text(FILE + "runs_of: [lbf]\n")
+    run = stage.runs[0]
+    whole_record(run, checkout / "results/lbf" / run.published.relative_to(checkout / "results/pair"))
+    assert compare.main([*stage.words, "--publish"]) == 0
+    made = {path.name for path in (checkout / "results/pair").iterdir()}
+    assert made == {"results.csv", "table.md", "curves_climbing_backend_not_recorded.png"}
+    assert "results/lbf/runs/VDN" in (checkout / "results/pair/results.csv").read_text()
+
+
 def test_another_simulators_published_runs_do_not_count(stage: Stage, checkout: Path) -> None:
     """A machine with StarCraft II plans another task than one where SMAX stands in, by the same configuration."""
     run = stage.runs[0]

@@ -159,6 +159,7 @@ def test_a_run_knows_its_threads(files: Files) -> None:
         ("t_max: 500", "t_max: 5e2", "t_max = 500.0: must be a valid integer"),
         ("t_max: 500", "t_max: 0", "t_max = 0: must be greater than or equal to 1"),
         ("t_max: 500", "t_max: 500\nreference: MAPPO", "reference = 'MAPPO': no algorithm is called so; there are"),
+        ("t_max: 500", "t_max: 500\nruns_of: [lfb]", "PATH: runs_of: lfb: there is no such file in"),
         ("seeds: [3, 1]", "seeds: [3, 1, 3]", "there twice: 3; each seed is run once"),
         ("seeds: [3, 1]", "seeds: [-1]", "seeds.0 = -1: must be greater than or equal to 0"),
         ("seeds: [3, 1]", "seeds: []", "seeds = []: List should have at least 1 item"),
@@ -226,6 +227,17 @@ def test_the_shipped_comparisons() -> None:
             "judged on the runs that settled the settings"
         )
     assert sizes["ablations"][1:] == (2, 3) and sizes["quick"][2] == 3
+
+
+def test_shipped_experiments_share_runs() -> None:
+    """Where an experiment takes runs of another one, some of its own have the same settings."""
+    sharing = [loaded for path in EXPERIMENTS if (loaded := load_experiment(path.stem)).experiment.runs_of]
+    assert {loaded.name for loaded in sharing} >= {"ablations", "pipeline"}
+    for loaded in sharing:
+        for name in loaded.experiment.runs_of:
+            others = {run.published: run for run in planned(load_experiment(name))}
+            same = [(run, others[path]) for run in planned(loaded) for path in run.shared if path in others]
+            assert same and all(not records.differences(run.config, other.config) for run, other in same), loaded.name
 
 
 @pytest.mark.parametrize("name", ["ablations", "decisions", "shared", "shared_smax", "mappo_tests"])
