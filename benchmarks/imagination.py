@@ -5,18 +5,21 @@ python benchmarks/imagination.py results/sacred/mmsa/TASK/ID
 
 Its agents play on (epsilon_finish) without learning. From what the mixer sees at a step, a small network learns the
 discounted return that followed; printed is the share of the variance that it explains in episodes it never saw, once
-for each seed. In turn it is given imagined steps, and in their place the real ones, which no world model can beat. Then
-how far imagined steps come true.
+for each seed. In turn it is given imagined steps; in their place those of the same greedy roll-out in a copy of the
+environment, which a world model without error would imagine; the real ones, which tell what chance decided, too; and
+the agents' hidden states, of which all that is imagined is made. Then how far imagined steps come true.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 from torch import Tensor, nn
 
@@ -28,8 +31,60 @@ TEST, CHECK = 1000, 500  # episodes that the share is measured in, and that say 
 PATIENCE = 8  # passes without progress in CHECK
 
 
-def played(folder: Path, n_episodes: int) -> tuple[Any, Any]:
-    """The run's learner, and one batch of fresh episodes with rewards as the environment gave them."""
+class Foreseeing:
+    """An environment in whose copies greedy agents play on from each of its steps.
+
+    `seen`: an episode's states (T, S) as bytes -> the states (T, FAR, S) and rewards (T, FAR) that its copies come to,
+    0 beyond their end.
+    """
+
+    def __init__(self, env: Any, mac: Any) -> None:
+        self._env, self._mac, self._player = env, mac, mac.agent.player()
+        self.seen: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        self._steps: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def new_episode(self, seed: int) -> Any:
+        self._h = np.zeros((self._env.n_agents, self._mac.agent.hidden_dim), np.float32)
+        self._last = th.full((self._env.n_agents,), -1)
+        return self._env.new_episode(seed)
+
+    def step(self, actions: Any) -> Any:
+        best, self._h = self._preferred(self._env, self._h, self._last)
+        self._steps.append((self._state(self._env), *self._foresee(best)))
+        self._last = th.as_tensor(np.array(actions))
+        result = self._env.step(actions)
+        if result[2] or result[3]:
+            now, states, rewards = (np.stack(x) for x in zip(*self._steps, strict=True))
+            self.seen[now.tobytes()] = (states, rewards)
+            self._steps.clear()
+        return result
+
+    def _state(self, env: Any) -> np.ndarray:
+        return np.array(env.get_state(), np.float32)
+
+    def _preferred(self, env: Any, h: np.ndarray, last: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The agents' best available actions (N,), and their next hidden states (N, H)."""
+        x = self._mac.inputs(th.from_numpy(np.stack(env.get_obs())).float(), last)
+        q, h = self._player(x.numpy(), h)
+        return np.where(np.array(env.get_avail_actions()) > 0, q, -np.inf).argmax(1), h
+
+    def _foresee(self, best: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        env, h = copy.deepcopy(self._env), self._h
+        states, rewards = np.zeros((FAR, self._env.get_state_size()), np.float32), np.zeros(FAR, np.float32)
+        for k in range(FAR):
+            _, rewards[k], terminated, truncated, _ = env.step(best.tolist())
+            states[k] = self._state(env)
+            if terminated or truncated:
+                break
+            best, h = self._preferred(env, h, th.from_numpy(best))
+        return states, rewards
+
+
+def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
+    """The run's learner, fresh episodes with rewards as the environment gave them, and what copies of it came to."""
     import mmsa
     import run
     from utils.checkpoints import Checkpoints
@@ -52,13 +107,14 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any]:
     if learner.online.model is None or not {"recon", "reward"} <= learner.weights.keys():
         raise SystemExit(f"{folder}: imagines nothing: world_model.enabled, or the weight of recon or reward, was 0")
     runner.t_env = args.epsilon_anneal_time  # exploration is over
+    runner.env.envs[0] = foreseeing = Foreseeing(runner.env.envs[0], learner.mac)
     for _ in range(n_episodes):
         buffer.insert_episode_batch(runner.run())
     runner.close_env()
     batch = buffer.sample(n_episodes)
     mean = batch["reward"].sum(1).mean().item()
     print(f"{folder}: step {saved.manifest.t_env}, {n_episodes} episodes, mean return {mean:.3f}")
-    return learner, batch
+    return learner, batch, foreseeing
 
 
 def after(x: Tensor, episode: Tensor, k: int) -> Tensor:
@@ -101,7 +157,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=2000, help="to learn from")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    learner, batch = played(options.run, options.episodes + CHECK + TEST)
+    learner, batch, foreseeing = played(options.run, options.episodes + CHECK + TEST)
 
     from mmsa.agent import Choice
     from mmsa.diagnostics import open_loop
@@ -124,8 +180,13 @@ def main() -> None:
     goal = th.zeros(len(rows))
     for _ in range(rows.shape[1]):  # each pass reaches a step further back
         goal = real + learner.args.gamma * after(goal, episode, 1)
-    near = cfg.horizon
+    near, n_episodes = cfg.horizon, int(episode[-1]) + 1
+    told = [foreseeing.seen[data.state[starts & (episode == i)].numpy().tobytes()] for i in range(n_episodes)]
+    exact_states = th.zeros(len(rows), FAR, data.state.shape[1])
+    exact_rewards = th.zeros(len(rows), FAR)
+    exact_states[starts], exact_rewards[starts] = (th.from_numpy(np.concatenate(x)) for x in zip(*told, strict=True))
     sees = [data.state, stats["q_taken"]]
+    hidden = seen.h.flatten(1)
     ahead = th.stack([after(real, episode, k) for k in range(FAR)], 1)  # (R, FAR)
     nexts = [after(data.state, episode, k) for k in range(1, near + 1)]
     inputs = {
@@ -134,6 +195,11 @@ def main() -> None:
         f"+ {near} imagined states": [*sees, *latent[: near + 1]],
         f"+ {near} imagined rewards": [*sees, latent[0], reward[:, :near]],
         f"+ {FAR} imagined states and rewards": [*sees, *latent, reward],
+        "+ hidden states": [*sees, hidden],
+        f"+ hidden states, {near} imagined states": [*sees, hidden, *latent[: near + 1]],
+        f"+ {near} exactly imagined states": [*sees, latent[0], exact_states[:, :near].flatten(1)],
+        f"+ {near} exactly imagined rewards": [*sees, latent[0], exact_rewards[:, :near]],
+        f"+ {FAR} exactly imagined rewards": [*sees, latent[0], exact_rewards],
         f"+ {near} real next states": [*sees, latent[0], *nexts],
         f"+ {near} real rewards": [*sees, latent[0], ahead[:, :near]],
         f"+ {FAR} real rewards": [*sees, latent[0], ahead],
@@ -145,15 +211,19 @@ def main() -> None:
     print("\nshare of the return's variance that is explained")
     for name, tensors in inputs.items():
         x = th.cat(tensors, 1)
-        print(f"  {name:36}", *(f"{explained(x, goal, parts, seed):.3f}" for seed in range(options.seeds)), flush=True)
+        print(f"  {name:38}", *(f"{explained(x, goal, parts, seed):.3f}" for seed in range(options.seeds)), flush=True)
 
+    print("\nexactly imagined states: share that came true (the others: explored since)")
+    for k in range(1, FAR + 1):
+        came_true = (exact_states[:, k - 1] == after(data.state, episode, k)).all(1)
+        print(f"  {k:2} {came_true[starts].float().mean():.2f}")
     print("\nimagined rewards: correlation with the real ones")
     for k in range(1, FAR + 1):
         print(f"  {k:2} {th.corrcoef(th.stack([reward[starts, k - 1], ahead[starts, k - 1]]))[0, 1]:.2f}")
-    told = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"])
+    true = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"])
     print("\nunder the actions taken: error of hidden states over that of no change, share of actions imagined rightly")
     for k in range(1, FAR + 1):
-        error, still, right = (told[f"{name}_{k}"] for name in ("open_loop", "no_change", "policy"))
+        error, still, right = (true[f"{name}_{k}"] for name in ("open_loop", "no_change", "policy"))
         print(f"  {k:2} {error / still:.2f} {right:.2f}")
 
 

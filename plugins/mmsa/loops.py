@@ -13,7 +13,7 @@ import numpy as np
 from .kernels import compiled
 
 Array = np.ndarray[Any, np.dtype[Any]]
-BLOCK = 32  # rows that go through all layers at once: what lies between two layers stays in the processor's cache
+BLOCK = 32  # rows that go through all layers at once, at most: what lies between two layers stays in the cache
 EPS = np.float32(1e-8)  # the least mean that AvgL1Norm divides by
 _1 = np.float32(1)
 
@@ -51,13 +51,14 @@ def _every_value(
     """h (M, H), zs (M, Z), whether phi is normalised, and a head's `Folded` -> Q (M, A), and g's features (M, A, F)."""
     n_rows, (n_actions, n_features), width = len(h), action.shape, len(q2)
     q, features = np.empty((n_rows, n_actions), np.float32), np.empty((n_rows * n_actions, n_features), np.float32)
-    of_h = np.empty((BLOCK, n_actions + width), np.float32)
-    of_zs = np.empty((BLOCK, n_features + width), np.float32)
-    phi, state = np.empty((BLOCK, width), np.float32), np.empty((BLOCK, width), np.float32)
-    first = np.empty((BLOCK * n_actions, n_features), np.float32)
-    last = np.empty((BLOCK * n_actions, width), np.float32)
-    for start in range(0, n_rows, BLOCK):
-        stop = min(start + BLOCK, n_rows)
+    size = max(1, min(BLOCK, small // (n_features * max(n_features, width) * n_actions)))
+    of_h = np.empty((size, n_actions + width), np.float32)
+    of_zs = np.empty((size, n_features + width), np.float32)
+    phi, state = np.empty((size, width), np.float32), np.empty((size, width), np.float32)
+    first = np.empty((size * n_actions, n_features), np.float32)
+    last = np.empty((size * n_actions, width), np.float32)
+    for start in range(0, n_rows, size):
+        stop = min(start + size, n_rows)
         n = stop - start
         np.dot(h[start:stop], from_h, of_h[:n])
         np.dot(zs[start:stop], from_zs, of_zs[:n])
@@ -95,6 +96,7 @@ def _every_value(
 
 
 elu: Any = compiled and compiled.elu
+small: Any = compiled and compiled.SMALL
 norm: Any = compiled and compiled.loop(_norm)
 norm_gradient: Any = compiled and compiled.loop(_norm_gradient)
 every_value: Any = compiled and compiled.loop(_every_value)

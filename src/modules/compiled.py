@@ -132,6 +132,35 @@ def tanh_each_gradient(y: Array, grad: Array, out: Array) -> None:
         out[i] = grad[i] * (_1 - y[i] * y[i])
 
 
+SMALL = 1_000_000  # multiplications of a product up to which OpenBLAS, scipy's, works without copies of its operands
+
+
+@_of_a_number
+def block(inner: Any, outer: Any) -> Any:
+    """How many rows of `inner` numbers to multiply at once by a matrix of `outer` columns."""
+    return max(1, min(128, SMALL // (inner * outer)))
+
+
+@loop
+def product(x: Array, w: Array, out: Array) -> None:
+    """Writes x w: x (M, I), w (I, O), out (M, O)."""
+    size = block(*w.shape)
+    for start in range(0, len(x), size):
+        np.dot(x[start : start + size], w, out[start : start + size])
+
+
+@loop
+def product_gradient(x: Array, grad: Array) -> Array:
+    """x^T grad, the gradient at w of `product` from that at its value: x (M, I), grad (M, O) -> (I, O)."""
+    at_w = np.zeros((x.shape[1], grad.shape[1]), np.float32)
+    part = np.empty_like(at_w)
+    size = block(*at_w.shape)
+    for start in range(0, len(x), size):
+        np.dot(x[start : start + size].T, grad[start : start + size], part)
+        at_w += part
+    return at_w
+
+
 @loop
 def gru_gates(gate: Array, added: Array, b_hn: Array, new: Array, h: Array, next_h: Array) -> None:
     """One row's step; the equations are gru.py's.
@@ -158,7 +187,7 @@ def gru_unroll(gates: Array, w_hh: Array, b_hn: Array, new_h: Array, hs: Array) 
     n_steps, n_rows, width = new_h.shape
     from_h = np.empty((n_rows, 3 * width), np.float32)
     for t in range(n_steps):
-        np.dot(hs[t], w_hh, from_h)
+        product(hs[t], w_hh, from_h)
         for m in range(n_rows):
             gru_gates(gates[t, m], from_h[m], b_hn, new_h[t, m], hs[t, m], hs[t + 1, m])
 
@@ -187,7 +216,7 @@ def gru_gradient(
                 to_input[i] = at_n
                 d[i] *= z
         if t > 0:
-            np.dot(at_hidden[t], w_hh, through)
+            product(at_hidden[t], w_hh, through)
             at_h += through
             if len(grad) > 1:
                 at_h += grad[t - 1]
@@ -211,11 +240,15 @@ def gru_step(x: Array, h: Array, w_ih: Array, w_hh: Array, b_ih: Array, b_hh: Ar
 @loop
 def affine(x: Array, w: Array, b: Array) -> Array:
     """x (M, I), w (I, O), b (O,) -> x w + b (M, O)."""
-    y = np.dot(x, w)
-    for m in range(len(y)):
-        row = y[m]
-        for i in range(len(b)):
-            row[i] += b[i]
+    y = np.empty((len(x), len(b)), np.float32)
+    size = block(*w.shape)
+    for start in range(0, len(x), size):
+        rows = y[start : start + size]
+        np.dot(x[start : start + size], w, rows)
+        for m in range(len(rows)):
+            row = rows[m]
+            for i in range(len(b)):
+                row[i] += b[i]
     return y
 
 

@@ -1,61 +1,64 @@
-"""Linear layers whose float32 products on the CPU are oneDNN's.
+"""Linear layers whose float32 products are compiled loops' on AMD's processors with AVX-512.
 
-torch sends float32 products on x86 to MKL, which takes its AVX2 path on AMD processors. oneDNN, which is part of the
-same torch, takes AVX-512 where the processor has it and then is about twice as fast; the results agree to rounding.
-Elsewhere (a processor without AVX-512, where MKL's calls cost less; GPU, other types, small products, a torch without
-the operator) this is torch.nn.functional.linear.
+torch sends float32 products on the CPU to MKL, which takes AVX-512 on Intel's processors alone. The loops' (scipy's
+OpenBLAS, in blocks that stay in the cache) take it on AMD's, too, and are some 1.7 times as fast as MKL without it; the
+results agree to rounding. Elsewhere (another processor, GPU, other types, small products) this is
+torch.nn.functional.linear. Not torch's oneDNN: it compiles code for each new number of rows, of which episodes of all
+lengths make many.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch as th
+from llvmlite.binding import get_host_cpu_name
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-MIN_WORK = 1_000_000  # multiplications of a product below which the call, some 10 us, costs more than it saves
+from modules import compiled
 
-
-def _find_onednn() -> Any:
-    """torch's operator, or None where this torch has none or another; it has no public name, so it is tried once."""
-    try:
-        operator = th.ops.mkldnn._linear_pointwise
-        operator(th.ones(2, 3), th.ones(4, 3), None, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return operator
-
-
-_onednn = _find_onednn() if th.backends.cpu.get_cpu_capability() == "AVX512" else None
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., K), weight (O, K) -> (..., O). Operands are contiguous or transposed: others take slow reference code."""
-    assert _onednn is not None
-    return _onednn(x, weight, bias, "none", [], "")
+MIN_WORK = 1_000_000  # multiplications of a product below which torch's is no slower
+# whether torch's products leave half of the processor unused; LLVM calls AMD's znver4 and the like
+SLOW_MKL = th.backends.cpu.get_cpu_capability() == "AVX512" and get_host_cpu_name().startswith("znver")
 
 
 def pays(x: Tensor, width: int) -> bool:
-    """Whether oneDNN is the faster one for a product of x (..., K) that has `width` columns."""
-    return _onednn is not None and x.numel() * width >= MIN_WORK and not x.is_cuda and x.dtype == th.float32
+    """Whether the loop is the faster one for a product of x (..., K) that has `width` columns."""
+    return SLOW_MKL and compiled.runs(x) and x.numel() * width >= MIN_WORK
+
+
+def _rows(x: Tensor) -> compiled.Array:
+    """x (..., K) as rows (M, K)."""
+    return x.detach().contiguous().view(-1, x.shape[-1]).numpy()
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., K), weight (K, O), bias (O,) -> (..., O)."""
+    rows, columns = _rows(x), _rows(weight)
+    if bias is not None:
+        y = th.from_numpy(compiled.affine(rows, columns, bias.detach().contiguous().numpy()))
+    else:
+        y = x.new_empty(len(rows), weight.shape[1])
+        compiled.product(rows, columns, y.numpy())
+    return y.view(*x.shape[:-1], weight.shape[1])
 
 
 class _Linear(th.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return _product(x, weight.t(), bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        rows = grad.flatten(0, -2)
         for_x, for_weight, for_bias = ctx.needs_input_grad
+        rows = grad.flatten(0, -2)
         return (
-            _product(grad, weight.t()) if for_x else None,
+            _product(grad, weight) if for_x else None,
             weight_gradient(rows, x.flatten(0, -2)) if for_weight else None,
             rows.sum(0) if for_bias else None,
         )
@@ -65,16 +68,14 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """grad^T x, the gradient of a layer's weight: grad (M, O), x (M, K) -> (O, K)."""
     if not pays(x, grad.shape[1]):
         return grad.t() @ x
-    # numpy's: oneDNN would copy an operand that is transposed
-    return th.from_numpy(np.matmul(x.numpy().T, grad.numpy())).t()
+    return th.from_numpy(compiled.product_gradient(_rows(grad), _rows(x)))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., K), weight (O, K), bias (O,) -> (..., O)."""
     if not pays(x, weight.shape[0]):
         return F.linear(x, weight, bias)
-    product = _Linear.apply if th.is_grad_enabled() else _product
-    return product(x.contiguous(), weight.contiguous(), bias)
+    return _Linear.apply(x, weight, bias) if th.is_grad_enabled() else _product(x, weight.t(), bias)
 
 
 class Linear(nn.Linear):

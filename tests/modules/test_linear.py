@@ -1,11 +1,15 @@
-"""oneDNN's products against torch's own in double precision."""
+"""The loops' products against torch's own in double precision."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch as th
 from torch.nn import functional as F
 
+from modules import compiled
 from modules import linear as module
 from modules.linear import MIN_WORK, Linear, linear, weight_gradient
 
@@ -14,11 +18,9 @@ SIZES = [(64, 64), (30, 128), (128, 30), (400, 1), (7, 64)]  # (K, O)
 
 
 @pytest.fixture
-def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """oneDNN's products, on processors where MKL's would be taken, too."""
-    if (operator := module._find_onednn()) is None:
-        pytest.skip("this torch has no oneDNN operator")
-    monkeypatch.setattr(module, "_onednn", operator)
+def loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loops' products, on processors where MKL's would be taken, too."""
+    monkeypatch.setattr(module, "SLOW_MKL", True)
 
 
 def case(k: int, o: int, lead: tuple[int, ...], bias: bool) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
@@ -27,7 +29,7 @@ def case(k: int, o: int, lead: tuple[int, ...], bias: bool) -> tuple[th.Tensor, 
     return x, w, b if bias else None
 
 
-@pytest.mark.usefixtures("onednn")
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("lead", [(ROWS,), (32, ROWS // 32)])
 @pytest.mark.parametrize(("k", "o"), SIZES)
@@ -47,7 +49,7 @@ def test_value_and_gradients(k: int, o: int, lead: tuple[int, ...], bias: bool) 
         th.testing.assert_close(own.grad.double(), reference.grad, rtol=1e-5, atol=1e-5 * scale)
 
 
-@pytest.mark.usefixtures("onednn")
+@pytest.mark.usefixtures("loops")
 def test_operands_that_are_no_blocks_of_memory() -> None:
     x, w, b = case(100, 128, (ROWS,), True)
     for own, weight in ((x.t().contiguous().t(), w), (x[:, :64], w[:, 30:94]), (x[::2], w[::2, :])):
@@ -57,7 +59,7 @@ def test_operands_that_are_no_blocks_of_memory() -> None:
         th.testing.assert_close(linear(own, weight, b[:width]).double(), wanted, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.usefixtures("onednn")
+@pytest.mark.usefixtures("loops")
 @pytest.mark.parametrize(("k", "o"), SIZES)
 def test_gradient_of_a_weight(k: int, o: int) -> None:
     x, _, _ = case(k, o, (ROWS,), False)
@@ -74,6 +76,22 @@ def test_small_products_and_other_types_are_torchs(dtype: th.dtype) -> None:
     assert type(layer(x).grad_fn).__name__ == "AddmmBackward0"
 
 
-def test_processors_without_avx512_keep_torchs_products() -> None:
-    if th.backends.cpu.get_cpu_capability() != "AVX512":
-        assert module._onednn is None
+def test_the_loops_are_amds_with_avx512() -> None:
+    """There MKL takes AVX2; without AVX-512 its calls cost less than theirs."""
+    vendor = "AuthenticAMD" in Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else False
+    assert module.SLOW_MKL == (vendor and th.backends.cpu.get_cpu_capability() == "AVX512")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 127, 128, 129, 1000])
+@pytest.mark.parametrize(("k", "o"), [(64, 64), (3, 5), (300, 400), (1200, 1000)])
+def test_products_in_blocks(rows: int, k: int, o: int) -> None:
+    """Whatever the number of rows and the size of a block, which is a row where the matrix is large."""
+    x, w, b = (t.numpy() for t in case(k, o, (rows,), True) if t is not None)
+    w = np.ascontiguousarray(w.T)
+    exact = x.astype(np.float64) @ w
+    out = np.full((rows, o), np.nan, np.float32)
+    compiled.product(x, w, out)
+    np.testing.assert_allclose(out, exact, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(compiled.affine(x, w, b), exact + b, rtol=1e-4, atol=1e-4)
+    grad = np.random.default_rng(0).standard_normal((rows, o), np.float32)
+    np.testing.assert_allclose(compiled.product_gradient(x, grad), x.T.astype(np.float64) @ grad, rtol=1e-4, atol=1e-3)
