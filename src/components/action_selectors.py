@@ -81,11 +81,13 @@ class MultinomialActionSelector(ActionSelector):
         self.test_greedy = args.test_greedy
 
     def choose(self, outputs: Array, avail: Array, t_env: int, test_mode: bool = False) -> Array:
-        probabilities = np.where(avail, outputs, 0)
+        rates = outputs
         if not (test_mode and self.test_greedy):
-            # The first of A exponential clocks with these rates rings at action a with probability p_a / sum(p).
-            probabilities /= self.random.standard_exponential(probabilities.shape, dtype=np.float32)
-        return probabilities.argmax(-1)
+            # The first of A exponential clocks with these rates rings at action a with probability p_a / sum(p). A draw
+            # may be 0.
+            draws = self.random.standard_exponential(outputs.shape, dtype=np.float32)
+            rates = outputs / np.maximum(draws, np.finfo(np.float32).tiny)
+        return np.where(avail, rates, -1).argmax(-1)
 
 
 class SoftPoliciesSelector(MultinomialActionSelector):

@@ -26,7 +26,7 @@ SLOW_MKL = th.backends.cpu.get_cpu_capability() == "AVX512" and get_host_cpu_nam
 
 def pays(x: Tensor, width: int) -> bool:
     """Whether the loop is the faster one for a product of x (..., K) that has `width` columns."""
-    return SLOW_MKL and compiled.runs(x) and x.numel() * width >= MIN_WORK
+    return SLOW_MKL and x.dim() > 1 and compiled.runs(x) and x.numel() * width >= MIN_WORK
 
 
 def _rows(x: Tensor) -> compiled.Array:

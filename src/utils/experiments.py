@@ -324,7 +324,7 @@ def _runs_of(
     for seed in experiment.seeds:
         inner = Path("runs", folder_name(name), folder_name(task_name), f"seed{seed}")
         folder, published = out / inner, loaded.published / inner
-        shared = tuple(published_folder(other) / inner for other in experiment.runs_of)
+        shared = tuple(published_folder(file_of("experiments", other).stem) / inner for other in experiment.runs_of)
         own = {"seed": seed, "label": name, "local_results_path": str(folder)}
         line = [f"--config={algorithm.config}", f"--env-config={environment}", "with", *given, *words]
         composed = copy.deepcopy(whole) | own

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch as th
 from support.settings import args
@@ -75,6 +77,21 @@ def test_multinomial_follows_the_probabilities() -> None:
     assert selector.select_action(p, avail, 0, test_mode=True).eq(3).all()
     soft = REGISTRY["soft_policies"](args()).select_action(p, avail, 0, test_mode=True)
     assert len(soft.unique()) == 3
+
+
+@pytest.mark.parametrize("name", ["multinomial", "soft_policies"])
+def test_unlikely_numbers_draw_no_unavailable_action(name: str) -> None:
+    """A draw of exactly 0, one in some 2^23, and open actions whose probabilities are 0 in float32."""
+    selector = REGISTRY[name](args())
+    avail = np.array([[[0, 1, 1]]], np.uint8)
+    with mock.patch.object(type(selector), "random") as random:
+        for p in ([0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]):
+            for draws in ([0, 1, 2], [0, 0, 1], [1, 0, 1], [0, 0, 0]):
+                random.standard_exponential.return_value = np.array([[draws]], np.float32)
+                with np.errstate(all="raise"):
+                    assert selector.choose(np.array([[p]], np.float32), avail, 0).item() in (1, 2)
+    p = np.array([[[1.0, 0.0, 0.0]]], np.float32)
+    assert REGISTRY["multinomial"](args()).choose(p, avail, 0, test_mode=True).item() == 1
 
 
 def test_linear_schedule() -> None:

@@ -68,6 +68,13 @@ def test_gradient_of_a_weight(k: int, o: int) -> None:
     th.testing.assert_close(weight_gradient(grad, x).double(), wanted, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.usefixtures("loops")
+def test_a_vector_is_torchs() -> None:
+    layer = Linear(1024, 1024)
+    layer(th.ones(1024)).sum().backward()
+    assert layer.weight.grad is not None and th.equal(layer.weight.grad, th.ones(1024, 1024))
+
+
 @pytest.mark.parametrize("dtype", [th.float32, th.float64])
 def test_small_products_and_other_types_are_torchs(dtype: th.dtype) -> None:
     layer = Linear(5, 3).to(dtype)

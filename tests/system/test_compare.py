@@ -336,7 +336,8 @@ def test_published_runs_of_another_experiment(
     stage: Stage, checkout: Path, reported: list, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`runs_of`: they count where the own folder has none, if algorithm, task, seed and configuration are the same."""
-    stage.file.write_text(FILE + "runs_of: [quick, lbf]\n")
+    path = config.ROOT / "config/experiments/lbf.yaml"
+    stage.file.write_text(FILE + f"runs_of: [quick, {path}]\n")
     runs = stage.runs
     inner = [run.published.relative_to(checkout / "results/pair") for run in runs]
     own = whole_record(runs[0], runs[0].published)
