@@ -31,11 +31,12 @@ from unittest import mock
 
 import numpy as np
 import torch as th
-from synthetic import learner_and_batch, scheme, times
+from synthetic import N_EPISODES, cut_off, learner_and_batch, scheme, times
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
 TASK = "Foraging-8x8-2p-3f-v3"
+ALL_LENGTHS = ", episodes of all lengths"
 PARTS = ("memory", "updates", "acting", "shares", "training")
 
 
@@ -203,6 +204,8 @@ def updates(repeats: int, pairs: int, epymarl: Path | None) -> None:
     mmsa.register()
     qmix = update("qmix", {}, 2, 6, 50, repeats)
     whole = update("mmsa", {}, 2, 6, 50, repeats)
+    update("qmix", {}, 2, 6, 50, repeats, all_lengths=True)
+    update("mmsa", {}, 2, 6, 50, repeats, all_lengths=True)
     update("mmsa", {"world_model.enabled": False}, 2, 6, 50, repeats)
     teams = (5, 10, 20)  # SMACv2's sizes: an action for each enemy, and six more
     grown = [update("mmsa", {}, n, n + 6, 80, max(3, repeats // n)) for n in teams]
@@ -221,17 +224,24 @@ def against_upstream(repeats: int, pairs: int, epymarl: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/synthetic.py"), str(repeats)]
     path = {**os.environ, "PYTHONPATH": str(epymarl / "src"), "OMP_NUM_THREADS": "1"}
     ours = {name: learner_and_batch(config_of(name), 2, 6, 50) for name in ("mmsa", "qmix")}
-    rows = []
+    kinds = {"": False, ALL_LENGTHS: True}
+    taken: dict[tuple[str, str], list[float]] = defaultdict(list)
     for _ in range(pairs):
-        own = [statistics.median(times(*pair, repeats)) for pair in ours.values()]
-        rows.append([*own, float(subprocess.run(command, capture_output=True, text=True, check=True, env=path).stdout)])
-    theirs = statistics.median(row[-1] for row in rows)
-    for i, name in enumerate(ours):
-        ratios = [row[i] / row[-1] for row in rows]
+        for kind, all_lengths in kinds.items():
+            for name, pair in ours.items():
+                taken[name, kind].append(statistics.median(times(*pair, repeats, all_lengths)))
+        theirs = subprocess.run(command, capture_output=True, text=True, check=True, env=path).stdout.split()
+        for kind, seconds in zip(kinds, theirs, strict=True):
+            taken["upstream", kind].append(float(seconds))
+        for _, batch in ours.values():
+            cut_off(batch, [50] * N_EPISODES)
+    for name, kind in ((name, kind) for kind in kinds for name in ours):
+        own, others = taken[name, kind], taken["upstream", kind]
+        ratios = [a / b for a, b in zip(own, others, strict=True)]
         print(
-            f"{name:<44} {1e3 * statistics.median(row[i] for row in rows):7.1f} ms an update, {1e3 * theirs:.1f} of "
-            f"upstream's QMIX, GRU: {statistics.median(ratios):.2f} times it ({min(ratios):.2f} to {max(ratios):.2f}, "
-            f"{pairs} pairs)",
+            f"{name + kind:<44} {1e3 * statistics.median(own):7.1f} ms an update, "
+            f"{1e3 * statistics.median(others):.1f} of upstream's QMIX, GRU: {statistics.median(ratios):.2f} times it ({min(ratios):.2f} to "
+            f"{max(ratios):.2f}, {pairs} pairs)",
             flush=True,
         )
 
@@ -245,12 +255,14 @@ def config_of(name: str, overrides: dict | None = None) -> dict[str, Any]:
     return compose(name, "gymma", [f"env_args.key={TASK}", *(f"{k}={v}" for k, v in (overrides or {}).items())])
 
 
-def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int) -> float:
-    """Time (s, the median) and floating-point operations of one update on 32 episodes without padding, one thread."""
+def update(
+    name: str, overrides: dict, n_agents: int, n_actions: int, steps: int, repeats: int, all_lengths: bool = False
+) -> float:
+    """Time (s, the median) and floating-point operations of one update on 32 episodes, one thread."""
     learner, batch = learner_and_batch(config_of(name, overrides), n_agents, n_actions, steps)
-    taken = times(learner, batch, repeats)
+    taken = times(learner, batch, repeats, all_lengths)
     work, rate = gflop(lambda: learner.train(batch, 0, 0)), gflop_rate()
-    label = name + "".join(f" {k}={v}" for k, v in overrides.items())
+    label = name + "".join(f" {k}={v}" for k, v in overrides.items()) + ALL_LENGTHS * all_lengths
     print(
         f"{label:<44} {1e3 * statistics.median(taken):7.1f} ms an update (best {1e3 * min(taken):.1f}), "
         f"{work:.2f} GFLOP in matrix products (torch's own 2048^3 one: {rate:.0f} GFLOP/s), "
@@ -261,7 +273,7 @@ def update(name: str, overrides: dict, n_agents: int, n_actions: int, steps: int
 
 
 def gflop(call: Callable[[], None]) -> float:
-    """Floating-point operations of its matrix products, in 10^9: torch's, and those of compiled loops and of numpy."""
+    """Floating-point operations of its matrix products, in 10^9: torch's, and those of compiled loops."""
     from torch.utils.flop_counter import FlopCounterMode
 
     import mmsa.agent
@@ -276,7 +288,9 @@ def gflop(call: Callable[[], None]) -> float:
         (compiled, "gru_unroll", lambda gates, w_hh, *_: len(gates) * gates.shape[1] * w_hh.size),
         (compiled, "gru_gradient", lambda gates, w_hh, *_: (len(gates) - 1) * gates.shape[1] * w_hh.size),
         (mmsa.agent, "every_value", values),
-        (np, "matmul", lambda a, b: a.size * b.shape[1]),
+        (compiled, "affine", lambda x, w, b: x.size * w.shape[1]),
+        (compiled, "product", lambda x, w, out: x.size * w.shape[1]),
+        (compiled, "product_gradient", lambda x, grad: x.size * grad.shape[1]),
     ]
     counted = 0
 
@@ -289,8 +303,6 @@ def gflop(call: Callable[[], None]) -> float:
         return counted_call
 
     uncounted = {th.ops.aten.addmm_: lambda x, a, b, out_shape=None, **k: 2 * math.prod(a) * b[1]}
-    if hasattr(th.ops.mkldnn, "_linear_pointwise"):
-        uncounted[th.ops.mkldnn._linear_pointwise] = lambda x, w, *a, out_shape=None, **k: 2 * math.prod(x) * w[0]
     with ExitStack() as stack:
         for owner, name, of in multiplications:
             stack.enter_context(mock.patch.object(owner, name, counting(getattr(owner, name), of)))

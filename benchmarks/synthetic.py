@@ -1,10 +1,12 @@
-"""A learner and a batch without padding, of either host: that whose modules are on sys.path.
+"""A learner and a batch of random steps, of either host: that whose modules are on sys.path.
 
-PYTHONPATH=EPYMARL/src python benchmarks/synthetic.py 20      times 20 updates of an EPyMARL checkout's QMIX (GRU)
+PYTHONPATH=EPYMARL/src python benchmarks/synthetic.py 20      times 20 updates of an EPyMARL checkout's QMIX (GRU), on
+                                                              whole episodes and on episodes of all lengths
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import sys
 import time
@@ -51,15 +53,31 @@ def learner_and_batch(config: dict[str, Any], n_agents: int, n_actions: int, ste
     return LEARNERS[args.learner](MACS[args.mac](batch.scheme, groups, args), batch.scheme, logger, args), batch
 
 
-def times(learner: Any, batch: Any, repeats: int) -> list[float]:
-    """Seconds of each update, after three to warm up."""
-    taken = []
+def times(learner: Any, batch: Any, repeats: int, all_lengths: bool = False) -> list[float]:
+    """Seconds of each update, after three to warm up.
+
+    `all_lengths`: before each update episodes end somewhere, from a fifth of their steps on, as those of a replay
+    buffer do once agents have learnt to reach the end; without it every update has as many rows as the last one.
+    """
+    taken, ends = [], random.Random(0)
+    n_steps = batch["filled"].shape[1] - 1
     for i in range(3 + repeats):
+        if all_lengths:
+            cut_off(batch, [ends.randint(n_steps // 5, n_steps) for _ in range(N_EPISODES)])
         start = time.perf_counter()
         learner.train(batch, t_env=0, episode_num=0)
         if i >= 3:
             taken.append(time.perf_counter() - start)
     return taken
+
+
+def cut_off(batch: Any, lengths: list[int]) -> None:
+    """Ends each episode with its step of this number."""
+    batch["filled"].zero_()
+    batch["terminated"].zero_()
+    for episode, length in enumerate(lengths):
+        batch["filled"][episode, : length + 1] = 1
+        batch["terminated"][episode, length - 1] = 1
 
 
 def upstream_qmix() -> dict[str, Any]:
@@ -76,4 +94,5 @@ def upstream_qmix() -> dict[str, Any]:
 if __name__ == "__main__":
     sys.path.append(str(ROOT / "plugins/mmsa/standins"))  # smaclite, which upstream imports whatever the task
     th.set_num_threads(1)
-    print(statistics.median(times(*learner_and_batch(upstream_qmix(), 2, 6, 50), int(sys.argv[1]))))
+    made = learner_and_batch(upstream_qmix(), 2, 6, 50)
+    print(*(statistics.median(times(*made, int(sys.argv[1]), all_lengths)) for all_lengths in (False, True)))
