@@ -240,8 +240,8 @@ def against_upstream(repeats: int, pairs: int, epymarl: Path) -> None:
         ratios = [a / b for a, b in zip(own, others, strict=True)]
         print(
             f"{name + kind:<44} {1e3 * statistics.median(own):7.1f} ms an update, "
-            f"{1e3 * statistics.median(others):.1f} of upstream's QMIX, GRU: {statistics.median(ratios):.2f} times it ({min(ratios):.2f} to "
-            f"{max(ratios):.2f}, {pairs} pairs)",
+            f"{1e3 * statistics.median(others):.1f} of upstream's QMIX, GRU: {statistics.median(ratios):.2f} times it "
+            f"({min(ratios):.2f} to {max(ratios):.2f}, {pairs} pairs)",
             flush=True,
         )
 
