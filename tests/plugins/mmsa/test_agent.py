@@ -77,9 +77,14 @@ def test_all_actions_equal_a_loop_over_single_ones(changes: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("n_rows", [1, 2 * BLOCK, 3 * BLOCK + 5])
-def test_the_compiled_head_is_torchs(n_rows: int, normalise: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent, _ = make(**{"sale.normalise": normalise, "head.zero_init": False})
+@pytest.mark.parametrize(
+    ("n_rows", "n_actions", "width"), [(1, A, 8), (2 * BLOCK, A, 8), (3 * BLOCK + 5, A, 8), (5, 100, 64), (3, 400, 64)]
+)  # the last two go through the layers two rows and one row at a time
+def test_the_compiled_head_is_torchs(
+    n_rows: int, n_actions: int, width: int, normalise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"n_actions": n_actions, "sale.hidden_dim": width, "head.hidden_dim": width}
+    agent, _ = make(**{"sale.normalise": normalise, "head.zero_init": False, **sizes})
     h, zs = rows_and_inputs(agent, n_rows)
     assert zs is not None
     h[0] = 0.0
