@@ -318,13 +318,14 @@ def _runs_of(
     given = list(chain.from_iterable(words_of(layer, source) for layer in layers))
     whole = compose(algorithm.config, task.env_config, words, file=source, file_overrides=given)
     require_environment(whole)
+    others = [published_folder(file_of("experiments", other).stem) for other in experiment.runs_of]
     runs = []
     # runs are started in other folders: a file of the user's own is named with its whole path
     environment = str(find("envs", task.env_config)) if task.env_config.endswith(".yaml") else task.env_config
     for seed in experiment.seeds:
         inner = Path("runs", folder_name(name), folder_name(task_name), f"seed{seed}")
         folder, published = out / inner, loaded.published / inner
-        shared = tuple(published_folder(file_of("experiments", other).stem) / inner for other in experiment.runs_of)
+        shared = tuple(other / inner for other in others)
         own = {"seed": seed, "label": name, "local_results_path": str(folder)}
         line = [f"--config={algorithm.config}", f"--env-config={environment}", "with", *given, *words]
         composed = copy.deepcopy(whole) | own

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from utils.commands import flat
 from utils.experiments import Run
@@ -47,7 +47,8 @@ class Record:
         return int(max((values[-1] for key, values in info.items() if key.endswith("_T") and values), default=0))
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True)
+class Found:
     """The records of a planned run: the finished one, finished ones of another configuration, and the rest."""
 
     finished: Record | None
@@ -72,7 +73,7 @@ def published(run: Run) -> Found:
     A finished one of the experiments that the run's own takes runs of counts where the own folder has none.
     """
     own, *others = (_found(run, _of_this_simulator(run, folder)) for folder in (run.published, *run.shared))
-    return own._replace(finished=next((one.finished for one in (own, *others) if one.finished), None))
+    return replace(own, finished=next((one.finished for one in (own, *others) if one.finished), None))
 
 
 def _of_this_simulator(run: Run, folder: Path) -> Iterator[Record]:
