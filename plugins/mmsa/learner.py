@@ -450,7 +450,8 @@ class MMSALearner:
 
 def finite(losses: dict[str, Tensor], norms: dict[str, Tensor]) -> bool:
     """Whether an update may be taken: losses and the norms of its gradients are finite numbers."""
-    return bool(th.stack([*losses.values(), *norms.values()]).isfinite().all())
+    # A sum, since on a GPU the norm of parameters without a gradient is still the CPU's.
+    return bool(_total([*losses.values(), *norms.values()]).isfinite())
 
 
 def _total(losses: Iterable[Tensor]) -> Tensor:
