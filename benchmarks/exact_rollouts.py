@@ -192,10 +192,11 @@ class ExactMMSALearner(MMSALearner):
 
     @th.no_grad()
     def _imagined(
-        self, seen: Seen, h: Tensor, target_zs: Tensor | None, choice: Choice, posterior: Gaussian | None
+        self, seen: Seen, target_zs: Tensor | None, choice: Choice, posterior: Gaussian | None
     ) -> tuple[Tensor | None, Tensor | None]:
         agent, boards = self.mac.agent, self._boards.numpy().copy()
-        obs, (n_rows, n_agents) = seen.data.obs, h.shape[:2]
+        obs, h = seen.data.obs, agent.trunk.unroll(seen.data.x, seen.rows)
+        n_rows, n_agents = h.shape[:2]
         exact = obs.new_zeros(self.cfg.imagination.horizon + 1, n_rows, n_agents, self.cfg.world_model.latent_dim)
         exact[0, :, :, : obs.shape[2]] = obs
         for k in range(1, len(exact)):

@@ -170,8 +170,9 @@ def main() -> None:
         preferred = stats["preferred"].flatten()
         zsa = None if agent.sale is None else agent.sale.g(seen.zs.flatten(0, 1), preferred)
         cfg = learner.cfg.imagination
+        encode = cfg.zs == "encode"
         first = Choice(preferred, zsa, None)
-        states = imagine(model, agent, s, seen.h, seen.zs, first, FAR, cfg.zs == "encode")
+        states = imagine(model, agent, s, seen.zs, first, FAR, encode)
         latent = states.flatten(2)  # (FAR + 1, R, N D)
         reward = model.dec_reward(latent[1:]).squeeze(2).t()  # (R, FAR), symlog
     episode = rows.first.long().cumsum(0) - 1
@@ -220,7 +221,7 @@ def main() -> None:
     print("\nimagined rewards: correlation with the real ones")
     for k in range(1, FAR + 1):
         print(f"  {k:2} {th.corrcoef(th.stack([reward[starts, k - 1], ahead[starts, k - 1]]))[0, 1]:.2f}")
-    true = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"])
+    true = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"], encode)
     print("\nunder the actions taken: error of hidden states over that of no change, share of actions imagined rightly")
     for k in range(1, FAR + 1):
         error, still, right = (true[f"{name}_{k}"] for name in ("open_loop", "no_change", "policy"))

@@ -9,7 +9,7 @@ import torch as th
 from torch import Tensor
 
 from .agent import MMSAAgent
-from .imagination import RolloutEncoder
+from .imagination import RolloutEncoder, decide
 from .mixer import MMSAMixer
 from .returns import Rows
 from .world_model import WorldModel
@@ -27,6 +27,7 @@ def open_loop(
     actions: Tensor,
     reward: Tensor,
     preferred: Tensor,
+    encode: bool = False,
     horizon: int = HORIZON,
 ) -> dict[str, float]:
     """Rolls the prior's mean `horizon` steps forward from every step, under the actions that were really taken.
@@ -34,20 +35,20 @@ def open_loop(
     Args:
         h: (R, N, H), the target trunk's hidden states, which the model is trained to decode. zs: (R, N, Z) by the
             agent's copy of SALE. actions: (R, N), those taken. reward: (R,), of the step that starts at the row.
-        preferred: (R, N), the actions that the agents prefer at the row.
+        preferred: (R, N), the actions that the agents prefer at the row. encode: as in `imagine`.
 
     Returns:
         For k = 1 .. horizon, as far as episodes reach: `open_loop_k`, mean squared error of the decoded hidden states
-        after k steps, and `no_change_k`, that of predicting no change; `policy_k`, how often the action that the head
-        prefers after k steps, at the decoded hidden state and SALE's prediction, is the one that it prefers there. One
-        step ahead, in the units that the model is trained in: `reward_imagined`, `reward_real` and, where both vary,
-        their `reward_correlation`. What the model has no decoder for is left out.
+        after k steps, and `no_change_k`, that of predicting no change; `policy_k`, how often the action that an agent
+        is imagined to prefer after k steps is the one that it prefers there. One step ahead, in the units that the
+        model is trained in: `reward_imagined`, `reward_real` and, where both vary, their `reward_correlation`. What the
+        model has no decoder for is left out.
     """
     sale, s = agent.sale, model.posterior(h, zs).mean
     episode = rows.first.long().cumsum(0)
     start = th.arange(len(rows), device=h.device)
     out: dict[str, float] = {}
-    for k in range(1, horizon + 1):
+    for k in range(1, (horizon if model.dec_h is not None else 1) + 1):
         # Rows whose k-th successor is a step of the same episode; they are a subset of those before.
         going_on = (start + k < len(rows)) & (episode[(start + k).clamp(max=len(rows) - 1)] == episode[start])
         if not going_on.any():
@@ -58,18 +59,12 @@ def open_loop(
         if sale is not None and zs is not None:
             zsa = sale.g(zs.flatten(0, 1), taken.flatten()).view_as(zs)
             zsa = sale.dynamics(zs, taken, zsa)
-            zs = sale.normalise(zsa)
         s = model.next_mean(s, taken, zsa)
         if model.dec_h is not None:
             now, then = h[start], h[start + k]
-            imagined_h, avail = model.decode_hidden(s), model.decode_avail(s)
+            imagined_h, zs, choice = decide(model, agent, s, zsa, encode)
             out[f"open_loop_{k}"] = (imagined_h - then).square().mean().item()
             out[f"no_change_{k}"] = (now - then).square().mean().item()
-            choice = agent.greedy(
-                imagined_h.flatten(0, 1),
-                None if zs is None else zs.flatten(0, 1),
-                None if avail is None else avail.flatten(0, 1),
-            )
             out[f"policy_{k}"] = (choice.actions.view_as(taken) == preferred[start + k]).float().mean().item()
         if k == 1 and model.dec_reward is not None:
             imagined, real = symexp(model.dec_reward(s.flatten(1)).squeeze(1)), reward[start]

@@ -31,11 +31,29 @@ class RolloutEncoder(nn.Module):
         return unroll_gru(self.rnn, states.flatten(2).flip(0), last=True)
 
 
+@th.no_grad()
+def decide(
+    model: WorldModel, agent: MMSAAgent, s: Tensor, zsa: Tensor | None, encode: bool
+) -> tuple[Tensor, Tensor | None, Choice]:
+    """What the agents see at imagined states s (R, N, D), and do: h (R, N, H), zs (R, N, Z), greedy actions (R N,).
+
+    zsa: (R, N, Z), the prediction that led there. encode: zs is f of h instead of it.
+    """
+    h, avail, zs = model.decode_hidden(s), model.decode_avail(s), None
+    if agent.sale is not None and zsa is not None:
+        zs = agent.sale.zs(h) if encode else agent.sale.normalise(zsa)
+    choice = agent.greedy(
+        h.flatten(0, 1),
+        None if zs is None else zs.flatten(0, 1),
+        None if avail is None else avail.flatten(0, 1),
+    )
+    return h, zs, choice
+
+
 def imagine(
     model: WorldModel,
     agent: MMSAAgent,
     s: Tensor,
-    h: Tensor,
     zs: Tensor | None,
     first: Choice,
     horizon: int,
@@ -48,30 +66,18 @@ def imagine(
 
     Args:
         model: the world model; agent: the network that acts, with its copy of SALE.
-        s: (R, N, D) present latent. h: (R, N, H). zs: (R, N, Z), None without SALE.
+        s: (R, N, D) present latent. zs: (R, N, Z), None without SALE.
         first: greedy actions and zsa at the present, over the really available actions, for the rows (R N).
         encode: imagined embeddings are f of the decoded hidden state instead of SALE's own prediction.
     """
-    n_rows, n_agents = h.shape[:2]
     sale, choice, states = agent.sale, first, [s]
     for k in range(horizon):
-        actions = choice.actions.view(n_rows, n_agents)
-        with th.no_grad():
-            zsa = None
-            if sale is not None and zs is not None and choice.zsa is not None:
+        actions, zsa = choice.actions.view(s.shape[:2]), None
+        if sale is not None and zs is not None and choice.zsa is not None:
+            with th.no_grad():
                 zsa = sale.dynamics(zs, actions, choice.zsa.view_as(zs))
         s = model.next_mean(s, actions, zsa)
         states.append(s)
-        if k + 1 == horizon:
-            break
-        with th.no_grad():
-            h = model.decode_hidden(s)
-            avail = model.decode_avail(s)
-            if sale is not None and zsa is not None:
-                zs = sale.zs(h) if encode else sale.normalise(zsa)
-            choice = agent.greedy(
-                h.flatten(0, 1),
-                None if zs is None else zs.flatten(0, 1),
-                None if avail is None else avail.flatten(0, 1),
-            )
+        if k + 1 < horizon:
+            _, zs, choice = decide(model, agent, s, zsa, encode)
     return th.stack(states)

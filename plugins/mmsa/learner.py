@@ -174,7 +174,7 @@ class MMSALearner:
         if online.model is not None:
             online.model.see(data.avail)
             posterior = online.model.posterior(target_h, zs)
-        states, target_states = self._imagined(seen, h.detach(), target_zs, choice, posterior)
+        states, target_states = self._imagined(seen, target_zs, choice, posterior)
 
         # 3. Representation and world model
         model = (self.beside if self.apart else Beside())(
@@ -274,21 +274,21 @@ class MMSALearner:
         )
 
     def _imagined(
-        self, seen: Seen, h: Tensor, target_zs: Tensor | None, choice: Choice, posterior: Gaussian | None
+        self, seen: Seen, target_zs: Tensor | None, choice: Choice, posterior: Gaussian | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Latent states of the online roll-out, and of the target's where it has one: (K+1, R, N, D)."""
         online, target, cfg = self.online, self.target, self.cfg.imagination
         if online.model is None or posterior is None:
             return None, None
         with th.set_grad_enabled(cfg.grad == "full"):
-            states = self._rolled_out(online.model, online.mac.agent, posterior.mean, h, seen.zs, choice)
+            states = self._rolled_out(online.model, online.mac.agent, posterior.mean, seen.zs, choice)
         if target.model is None:
             return states, None
         with th.no_grad():
             agent, model = target.mac.agent, target.model
             first = self._greedy(agent, seen.h, target_zs, seen.data.avail)
             s = model.posterior(seen.h, target_zs).mean
-            return states, self._rolled_out(model, agent, s, seen.h, target_zs, first)
+            return states, self._rolled_out(model, agent, s, target_zs, first)
 
     def _greedy(
         self, agent: MMSAAgent, h: Tensor, zs: Tensor | None, avail: Tensor, taken: Tensor | None = None
@@ -300,19 +300,17 @@ class MMSALearner:
         ]
         return joined(self.beside.share(halves))
 
-    def _rolled_out(
-        self, model: WorldModel, agent: MMSAAgent, s: Tensor, h: Tensor, zs: Tensor | None, first: Choice
-    ) -> Tensor:
+    def _rolled_out(self, model: WorldModel, agent: MMSAAgent, s: Tensor, zs: Tensor | None, first: Choice) -> Tensor:
         """`imagine`, half of the rows on either thread where no gradient is to flow back in one order."""
-        cfg, n_agents = self.cfg.imagination, h.shape[1]
+        cfg, n_agents = self.cfg.imagination, s.shape[1]
 
         def half(rows: slice) -> Tensor:
             agents = slice(rows.start * n_agents, rows.stop * n_agents)
             begin = Choice(first.actions[agents], None if first.zsa is None else first.zsa[agents], None)
             now = None if zs is None else zs[rows]
-            return imagine(model, agent, s[rows], h[rows], now, begin, cfg.horizon, cfg.zs == "encode")
+            return imagine(model, agent, s[rows], now, begin, cfg.horizon, cfg.zs == "encode")
 
-        parts = _halves(h) if self.apart else [slice(0, len(h))]
+        parts = _halves(s) if self.apart else [slice(0, len(s))]
         return th.cat(self.beside.share([partial(half, rows) for rows in parts]), dim=1)
 
     def _contexts(self, state: Tensor, states: Tensor | None, target_states: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -382,7 +380,7 @@ class MMSALearner:
         state = data.state if self.cfg.mixer_state else None
         found = reliance(mixer, rollout, stats["q_taken"], state, states, stats["goal"], stats["src"])
         if model is not None:
-            played = data.actions, data.reward, stats["preferred"]
+            played = data.actions, data.reward, stats["preferred"], self.cfg.imagination.zs == "encode"
             found |= open_loop(model, mac.agent, seen.rows, seen.h, seen.zs, *played)
         for name, value in found.items():
             self.logger.log_stat(f"mmsa_{name}", value, t_env)

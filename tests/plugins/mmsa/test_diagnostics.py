@@ -19,11 +19,16 @@ def measure(learner: MMSALearner, losses: Losses, horizon: int = 10) -> dict[str
     assert model is not None
     _, stats, (rows, data, h, zs) = losses
     actions = data.actions, data.reward, stats["preferred"]
-    return open_loop(model, learner.mac.agent, rows, h, zs, *actions, horizon)
+    encode = learner.cfg.imagination.zs == "encode"
+    return open_loop(model, learner.mac.agent, rows, h, zs, *actions, encode, horizon)
 
 
 @pytest.mark.parametrize("masks", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"sale.enabled": False}, {"sale.scope": "joint"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"sale.enabled": False}, {"sale.scope": "joint"}, {"sale.input": "hidden", "imagination.zs": "encode"}],
+    ids=str,
+)
 def test_errors_are_those_of_a_plain_loop(changes: dict[str, object], masks: bool) -> None:
     learner = build(**({"head.zero_init": False} | changes))
     if learner.mac.agent.sale is not None:  # embeddings decide
@@ -46,8 +51,10 @@ def test_errors_are_those_of_a_plain_loop(changes: dict[str, object], masks: boo
                     if zs is not None:
                         zsa = th.stack([agent.sale.g(zs[:, i], taken[:, i]) for i in range(zs.shape[1])], 1)
                         zsa = agent.sale.dynamics(zs, taken, zsa)
-                        zs = agent.sale.normalise(zsa)
                     s = model.prior(s, taken, zsa).mean
+                    if zs is not None:
+                        encode = "imagination.zs" in changes
+                        zs = agent.sale.zs(model.decode_hidden(s)) if encode else agent.sale.normalise(zsa)
                     then = seen.h[at + k]
                     errors.setdefault(f"open_loop_{k}", []).append(((model.decode_hidden(s)[0] - then) ** 2).mean())
                     errors.setdefault(f"no_change_{k}", []).append(((seen.h[at] - then) ** 2).mean())

@@ -32,7 +32,7 @@ class Case:
         self.first: Choice = self.agent.greedy(self.h.flatten(0, 1), flat_zs, avail)
 
     def imagine(self, horizon: int = K, encode: bool = False) -> th.Tensor:
-        return imagine(self.model, self.agent, self.s, self.h, self.zs, self.first, horizon, encode)
+        return imagine(self.model, self.agent, self.s, self.zs, self.first, horizon, encode)
 
 
 def by_hand(case: Case, horizon: int, encode: bool) -> th.Tensor:
@@ -116,13 +116,13 @@ def test_imagined_actions_are_available(monkeypatch: pytest.MonkeyPatch, only: i
 
 def test_gradients_run_along_the_chain_of_latents_only() -> None:
     case = Case()
-    case.h.requires_grad_()
+    case.zs.requires_grad_()
     case.imagine()[-1].square().sum().backward()
     trained = {
         name.partition(".")[0] for name, p in case.model.named_parameters() if p.grad is not None and p.grad.any()
     }
     assert trained == {"post", "enc_s", "enc_a", "enc_z", "trans", "prior_mean"}
-    assert case.h.grad is None and all(p.grad is None for p in case.agent.parameters())
+    assert case.zs.grad is None and all(p.grad is None for p in case.agent.parameters())
 
 
 def test_the_roll_out_is_read_from_its_end_to_the_present() -> None:
