@@ -17,7 +17,6 @@ import copy
 from types import SimpleNamespace
 from typing import Any
 
-import numba
 import numpy as np
 import torch as th
 from torch import Tensor
@@ -29,6 +28,7 @@ from mmsa.agent import Choice
 from mmsa.learner import MMSALearner, Packed, Seen
 from mmsa.returns import Rows
 from mmsa.world_model import LOSSES, Gaussian
+from modules.compiled import loop
 
 NORTH, SOUTH, WEST, EAST, LOAD = 1, 2, 3, 4, 5
 REWARD_SCALE = 5.0  # a food's share of the return beside cell numbers
@@ -66,24 +66,16 @@ class Rules:
         return _observe(boards, self.n_agents, self.n_foods, self.sight)
 
 
-@numba.njit(cache=True)
-def _food_at(things, y, x):
-    """Which of things (M, 3), all of them foods, lies there; -1: none."""
-    for f in range(len(things)):
-        if things[f, 2] > 0 and things[f, 0] == y and things[f, 1] == x:
-            return f
-    return -1
-
-
-@numba.njit(cache=True)
-def _food_beside(foods, y, x):
+@loop
+def _food(foods, y, x, steps):
+    """Which of foods (F, 3) that are left lies so many steps from a cell; -1: none."""
     for f in range(len(foods)):
-        if foods[f, 2] > 0 and abs(foods[f, 0] - y) + abs(foods[f, 1] - x) == 1:
+        if foods[f, 2] > 0 and abs(foods[f, 0] - y) + abs(foods[f, 1] - x) == steps:
             return f
     return -1
 
 
-@numba.njit(cache=True)
+@loop
 def _step(boards, actions, n_agents, size, limit):
     n_rows, width = boards.shape
     rewards, on = np.zeros(n_rows, np.float32), np.zeros(n_rows, np.float32)
@@ -97,11 +89,11 @@ def _step(boards, actions, n_agents, size, limit):
             y, x, a = agents[i, 0], agents[i, 1], actions[r, i]
             goal[i, 0], goal[i, 1], loads[i] = y, x, -1
             if a == LOAD:
-                loads[i] = _food_beside(foods, y, x)
+                loads[i] = _food(foods, y, x, 1)
             elif a > 0:
                 y += (a == SOUTH) - (a == NORTH)
                 x += (a == EAST) - (a == WEST)
-                if 0 <= y < size and 0 <= x < size and _food_at(foods, y, x) < 0:
+                if 0 <= y < size and 0 <= x < size and _food(foods, y, x, 0) < 0:
                     goal[i, 0], goal[i, 1] = y, x
         for i in range(n_agents):  # nobody moves to where another one moves or stays
             alone = True
@@ -123,7 +115,7 @@ def _step(boards, actions, n_agents, size, limit):
     return rewards, on
 
 
-@numba.njit(cache=True)
+@loop
 def _observe(boards, n_agents, n_foods, sight):
     n_rows, width = boards.shape
     obs = np.zeros((n_rows, n_agents, 3 * (n_foods + n_agents)), np.float32)
@@ -198,13 +190,14 @@ class ExactMMSALearner(MMSALearner):
         obs, h = seen.data.obs, agent.trunk.unroll(seen.data.x, seen.rows)
         n_rows, n_agents = h.shape[:2]
         exact = obs.new_zeros(self.cfg.imagination.horizon + 1, n_rows, n_agents, self.cfg.world_model.latent_dim)
-        exact[0, :, :, : obs.shape[2]] = obs
+        width = obs.shape[2]
+        exact[0, :, :, :width] = obs
         for k in range(1, len(exact)):
             rewards, on = self.rules.step(boards, choice.actions.view(n_rows, n_agents).numpy())
             obs = th.from_numpy(self.rules.observe(boards))
-            for at, x in enumerate((REWARD_SCALE * rewards, on), obs.shape[2]):
-                exact[k, :, :, at] = th.from_numpy(x).unsqueeze(1)
-            exact[k, :, :, : obs.shape[2]] = obs
+            exact[k, :, :, :width] = obs
+            exact[k, :, :, width] = th.from_numpy(REWARD_SCALE * rewards).unsqueeze(1)
+            exact[k, :, :, width + 1] = th.from_numpy(on).unsqueeze(1)
             if k + 1 < len(exact):
                 h = agent.trunk.step(self.mac.inputs(obs, None).flatten(0, 1), h.flatten(0, 1)).view_as(h)
                 zs = agent.zs(obs, h)
