@@ -1,10 +1,10 @@
 """Linear layers whose float32 products are compiled loops' on AMD's processors with AVX-512.
 
 torch sends float32 products on the CPU to MKL, which takes AVX-512 on Intel's processors alone. The loops' (scipy's
-OpenBLAS, in blocks that stay in the cache) take it on AMD's, too, and are some 1.7 times as fast as MKL without it; the
-results agree to rounding. Elsewhere (another processor, GPU, other types, small products) this is
-torch.nn.functional.linear. Not torch's oneDNN: it compiles code for each new number of rows, of which episodes of all
-lengths make many.
+OpenBLAS, in blocks that stay in the cache) take it on AMD's, too; the results agree to rounding. What that is worth
+depends on the processor: a tenth on Zen 4, whose AVX-512 works in two halves (benchmarks/README.md). Elsewhere
+(another processor, GPU, other types, small products) this is torch.nn.functional.linear. Not torch's oneDNN: it
+compiles code for each new number of rows, of which episodes of all lengths make many.
 """
 
 from __future__ import annotations
