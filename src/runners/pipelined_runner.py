@@ -110,14 +110,15 @@ class PipelinedRunner:
 
     @contextmanager
     def unless_cut_short(self) -> Iterator[None]:
-        """As EpisodeRunner's: an error within leaves the runner as it was before, unless the collector has died."""
+        """As EpisodeRunner's: an error within leaves the runner as it was before, unless the collector has died.
+
+        Episodes that broke off there are played again with the networks of that moment, not of the run before.
+        """
         self._before_test = None
         try:
             yield
-        except CollectorError:
-            raise
         except BaseException:
-            if self._before_test is not None:
+            if self._before_test is not None and self._process.is_alive():
                 self._ask("load_state_dict", self._before_test)
             raise
 
@@ -164,7 +165,6 @@ class PipelinedRunner:
         """Until nothing is under way."""
         if self._under_way:
             self._ahead = self._receive()
-            self._under_way = False
 
     @th.no_grad()
     def _hand_over_networks(self) -> None:
@@ -187,6 +187,7 @@ class PipelinedRunner:
             fine, answer = self._pipe.recv()
         except (EOFError, OSError):  # the pipe closes at the moment the process ends
             self._dead()
+        self._under_way = False  # also after an error: the collector waits for the next command
         if not fine:
             raise CollectorError(answer)
         return answer
@@ -240,7 +241,8 @@ class _Collector:
 
     def play(self, t_env: int, test_mode: bool) -> Played:
         self.runner.t_env = t_env
-        batch = self.runner.run(test_mode)
+        with self.runner.unless_cut_short():
+            batch = self.runner.run(test_mode)
         at = next(i for i, one in enumerate(self.runner.batches) if one is batch)
         return Played(at, self.runner.t_env, self.logger.take())
 

@@ -23,6 +23,7 @@ from components.episode_buffer import ReplayBuffer
 from envs.matrix_game import MatrixGame
 from learners.q_learner import QLearner
 from runners.episode_runner import EpisodeRunner
+from runners.pipelined_runner import CollectorError
 from utils import checkpoints as checkpoints_module
 from utils.checkpoints import CheckpointError, Checkpoints
 from utils.config import compose
@@ -252,6 +253,41 @@ def test_what_an_environment_breaks_off_goes_on(world: World, monkeypatch: pytes
     saved, _ = Checkpoints(world.folder / "broken").newest()
     assert saved is not None and saved.manifest.t_env > 60 + 9, "the last step is not kept"
     equal(whole, world.start(settings(), "broken"))
+
+
+BREAKS = """
+import os, envs
+from envs.matrix_game import MatrixArgs, MatrixGame
+
+class Env(MatrixGame):
+    resets = 0
+
+    def reset(self, seed=None):
+        Env.resets += 1
+        if os.path.exists(__file__ + ".breaks") and Env.resets == CALL:
+            raise RuntimeError("the simulator is gone")
+        return super().reset(seed)
+
+def register():
+    envs.register("breaks", Env, MatrixArgs)
+"""
+
+
+@pytest.mark.parametrize("call", [4, 41])  # the second of the first test's three episodes, after two; one of training
+def test_what_breaks_off_in_the_other_process_goes_on(call: int, world: World, tmp_path: Path) -> None:
+    module, breaks = tmp_path / "my_breaking_env.py", tmp_path / "my_breaking_env.py.breaks"
+    module.write_text(BREAKS.replace("CALL", str(call)))
+    values = settings(pipeline=True, env="breaks", env_module=str(module), test_interval=10, checkpoint_interval=150)
+    breaks.touch()
+    with pytest.raises(CollectorError, match="the simulator is gone"):
+        world.start(values, "broken")
+    breaks.unlink()
+    saved, _ = Checkpoints(world.folder / "broken").newest()
+    assert saved is not None and saved.manifest.t_env == world.runner.t_env > 0
+    again = world.start(values, "broken")
+    assert world.runner.t_env > T_MAX
+    if call == 4:  # episodes of training are played with later networks than they would have been
+        equal(world.start(values, "whole"), again)
 
 
 @pytest.mark.parametrize("name", ["qmix", "pipeline"])
