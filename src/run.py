@@ -69,7 +69,8 @@ def run(
             learner.load_models(folder)
             if not args.evaluate:
                 log.warning(
-                    "only networks and optimisers are loaded: replay buffer, reward statistics and counters start anew"
+                    "networks, optimisers and the number of updates are loaded; the replay buffer and its reward "
+                    "statistics, the times of tests and logs, and random numbers start anew"
                 )
             runner.t_env = int(folder.name)
         if args.evaluate:

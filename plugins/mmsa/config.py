@@ -18,7 +18,7 @@ class _Group(BaseModel):
 
 
 class SaleConfig(_Group):
-    """State-action learned embeddings (TD7; MMSA.md section 3)."""
+    """State-action learned embeddings (TD7; README.md beside this file)."""
 
     enabled: bool
     input: Literal["obs", "hidden"]
@@ -33,14 +33,14 @@ class SaleConfig(_Group):
 
 
 class HeadConfig(_Group):
-    """The head that turns hidden state and embeddings into action values (section 4)."""
+    """The head that turns hidden state and embeddings into action values."""
 
     hidden_dim: Width
     zero_init: bool
 
 
 class WorldModelConfig(_Group):
-    """The two VAEs over the agents' hidden states (section 5)."""
+    """The two VAEs over the agents' hidden states."""
 
     enabled: bool
     latent_dim: Width
@@ -53,7 +53,7 @@ class WorldModelConfig(_Group):
 
 
 class ImaginationConfig(_Group):
-    """Latent roll-outs that condition the mixer (section 6)."""
+    """Latent roll-outs that condition the mixer."""
 
     horizon: Annotated[int, Field(ge=0, le=20)]
     embed_dim: Width

@@ -103,7 +103,7 @@ class MMSAController:
         yield from self.agent.head.parameters()
 
     def load_state(self, other: MMSAController) -> None:
-        """Takes over trunk and head. SALE's copies rotate on their own, after this (MMSA.md section 3)."""
+        """Takes over trunk and head. SALE's copies rotate on their own, after this (README.md)."""
         self.agent.trunk.load_state_dict(other.agent.trunk.state_dict())
         self.agent.head.load_state_dict(other.agent.head.state_dict())
 

@@ -86,8 +86,8 @@ def reliance(
 ) -> dict[str, float]:
     """What the mixer relies on: the squared TD error with a part of its context taken from another step, over the real.
 
-    A part that it ignores gives 1 (permutation importance; Breiman, Machine Learning 2001). The other step is that half
-    the batch away, so that nothing random is drawn.
+    A part that it ignores gives 1 (permutation importance; Breiman, Machine Learning 2001). The permutation is the same
+    for as many steps, so that nothing is drawn from the run's random numbers; steps of equal time don't stay together.
 
     Args:
         q_taken: (R, N), values of the actions taken. state: (R, S), None where the mixer does not see it.
@@ -105,14 +105,14 @@ def reliance(
         q_tot = mixer(q_taken, th.cat(parts, dim=1)).squeeze(1)
         return (q_tot.index_select(0, src) - goal).square().mean().item()
 
-    far = len(q_taken) // 2
+    other = th.randperm(len(q_taken), generator=th.Generator().manual_seed(0)).to(q_taken.device)
     others: dict[str, float] = {}
     if state is not None:
-        others["td_other_state"] = error(state.roll(far, 0), states)
+        others["td_other_state"] = error(state[other], states)
     if states is not None:
-        others["td_other_rollout"] = error(state, states.roll(far, 1))
+        others["td_other_rollout"] = error(state, states[:, other])
         if len(states) > 1:
-            others["td_other_future"] = error(state, th.cat([states[:1], states[1:].roll(far, 1)]))
+            others["td_other_future"] = error(state, th.cat([states[:1], states[1:, other]]))
     real = max(error(state, states), 1e-12)
     return {name: other / real for name, other in others.items()}
 

@@ -137,20 +137,20 @@ class MMSALearner:
         assert losses.keys() == self.weights.keys(), (losses.keys(), self.weights.keys())
         weighted = {name: self.weights[name] * loss for name, loss in losses.items()}
 
-        # 5. One optimisation step, then targets and encoder copies
+        # 5. Gradients, and metrics of the networks that they are of
         self.optimiser.zero_grad()
         self._backward(weighted)
         norms = {name: clip_grad_norm_(params, self.clips[name], foreach=True) for name, params in self.params.items()}
         if not self.guard(losses, norms):
             return
-        self.optimiser.step()
-        self.training_steps += 1
-        self.update_targets()
-
-        # 6. Metrics
         if t_env - self.log_stats_t >= self.args.learner_log_interval:
             self._log(_total(weighted.values()), losses, norms, stats, seen, t_env)
             self.log_stats_t = t_env
+
+        # 6. One optimisation step, then targets and encoder copies
+        self.optimiser.step()
+        self.training_steps += 1
+        self.update_targets()
 
     def losses(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, Tensor], Seen]:
         """Every loss, unweighted, by name, and the detached tensors that the metrics are computed from."""

@@ -28,6 +28,8 @@ class MMSAMixer(nn.Module):
         self.n_agents, self.embed_dim = args.n_agents, args.mixing_embed_dim
         c = args.state_shape if context_dim is None else context_dim
         layers, hidden = args.hypernet_layers, args.hypernet_embed
+        if layers not in (1, 2):
+            raise ValueError(f"hypernet_layers = {layers!r}: must be 1 or 2")
         self.hyper_w1 = _hypernet(layers, c, hidden, self.n_agents * self.embed_dim)
         self.hyper_b1 = Linear(c, self.embed_dim)
         self.hyper_w2 = _hypernet(layers, c, hidden, self.embed_dim)

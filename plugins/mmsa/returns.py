@@ -15,7 +15,7 @@ class Rows:
 
     Whatever is not recurrent works on packed rows (R, ...) in the order (episode, step), so padding costs nothing
     and can leak nowhere.
-    A transition exists where the successor's observation is filled (MMSA.md section 2); it then is the next packed row.
+    A transition exists where the successor's observation is filled; it then is the next packed row.
 
     Args:
         filled: (B, T), non-zero where the step holds an observation; an episode's filled steps are its first ones.

@@ -8,7 +8,7 @@ from learners.returns import n_step, q_lambda, transition_mask
 
 
 def loop(r: np.ndarray, term: np.ndarray, v: np.ndarray, filled: np.ndarray, gamma: float, lam: float) -> np.ndarray:
-    """MMSA.md section 7, word for word, one number at a time. v[t] is V_t; filled and v have one more step than r."""
+    """plugins/mmsa/README.md's recursion, one number at a time. v[t] is V_t; filled and v have one more step than r."""
     n = len(r)
     m = [filled[t] * filled[t + 1] for t in range(n)] + [0.0]
     g = np.zeros(n + 1)

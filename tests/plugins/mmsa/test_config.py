@@ -63,8 +63,8 @@ def test_the_yaml_is_there_once() -> None:
     assert not link.exists() or link.is_symlink()
 
 
-def test_defaults_are_those_of_the_specification() -> None:
-    """MMSA.md section 11, but for two widths, which runs decided (plugins/mmsa/README.md)."""
+def test_defaults_are_those_that_were_decided() -> None:
+    """The paper's and ancestors', or what runs decided (plugins/mmsa/README.md)."""
     composed = compose("mmsa", "smax")
     wanted = {
         "imagination.horizon": 3, "world_model.alpha": 0.8, "hidden_dim": 64, "sale.dim": 64,

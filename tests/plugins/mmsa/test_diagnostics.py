@@ -92,6 +92,18 @@ def test_horizon_and_missing_decoders() -> None:
     assert {name for name in found if "loop" in name} == {"open_loop_1", "open_loop_2"}
 
 
+def test_they_are_of_the_networks_before_the_step() -> None:
+    learner = build(target_update_interval_or_tau=1)
+    batch = batch_of(learner)
+    th.manual_seed(3)
+    losses = learner.losses(batch)
+    wanted = measure(learner, losses) | lean(learner, losses)
+    th.manual_seed(3)
+    learner.train(batch, 10, 1)
+    for name, value in wanted.items():
+        assert learner.logger.stats[f"mmsa_{name}"] == [(10, pytest.approx(value, rel=1e-5))], name
+
+
 def test_they_are_logged_and_draw_nothing() -> None:
     learner = build()
     batch = batch_of(learner)
@@ -109,8 +121,8 @@ def test_they_are_logged_and_draw_nothing() -> None:
 
 
 # --- what the mixer relies on ---
-def lean(learner: MMSALearner) -> dict[str, float]:
-    _, stats, seen = learner.losses(batch_of(learner))
+def lean(learner: MMSALearner, losses: Losses | None = None) -> dict[str, float]:
+    _, stats, seen = losses or learner.losses(batch_of(learner))
     state = seen.data.state if learner.cfg.mixer_state else None
     networks = learner.online.mixer, learner.online.rollout
     return reliance(*networks, stats["q_taken"], state, stats.get("states"), stats["goal"], stats["src"])
@@ -157,11 +169,11 @@ def test_reliance_is_that_of_a_plain_loop() -> None:
     draws = th.get_rng_state()
     found = reliance(mixer, rollout, q, state, states, goal, src)
     assert th.equal(draws, th.get_rng_state())
-    n = len(state)
+    others = th.randperm(len(state), generator=th.Generator().manual_seed(0)).tolist()
     errors = dict.fromkeys(("real", "state", "rollout", "future"), 0.0)
     with th.no_grad():
         for target, row in zip(goal, src.tolist(), strict=True):
-            other = (row - n // 2) % n
+            other = others[row]
             for name in errors:
                 own_state = state[other if name == "state" else row]
                 present = states[0, other if name == "rollout" else row]
@@ -170,6 +182,13 @@ def test_reliance_is_that_of_a_plain_loop() -> None:
                 errors[name] += ((mixer(q[row], th.cat([own_state, e])) - target) ** 2).item()
     for name in ("state", "rollout", "future"):
         assert found[f"td_other_{name}"] == pytest.approx(errors[name] / errors["real"], rel=1e-4)
+
+
+def test_what_the_time_alone_decides_is_seen_where_all_episodes_are_as_long() -> None:
+    time = th.arange(10.0).repeat(8)
+    states = time.view(1, -1, 1, 1)
+    found = reliance(lambda q, c: c, lambda s: s[0, :, 0], time.view(-1, 1), None, states, time + 1, th.arange(80))
+    assert 8 < found["td_other_rollout"] < 30  # 1 + twice the variance of the time, 16.5
 
 
 def test_symexp_inverts_symlog() -> None:

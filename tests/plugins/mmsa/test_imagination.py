@@ -36,7 +36,7 @@ class Case:
 
 
 def by_hand(case: Case, horizon: int, encode: bool) -> th.Tensor:
-    """MMSA.md section 6, one row and one action at a time."""
+    """The roll-out of plugins/mmsa/README.md, one row and one action at a time."""
     model, agent = case.model, case.agent
     out = []
     for r in range(R):

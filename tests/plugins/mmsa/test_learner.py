@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from support.batches import random_batch
@@ -496,6 +497,27 @@ def test_metrics() -> None:
         assert [t for t, _ in found] == [0, 10, 20] and all(math.isfinite(x) for _, x in found), name
     weighted = sum(learner.weights[n] * log.stats[f"mmsa_loss_{n}"][0][1] for n in learner.weights)
     assert log.stats["loss"][0][1] == pytest.approx(weighted, rel=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["local", "joint"])
+def test_sale_is_measured_against_no_change(scope: str) -> None:
+    """Each prediction's error over that of the present embedding, one transition at a time."""
+    log = RecordingLogger()
+    learner = build(log=log, **{"sale.scope": scope})
+    batch = batch_of(learner)
+    errors, still = [], []
+    with th.no_grad():
+        for episode, length in enumerate(LENGTHS):
+            zs = learner.sale.zs(batch["obs"][episode, : length + 1])
+            actions = batch["actions"][episode, :length, :, 0]
+            for t in range(length):
+                guesses = [th.cat([learner.sale.g(z[None], a[None]) for z, a in zip(zs[t], actions[t], strict=True)])]
+                if scope == "joint":
+                    guesses.append(learner.sale.g_joint(zs[t, None], actions[t, None])[0])
+                errors.append(np.mean([((guess - zs[t + 1]) ** 2).mean().item() for guess in guesses]))
+                still.append(((zs[t] - zs[t + 1]) ** 2).mean().item())
+    learner.train(batch, 1, 1)
+    assert log.stats["mmsa_sale_over_no_change"][0][1] == pytest.approx(np.mean(errors) / np.mean(still), rel=1e-4)
 
 
 def test_names_of_losses_are_the_names_of_weights() -> None:

@@ -47,3 +47,8 @@ def test_the_context_matters_and_has_its_own_width() -> None:
     moved = context.clone()
     moved[:, 8] += 1
     assert (mixer(qs, context) != mixer(qs, moved)).all()
+
+
+def test_hypernetworks_of_another_depth_are_refused() -> None:
+    with pytest.raises(ValueError, match="hypernet_layers = 3"):
+        MMSAMixer(mmsa_args(hypernet_layers=3))
