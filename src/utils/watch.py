@@ -82,6 +82,8 @@ def replay_config(
     if isinstance(env_args, dict) and env_args.get("backend") == "auto" and info.get("backend"):
         simulator = "smax" if "SMAX" in str(info["backend"]) else "starcraft2"  # the one that the policy knows
         config = {**config, "env_args": {**env_args, "backend": simulator}}
+    if config.get("action_selector") == "soft_policies":  # draws actions, whatever test_greedy says
+        config = {**config, "action_selector": "multinomial"}
     fixed = {**FIXED, "test_nepisode": episodes, "checkpoint_path": str(networks)}
     for text in overrides:
         (key, *_), _ = configs.parse_override(text)

@@ -16,6 +16,7 @@ from PIL import Image
 import main
 from envs.vector import SerialVectorEnv
 from utils import recorded, watch
+from utils.config import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -104,6 +105,16 @@ def test_the_saved_policy_plays_and_not_another(run: Path, monkeypatch: pytest.M
         change(run, evaluation_epsilon=1.0)  # the run's tests were random: what is watched is greedy all the same
     assert films[0] == films[1] != films[2]
     assert [int(path.name) for path in loaded] == [steps[1], steps[1], steps[1], steps[0]]
+
+
+def test_a_policy_that_draws_its_actions_in_tests_plays_greedily(run: Path) -> None:
+    values = compose("mappo", "gymma", [f"env_args.key={KEY}", "seed=1", "local_results_path=elsewhere"])
+    assert values["action_selector"] == "soft_policies"
+    change(run, **{**values, "test_greedy": False})
+    config, _ = watch.replay_config(run, 1)
+    assert config["action_selector"] == "multinomial" and config["test_greedy"] is True
+    config, _ = watch.replay_config(run, 1, ["action_selector=soft_policies"])
+    assert config["action_selector"] == "soft_policies"
 
 
 def test_the_networks_own_folder_and_a_folder_above(run: Path) -> None:
