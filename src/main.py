@@ -240,7 +240,10 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
                 )
             finally:
                 stop_display()
-                add_artifacts(_run, config, Path(str(observer.dir)), task)
+                try:
+                    add_artifacts(_run, config, Path(str(observer.dir)), task)
+                except Exception as error:  # a figure decides about no run
+                    console.warning("the learning curve or the networks are not in the record: %r", error)
 
     status = 0
     kept: dict[str, Any] = {"checkpoints": None if resumed is None else resumed.checkpoints}

@@ -152,6 +152,9 @@ class RunFolder(FileStorageObserver):
             self.save_metrics()
             self.written_facts = facts
 
+    def artifact_event(self, *args: Any, **kwargs: Any) -> None:
+        self._try(lambda: super(RunFolder, self).artifact_event(*args, **kwargs))  # Sacred would call us no more
+
     def completed_event(self, *args: Any, **kwargs: Any) -> None:
         self.finish()
         super().completed_event(*args, **kwargs)

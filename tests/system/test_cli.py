@@ -161,6 +161,42 @@ def test_runs_that_end_early(
     assert ("it broke" in capsys.readouterr().err) == (recorded == "FAILED")
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "recorded"), [(None, 0, "COMPLETED"), (KeyboardInterrupt(), 130, "INTERRUPTED")]
+)
+@pytest.mark.parametrize("broken", ["utils.figures.learning_curve", "utils.recording.RunFolder.save_file"])
+def test_a_figure_that_cannot_be_drawn_or_kept_decides_about_no_run(
+    capsys: pytest.CaptureFixture[str],
+    tree: Path,
+    fake_run: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    error: BaseException | None,
+    status: int,
+    recorded: str,
+) -> None:
+    def run(_run: Any, config: dict[str, Any], log: Any, **_: Any) -> None:
+        from utils.logging import Logger
+
+        logger = Logger(log)
+        logger.setup_sacred(_run)
+        logger.log_stat("test_return_mean", 0.5, 10)
+        if error is not None:
+            raise error
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    fake_run(run)
+    monkeypatch.setattr(broken, full)
+    assert main.main(RUN) == status
+    (folder,) = tree.glob("results/sacred/vdn/*/1")
+    record, metrics = (json.loads((folder / f"{name}.json").read_text()) for name in ("run", "metrics"))
+    assert record["status"] == recorded and metrics["test_return_mean"]["values"] == [0.5]
+    said = capsys.readouterr().err
+    assert "No space left" in said and "Traceback" not in said
+
+
 def test_a_missing_simulator_is_named_before_anything_is_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
