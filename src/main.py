@@ -245,30 +245,29 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
                 except Exception as error:  # a figure decides about no run
                     console.warning("the learning curve or the networks are not in the record: %r", error)
 
-    status = 0
+    status = 1
     kept: dict[str, Any] = {"checkpoints": None if resumed is None else resumed.checkpoints}
     stop = StopSignals()
     try:
         with stop:
             experiment.run(info=info, options={"--beat-interval": "0"})
+        status = 0
     except KeyboardInterrupt as error:
         status = getattr(error, "status", 130)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 1
     except Exception:
         traceback.print_exc()
-        status = 1
     finally:
         stop_display()
+        if observer.problem is not None:
+            print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
+            status = status or 1
         if kept["checkpoints"] is not None:
             if status == 0 and not config["keep_finished"]:
                 kept["checkpoints"].remove()
             kept["checkpoints"].unlock()
     info = experiment.current_run.info if experiment.current_run is not None else {}
-    if observer.problem is not None:
-        print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
-        status = status or 1
     if observer.dir is not None:
         backend = backend_note(info.get("backend", ""))
         curve = Path(observer.dir) / "learning_curve.png"

@@ -156,8 +156,10 @@ class RunFolder(FileStorageObserver):
         self._try(lambda: super(RunFolder, self).artifact_event(*args, **kwargs))  # Sacred would call us no more
 
     def completed_event(self, *args: Any, **kwargs: Any) -> None:
+        """A record that is not whole is none of a completed run: that one goes on from its last checkpoint."""
         self.finish()
-        super().completed_event(*args, **kwargs)
+        if self.problem is None:
+            self._try(lambda: super(RunFolder, self).completed_event(*args, **kwargs))
 
     def interrupted_event(self, *args: Any, **kwargs: Any) -> None:
         self.finish()

@@ -18,6 +18,7 @@ import pytest
 import main
 from utils import recorded, resume
 from utils.checkpoints import Checkpoints
+from utils.recording import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -126,6 +127,28 @@ def test_checkpoints_of_a_finished_run_are_removed(tree: Path, capsys: pytest.Ca
     record = tree / "results/sacred/vdn" / KEY / "1"
     assert not (record / "checkpoints").exists()
     assert "keep_finished=True" in refused(capsys, "--resume", str(record))
+
+
+@pytest.mark.parametrize("broken", ["_finish", "save_json"])
+def test_a_run_whose_record_is_not_complete_keeps_its_checkpoints(
+    tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    write = getattr(RunFolder, broken)
+
+    def full(self: RunFolder, *args: Any) -> None:
+        if broken == "_finish" or args[0].get("status") == "COMPLETED":
+            raise OSError(28, "No space left on device")
+        write(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, broken, full)
+        assert main.main([*RUN, "with", *SMALL]) == 1
+    record = tree / "results/sacred/vdn" / KEY / "1"
+    output = capsys.readouterr()
+    assert "the record is not complete: [Errno 28]" in output.err and "Traceback" not in output.err
+    assert f"--resume {record.relative_to(tree)}" in output.out
+    assert main.main(["--resume", str(record)]) == 0 and read(record, "run")["status"] == "COMPLETED"
+    assert main.main([*RUN, "with", *SMALL]) == 0 and metrics(record) == metrics(record.parent / "2")
 
 
 def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
