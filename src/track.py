@@ -137,7 +137,7 @@ def show(runs: Sequence[RunRecord]) -> None:
     for run in runs:
         facts: dict[str, Any] = {"run": run.source, "status": run.status, "algorithm": run.algorithm, "task": run.task}
         facts |= {"seed": run.seed, "tags": list(run.tags), "started": run.started, "stopped": run.stopped}
-        facts |= {"last sign of life": run.heartbeat, "error": run.error, "commit": run.commit}
+        facts |= {"last sign of life": run.heartbeat, "error": run.error, "commit": ", then ".join(run.commits)}
         facts |= {"command": run.command, "host": dict(run.host), "versions": dict(run.versions)}
         last = {
             key: f"{number(s.values[-1])} at step {s.steps[-1]:,.0f}" for key, s in run.metrics.items() if len(s.steps)

@@ -205,18 +205,29 @@ def _notes(task: Task) -> list[str]:
     for package in sorted(_differing([run.versions for _, run in runs])):
         shown = _by_value((name, run.versions.get(package, ABSENT)) for name, run in runs)
         notes.append(f"{task.title}: the runs were made with different versions of {package}: {shown}.")
-    if len({run.commit for _, run in runs}) > 1:
-        shown = _by_value((name, run.commit[:10] or "not recorded") for name, run in runs)
+    if len({commit for _, run in runs for commit in run.commits}) > 1:
+        shown = _by_value((name, _short(commit)) for name, run in runs for commit in run.commits)
         notes.append(f"{task.title}: the runs were made at different commits: {shown}.")
+    for name, run in runs:
+        if len(run.commits) > 1:
+            shown = ", then ".join(map(_short, run.commits))
+            notes.append(f"{task.title}: {name}, seed {run.seed}, went on at another commit: {shown}.")
     if len(lengths) > 1:
         shown = "; ".join(f"t_max={length}: {', '.join(names)}" for length, names in lengths.items())
         notes.append(f"{task.title}: lengths differ ({shown}). Scores cover only the steps that all curves share.")
-    hosts = {(run.host.get("machine", ""), run.host.get("cpu", "")) for curve in task.curves for run in curve.runs}
+    hosts = {(run.host.get("machine", ""), run.host.get("cpu", "")) for _, run in runs}
+    hosts |= {(start.machine, start.cpu) for _, run in runs for start in run.resumed}
     threads = {run.config.get("torch_threads") for curve in task.curves for run in curve.runs}
     devices = {run.host.get("device", "cpu") for curve in task.curves for run in curve.runs}
     if max(len(hosts), len(threads), len(devices)) > 1:
         notes.append(f"{task.title}: machines, devices or threads differ, so wall-clock times do not compare.")
     return notes
+
+
+def _short(commit: str) -> str:
+    """The first ten digits, and whether files were changed."""
+    digits, *changed = commit.split(", ")
+    return ", ".join([digits[:10], *changed]) or "not recorded"
 
 
 def _by_value(named: Iterable[tuple[str, str]]) -> str:

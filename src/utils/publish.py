@@ -12,9 +12,10 @@ from utils.config import ConfigError
 from utils.experiments import Run
 from utils.records import RECORDING, Record
 from utils.report import SERIES
-from utils.runs import Files, load_runs, numbers, read_files
+from utils.runs import Files, load_runs, numbers, read_files, resumptions
 
 FACTS = ("backend", "command", "cores", "device", "update_to_data", "versions")  # of info.json
+RESUMED = ("step", "stopped", "resumed", "commit", "dirty", "cpu")  # of each later start, in info.json
 DIGITS = 7  # of a series' values: what 32 bits hold
 
 
@@ -45,6 +46,8 @@ def slim(files: Files) -> Files:
     """What is published of a record: tests and what a report reads, the configuration, versions, commit, machine."""
     config = {key: value for key, value in files.config.items() if key == "label" or key not in RECORDING}
     info = {key: files.info[key] for key in FACTS if key in files.info}
+    if starts := resumptions(files.info):
+        info["resumed"] = [_slim_start(note) for note in starts]
     metrics = {
         name: _slim_series(name, series)
         for name, series in files.metrics.items()
@@ -60,11 +63,21 @@ def _slim_run(run: Mapping[str, Any]) -> dict[str, Any]:
     if host.get("os"):
         machine["os"] = host["os"][:1]
     if host.get("hostname"):
-        machine["hostname"] = hashlib.sha256(host["hostname"].encode()).hexdigest()[:8]
+        machine["hostname"] = _mark(host["hostname"])
     repositories = (run.get("experiment") or {}).get("repositories") or []
     commits = [{key: one[key] for key in ("commit", "dirty") if key in one} for one in repositories[:1]]
     kept = {key: run[key] for key in ("status", "start_time", "stop_time") if key in run}
     return {**kept, "host": machine, "experiment": {"repositories": commits}}
+
+
+def _slim_start(note: Mapping[str, Any]) -> dict[str, Any]:
+    """When a run went on, by what code and where; the machine's name becomes a mark here, too."""
+    kept = {key: note[key] for key in RESUMED if key in note}
+    return kept | ({"host": _mark(note["host"])} if note.get("host") else {})
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def _slim_series(name: str, series: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sacred.observers.base import RunObserver
 
 from utils.logging import record_lock
 from utils.mongo import Address, Column, Snapshot, Store, connect, describe, document, files_of, parse_time, run_uid
-from utils.runs import JOURNAL, facts_of, read_metrics
+from utils.runs import JOURNAL, commit_of, facts_of, read_metrics
 
 LOG = logging.getLogger("epymarl")
 BEAT = 10.0  # seconds between two heartbeats
@@ -214,6 +214,7 @@ class ResumedFolder(RunFolder):
             cut = {}
         self.series |= cut
         self.points = sum(len(entry["steps"]) for entry in cut.values())
+        self.note: dict[str, Any] = {}  # of this start, in info["resumed"]
         self.missing = sum(points.values()) - self.points  # of a record that lost some
         self.entry = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self.recorded_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -221,28 +222,33 @@ class ResumedFolder(RunFolder):
         self.known = facts_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
     def info_until_then(self, t_env: int) -> dict[str, Any]:
-        """The run's info at the checkpoint, and that it was resumed."""
+        """The run's info at the checkpoint, and that it was resumed; started_event adds the code and the processor."""
         info = dict(self.known)
         for name, entry in self.series.items():
             info |= {name: list(entry["values"]), f"{name}_T": list(entry["steps"])}
-        note = {
+        self.note |= {
             "step": t_env,
             "stopped": self.entry.get("stop_time") or self.entry.get("heartbeat"),
             "resumed": datetime.now(UTC).replace(tzinfo=None).isoformat(),
             "host": socket.gethostname(),
         }
-        return info | {"resumed": [*self.known.get("resumed", []), note]}
+        return info | {"resumed": [*self.known.get("resumed", []), self.note]}
 
     def started_event(
         self, ex_info: Any, command: Any, host_info: Any, start_time: Any, config: Any, meta_info: Any, _id: Any
     ) -> str:
-        """Takes the folder over. Beginning, sources and machine stay those of the first start."""
+        """Takes the folder over. Beginning, sources and machine stay those of the first start; this one is noted."""
+        now = {**next(iter(ex_info.get("repositories") or ()), {}), **host_info}
+        self.note |= {key: now[key] for key in ("commit", "dirty", "cpu") if key in now}
+        began, goes_on = commit_of(self.entry.get("experiment")), commit_of(ex_info)
+        if began and goes_on and began != goes_on:
+            LOG.warning("the run began at commit %s and goes on at %s; its record and reports say so", began, goes_on)
         over = ("stop_time", "fail_trace", "result")
         entry = {key: value for key, value in self.entry.items() if key not in over}
         if self.changed:  # the run stays the same one
             entry["run_uid"] = run_uid(self.entry, self.recorded_config)
         self.dir, self.config, self.info = str(self.folder), config, {}
-        self.run_entry = entry | {"status": "RUNNING", "artifacts": [], "resources": [], "heartbeat": None}
+        self.run_entry = entry | {"status": "RUNNING", "artifacts": [], "resources": []}
         self.unwritten = True
         self._write_journal(self.series)
         self.unwritten = False

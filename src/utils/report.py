@@ -283,10 +283,11 @@ class _Report:
                     continue
                 series = run.metrics[known[0]]
                 updates = scores.updates_at(run, series)
+                commit = ", then ".join(run.commits)
                 averaged = ["yes", ""] if id(run) in used else ["no", reasons.get(run.source, "")]
                 writer.writerows(
                     [task, run.backend, curve, run.algorithm, run.seed, known[0], f"{t:.0f}"]
-                    + [_number(u, ".0f"), _number(s, ".1f"), f"{v:.6g}", *averaged, run.commit, run.source]
+                    + [_number(u, ".0f"), _number(s, ".1f"), f"{v:.6g}", *averaged, commit, run.source]
                     for t, u, s, v in zip(series.steps, updates, series.seconds, series.values, strict=True)
                 )
 

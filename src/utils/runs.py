@@ -30,6 +30,14 @@ class Series(NamedTuple):
     seconds: np.ndarray  # of wall-clock since the run's start; NaN where no time was recorded
 
 
+class Start(NamedTuple):
+    """A later start of a run, which went on with it. commit: as RunRecord has it, "" where it was not recorded."""
+
+    commit: str
+    machine: str
+    cpu: str
+
+
 @dataclass(frozen=True, eq=False)  # a run is equal to itself alone; arrays have no truth value
 class RunRecord:
     """What one run has left behind."""
@@ -48,12 +56,19 @@ class RunRecord:
     command: str = ""  # "" where neither recorded nor to be rebuilt
     command_rebuilt: bool = False  # from the configuration and this checkout's config files
     commit: str = ""  # of git; "..., changed" where files differed from it
+    resumed: tuple[Start, ...] = ()
     started: str = ""  # ISO 8601, UTC
     stopped: str = ""
     heartbeat: str = ""  # last sign of life
     error: str = ""  # last line of the traceback
     tags: tuple[str, ...] = ()  # given in Omniboard
     run_id: Any = None  # in a database; None for a folder
+
+    @property
+    def commits(self) -> tuple[str, ...]:
+        """Of the first start and of later ones, each once; ("",) where none was recorded."""
+        known = filter(None, [self.commit, *(start.commit for start in self.resumed)])
+        return tuple(dict.fromkeys(known)) or ("",)
 
 
 @dataclass(frozen=True)
@@ -287,6 +302,7 @@ def _record(
     recorded = info.get("command")
     command = recorded if isinstance(recorded, str) and recorded else rebuilt_command(config)
     seed = config.get("seed")
+    host = _host(run.get("host"), info)
     return RunRecord(
         algorithm=algorithm_of(config),
         task=f"{task}, {backend or 'backend not recorded'}",
@@ -298,10 +314,11 @@ def _record(
         metrics=series,
         source=source,
         versions=_words(info.get("versions")),
-        host=_host(run.get("host"), info),
+        host=host,
         command=command,
         command_rebuilt=command != recorded and bool(command),
-        commit=_commit(run.get("experiment")),
+        commit=commit_of(run.get("experiment")),
+        resumed=tuple(_start(note, host) for note in resumptions(info)),
         started=_iso(start),
         stopped=_iso(_time(run.get("stop_time"))),
         heartbeat=_iso(_time(run.get("heartbeat"))),
@@ -364,7 +381,20 @@ def _host(host: Any, info: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in named.items() if value}
 
 
-def _commit(experiment: Any) -> str:
+def resumptions(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a run's info notes of each later start: see recording.ResumedFolder."""
+    notes = info.get("resumed")
+    return [note for note in notes if isinstance(note, dict)] if isinstance(notes, list) else []
+
+
+def _start(note: Mapping[str, Any], host: Mapping[str, str]) -> Start:
+    """What the note does not say is as at the first start; older records have no commit and no processor."""
+    machine, cpu = note.get("host") or host.get("machine", ""), note.get("cpu") or host.get("cpu", "")
+    return Start(commit_of({"repositories": [note]}), str(machine), str(cpu))
+
+
+def commit_of(experiment: Any) -> str:
+    """The commit in what Sacred notes of an experiment, as RunRecord has it."""
     repositories = experiment.get("repositories") if isinstance(experiment, dict) else None
     for repository in repositories or []:
         if isinstance(repository, dict) and repository.get("commit"):

@@ -136,6 +136,20 @@ def test_algorithms_of_different_commits_are_noted(lay: Any) -> None:
     assert note.endswith("the runs were made at different commits: 0123456789: qmix; ffffffffff: vdn.")
 
 
+def test_a_run_that_went_on_at_another_commit_is_noted(lay: Any) -> None:
+    note = {"host": "box", "commit": "f" * 40, "dirty": True}
+    runs = lay((sr.configuration(), {"resumed": [note]}), (sr.configuration(seed=2), {"resumed": [{"host": "box"}]}))
+    apart, own = group(runs).notes
+    assert apart.endswith("different commits: 0123456789: qmix; ffffffffff, changed: qmix.")
+    assert own.endswith("qmix, seed 1, went on at another commit: 0123456789, then ffffffffff, changed.")
+
+
+def test_a_run_that_went_on_at_another_machine_is_noted(lay: Any) -> None:
+    runs = lay((sr.configuration(), {"resumed": [{"host": "box", "cpu": "another"}, {"cpu": "Some CPU"}, "damaged"]}))
+    (note,) = group(runs).notes
+    assert "machines, devices or threads differ" in note
+
+
 # --- planned ---
 def test_what_was_planned_is_asked_for(lay: Any) -> None:
     runs = lay(

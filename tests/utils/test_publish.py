@@ -23,6 +23,7 @@ from utils.publish import publish  # noqa: E402
 from utils.report import SERIES, write_report  # noqa: E402
 
 RECORD = "sacred/mmsa/task/4"
+RESUMED = {"step": 500, "host": "box", "commit": "4567", "dirty": True, "cpu": "New CPU", "path": "/home/me"}
 
 
 def finished(folder: Path, seed: int = 1, **files: Any) -> tuple[Run, Path]:
@@ -33,7 +34,7 @@ def finished(folder: Path, seed: int = 1, **files: Any) -> tuple[Run, Path]:
     steps = (0, 250, 500, 750, 1000)
     metrics = sr.tests(0.8 + 0.01 * seed) | sr.world_model() | {"loss": (steps, curve), "return_mean": (steps, curve)}
     metrics |= {name: (steps, curve) for name in ("test_ep_length_mean", "mmsa_td_other_rollout", "mmsa_loss_td")}
-    files = sr.record(config, metrics, command="python src/main.py --config=mmsa", resumed=[{"host": "box"}]) | files
+    files = sr.record(config, metrics, command="python src/main.py --config=mmsa", resumed=[RESUMED]) | files
     files["run"]["host"]["ENV"] = {"TOKEN": "s3cret"}
     files["run"]["experiment"] |= {"base_dir": "/home/me/code"}
     files["run"]["experiment"]["repositories"][0]["url"] = "https://me@host/fork"
@@ -73,8 +74,9 @@ def test_what_a_report_reads_is_published(tmp_path: Path) -> None:
         assert np.array_equal(series.steps, whole.metrics[name].steps)
         assert np.allclose(series.values, whole.metrics[name].values, rtol=1e-6, atol=0)
         assert not name.startswith("test_") or np.array_equal(series.seconds, whole.metrics[name].seconds)
-    for name in ("algorithm", "task", "seed", "status", "versions", "command", "commit", "started", "stopped"):
+    for name in ("algorithm", "task", "seed", "status", "versions", "command", "commits", "started", "stopped"):
         assert getattr(slim, name) == getattr(whole, name), name
+    assert slim.resumed[0].machine == slim.host["machine"] and slim.resumed[0].cpu == "New CPU"
     assert slim.host.keys() == whole.host.keys() and slim.host["cpu"] == "Some CPU"
 
 

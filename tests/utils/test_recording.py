@@ -22,6 +22,7 @@ from utils.runs import JOURNAL, load_runs
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901)
 SECRET = "s3cret%40"
+NEXT = {"repositories": [{"commit": "4567", "dirty": True, "url": ""}]}  # the code of a later start
 
 
 @pytest.fixture
@@ -526,7 +527,7 @@ def resume(experiment: Experiment, points: dict[str, int], where: str = "", chan
     if where:
         again.observers.append(Delivery(address(where), again.files, again.log))
     for observer in again.observers:
-        observer.started_event({}, "main", {}, START + timedelta(days=1), again.config, {}, None)
+        observer.started_event(NEXT, "main", {"cpu": "New CPU"}, START + timedelta(days=1), again.config, {}, None)
     return again
 
 
@@ -548,8 +549,31 @@ def test_a_resumed_record_has_each_point_once(tmp_path: Path) -> None:
     assert record["start_time"] == START.isoformat() and record["experiment"]["name"] == "epymarl-mmsa"
     metrics, info = (json.loads((again.folder / f"{name}.json").read_text()) for name in ("metrics", "info"))
     assert metrics["loss"]["steps"] == info["loss_T"] == [1, 2, 3, 4, 5] and metrics["loss"]["values"] == info["loss"]
+    assert record["experiment"]["repositories"][0]["commit"] == "0123" and record["host"]["hostname"] == "box"
     lost = ResumedFolder(again.folder, {"loss": 7, "test_return_mean": 5}, False)
     assert lost.missing == 2
+
+
+def test_a_resumed_record_names_the_code_and_the_machine_of_each_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recording.LOG, "propagate", True)
+    experiment = Experiment(tmp_path / "runs")
+    experiment.points(3)
+    experiment.beat()
+    again = resume(experiment, {"loss": 3, "test_return_mean": 3})
+    assert "began at commit 0123 and goes on at 4567, changed" in caplog.text
+    entry = json.loads((again.folder / "run.json").read_text())
+    assert entry["heartbeat"] == (START + timedelta(seconds=3)).isoformat()  # a kill may come before the next one
+    again.beat()
+    note = json.loads((again.folder / "info.json").read_text())["resumed"][0]
+    assert {"commit": "4567", "dirty": True, "cpu": "New CPU", "stopped": entry["heartbeat"]}.items() <= note.items()
+    (run,) = load_runs([str(tmp_path / "runs")])
+    assert run.commits == ("0123", "4567, changed") and run.resumed[0].cpu == "New CPU"
+    caplog.clear()
+    monkeypatch.setitem(NEXT, "repositories", [{"commit": "0123", "dirty": False}])
+    resume(experiment, {"loss": 3, "test_return_mean": 3})
+    assert "commit" not in caplog.text
 
 
 @pytest.mark.parametrize("changed", [False, True])
