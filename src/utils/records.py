@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from utils.commands import flat
 from utils.experiments import Run
-from utils.runs import task_of
+from utils.runs import pauses, seconds_between, task_of, time_of
 
 # where and how a run is recorded: two runs that differ in nothing else are the same
 RECORDING = {
@@ -30,7 +29,6 @@ class Record:
     folder: Path
     status: str
     config: dict[str, Any]
-    seconds: float | None
 
     @property
     def touched(self) -> float:
@@ -39,6 +37,15 @@ class Record:
             return (self.folder / "run.json").stat().st_mtime
         except OSError:
             return 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """From its beginning to its end, as runs.seconds_between has them; None where it has not ended."""
+        entry = _json(self.folder / "run.json")
+        began, ended = (time_of(entry.get(key)) for key in ("start_time", "stop_time"))
+        if began is None or ended is None:
+            return None
+        return seconds_between(began, ended, pauses(_json(self.folder / "info.json")))
 
     @property
     def steps(self) -> int:
@@ -108,7 +115,7 @@ def record(folder: Path) -> Record:
     """The record in one of Sacred's folders."""
     entry = _json(folder / "run.json")
     config = {key: value for key, value in _json(folder / "config.json").items() if key != "__annotations__"}
-    return Record(folder, str(entry.get("status", "")), config, _seconds(entry))
+    return Record(folder, str(entry.get("status", "")), config)
 
 
 def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
@@ -133,22 +140,14 @@ def seconds_per_step(run: Run, plan: Sequence[Run]) -> float | None:
         if (other.algorithm, other.task) == (run.algorithm, run.task):
             for record in records(other.folder):
                 wanted = {**run.config, **{key: record.config.get(key) for key in ("seed", "t_max")}}
-                if record.status == COMPLETED and record.seconds and not differences(record.config, wanted):
-                    times.append(record.seconds / record.config["t_max"])
+                if record.status == COMPLETED and not differences(record.config, wanted) and (own := record.seconds):
+                    times.append(own / record.config["t_max"])
     return sum(times) / len(times) if times else None
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys, as JSON knows the values."""
     return {key: json.loads(json.dumps(value, default=str)) for key, value in flat(config)}
-
-
-def _seconds(entry: Mapping[str, Any]) -> float | None:
-    try:
-        began, ended = (datetime.fromisoformat(entry[key]) for key in ("start_time", "stop_time"))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return (ended - began).total_seconds()
 
 
 def _json(path: Path) -> dict[str, Any]:

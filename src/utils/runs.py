@@ -27,7 +27,10 @@ class Series(NamedTuple):
 
     steps: np.ndarray  # environment steps
     values: np.ndarray
-    seconds: np.ndarray  # of wall-clock since the run's start; NaN where no time was recorded
+    seconds: np.ndarray  # since the run's start, as seconds_between has them; NaN where no time was recorded
+
+
+Pause = tuple[datetime, datetime]  # in which a run that was resumed stood still
 
 
 class Start(NamedTuple):
@@ -290,11 +293,11 @@ def _record(
     missing = [key for key in ("name", "env") if not isinstance(config.get(key), str)]
     if missing:
         raise _Damaged(f"this is no run of EPyMARL (no {' and no '.join(missing)} in its configuration)")
-    start = _time(run.get("start_time"))
-    series = {}
+    start = time_of(run.get("start_time"))
+    series, stood_still = {}, pauses(info)
     for name, entry in metrics.items():
         try:
-            series[name] = _series(entry, start)
+            series[name] = _series(entry, start, stood_still)
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             report(f"the metric {name} is damaged")
     backend = backend_note(str(info.get("backend") or ""))
@@ -320,23 +323,23 @@ def _record(
         commit=commit_of(run.get("experiment")),
         resumed=tuple(_start(note, host) for note in resumptions(info)),
         started=_iso(start),
-        stopped=_iso(_time(run.get("stop_time"))),
-        heartbeat=_iso(_time(run.get("heartbeat"))),
+        stopped=_iso(time_of(run.get("stop_time"))),
+        heartbeat=_iso(time_of(run.get("heartbeat"))),
         error=_last_line(run.get("fail_trace")),
         tags=_tags(run),
         run_id=run.get("_id"),
     )
 
 
-def _series(entry: Mapping[str, Any], start: datetime | None) -> Series:
+def _series(entry: Mapping[str, Any], start: datetime | None, stood_still: Sequence[Pause]) -> Series:
     steps, values = np.asarray(entry["steps"], float), np.array(numbers(entry["values"]), float)
     if steps.ndim != 1 or steps.shape != values.shape:
         raise ValueError("as many steps as values are wanted")
     times = entry.get("timestamps") or []
     seconds = np.full(len(steps), np.nan)
     if len(times) == len(steps) and start is not None:
-        parsed = [_time(time) for time in times]
-        seconds = np.array([np.nan if time is None else (time - start).total_seconds() for time in parsed])
+        parsed = [time_of(time) for time in times]
+        seconds = np.array([np.nan if time is None else seconds_between(start, time, stood_still) for time in parsed])
     last = {step: index for index, step in enumerate(steps)}  # a resumed run repeats steps: the later value counts
     order = np.array([last[step] for step in sorted(last)], int)
     return Series(steps[order], values[order], seconds[order])
@@ -348,8 +351,8 @@ def numbers(values: Sequence[Any]) -> list[float]:
     return [np.nan if value is None else float(value) for value in plain]
 
 
-def _time(value: Any) -> datetime | None:
-    """Sacred's times are UTC without a zone: ISO text in files, datetimes in MongoDB."""
+def time_of(value: Any) -> datetime | None:
+    """None where it is none. Sacred's times are UTC without a zone: ISO text in files, datetimes in MongoDB."""
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
@@ -391,6 +394,18 @@ def _start(note: Mapping[str, Any], host: Mapping[str, str]) -> Start:
     """What the note does not say is as at the first start; older records have no commit and no processor."""
     machine, cpu = note.get("host") or host.get("machine", ""), note.get("cpu") or host.get("cpu", "")
     return Start(commit_of({"repositories": [note]}), str(machine), str(cpu))
+
+
+def pauses(info: Mapping[str, Any]) -> list[Pause]:
+    """Of a resumed run, each from its end, or its last sign of life, to its next start."""
+    spans = ((time_of(note.get("stopped")), time_of(note.get("resumed"))) for note in resumptions(info))
+    return [(stopped, resumed) for stopped, resumed in spans if stopped is not None and resumed is not None]
+
+
+def seconds_between(start: datetime, end: datetime, stood_still: Sequence[Pause]) -> float:
+    """Wall-clock without the pauses. What a killed run does again, since its last checkpoint, counts twice."""
+    lost = sum(max((min(end, resumed) - stopped).total_seconds(), 0.0) for stopped, resumed in stood_still)
+    return (end - start).total_seconds() - lost
 
 
 def commit_of(experiment: Any) -> str:

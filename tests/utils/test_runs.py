@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from support import sacred_runs as sr
 
-from utils import runs
+from utils import records, runs
 from utils.commands import rebuilt_command
 from utils.config import ConfigError, compose
 from utils.mongo import without_credentials
@@ -82,6 +83,23 @@ def test_a_resumed_runs_repeated_steps_count_once(tmp_path: Path) -> None:
     sr.write(tmp_path / "1", sr.record(sr.configuration(), metrics))
     series = load_runs([str(tmp_path)])[0].metrics["test_return_mean"]
     assert series.steps.tolist() == [0, 250, 500, 1000] and series.values.tolist() == [0, 3, 4, 5]
+
+
+def test_a_pause_is_no_time_of_training(tmp_path: Path) -> None:
+    """Points come after 0, 2.5, 5, 7.5 and 10 seconds; the run stood still from 3 to 6 and from 9 on."""
+
+    def at(seconds: float) -> str:
+        return (sr.START + timedelta(seconds=seconds)).isoformat()
+
+    notes = [
+        {"stopped": at(3), "resumed": at(6)},
+        {"stopped": None, "resumed": at(7)},
+        {"stopped": at(9), "resumed": at(12)},
+    ]
+    folder = sr.write(tmp_path / "1", sr.record(sr.configuration(), sr.tests(1), resumed=notes))
+    (run,) = load_runs([str(tmp_path)])
+    assert run.metrics["test_return_mean"].seconds.tolist() == [0, 2.5, 3, 4.5, 6]
+    assert records.record(folder).seconds == 20 - 6
 
 
 # --- damage ---
