@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from utils.commands import flat
 from utils.experiments import Run
-from utils.runs import pauses, seconds_between, task_of, time_of
+from utils.runs import JOURNAL, pauses, seconds_between, task_of, time_of
 
 # where and how a run is recorded: two runs that differ in nothing else are the same
 RECORDING = {
@@ -20,6 +21,7 @@ RECORDING = {
     "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project", "wandb_team",
 }  # fmt: skip
 COMPLETED = "COMPLETED"
+TAIL = 2**16  # bytes of a journal that hold its last heartbeats
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Record:
 
     @property
     def steps(self) -> int:
-        """Environment steps up to the last metric that is recorded."""
+        """Environment steps up to the last metric that is recorded; while a run goes on, info.json lags behind."""
+        if newest := _newest(self.folder / JOURNAL):
+            return int(max(newest))
         info = _json(self.folder / "info.json")
         return int(max((values[-1] for key, values in info.items() if key.endswith("_T") and values), default=0))
 
@@ -148,6 +152,22 @@ def seconds_per_step(run: Run, plan: Sequence[Run]) -> float | None:
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys, as JSON knows the values."""
     return {key: json.loads(json.dumps(value, default=str)) for key, value in flat(config)}
+
+
+def _newest(journal: Path) -> list[float]:
+    """The steps in the last whole line, if that is within the last TAIL bytes."""
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - TAIL, 0))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    for line in reversed(lines):
+        try:
+            return [step for entry in json.loads(line).values() for step in entry["steps"]]
+        except (ValueError, TypeError, AttributeError, KeyError):  # cut off, at its end or by us
+            continue
+    return []
 
 
 def _json(path: Path) -> dict[str, Any]:

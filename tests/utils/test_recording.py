@@ -14,7 +14,7 @@ import pytest
 from support.mongo_wire import Wire, server
 from support.sacred_runs import configuration
 
-from utils import recording
+from utils import recording, records
 from utils.logging import Logger
 from utils.mongo import Column, Snapshot, Store, address, run_uid
 from utils.recording import Delivery, ResumedFolder, RunFolder
@@ -183,6 +183,24 @@ def test_a_run_that_goes_on_can_be_read_in_full(tmp_path: Path) -> None:
     assert len(run.metrics["loss"].steps) == 101
     experiment.end()
     assert len(load_runs([str(tmp_path / "runs")])[0].metrics["loss"].steps) == 101
+
+
+def test_how_far_a_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the end of its journal, also where that is half a line; by info.json where it says nothing, and at the end."""
+    experiment = Experiment(tmp_path / "runs")
+    for n, steps in ((100, 100), (1, 101), (30, 131)):
+        experiment.points(n)
+        experiment.beat()
+        assert records.record(experiment.folder).steps == steps
+    assert json.loads((experiment.folder / "info.json").read_text())["loss_T"][-1] == 100
+    with (experiment.folder / JOURNAL).open("a") as file:
+        file.write('{"loss": {"steps": [132], "val')
+    assert records.record(experiment.folder).steps == 131
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "TAIL", 50)
+        assert records.record(experiment.folder).steps == 100
+    experiment.end()
+    assert records.record(experiment.folder).steps == 131
 
 
 def test_a_late_heartbeat_is_not_lost(tmp_path: Path) -> None:
