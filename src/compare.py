@@ -132,7 +132,7 @@ def estimate(runs: Sequence[Run]) -> dict[Run, tuple[float | None, str]]:
         if (run.algorithm, run.task) not in pairs:
             measured = records.seconds_per_step(run, runs)
             known = (run.steps_per_second, "the file") if run.steps_per_second else (None, "unknown")
-            pairs[run.algorithm, run.task] = (1 / measured, "finished runs") if measured else known
+            pairs[run.algorithm, run.task] = (1 / measured[0], measured[1]) if measured else known
     return {run: pairs[run.algorithm, run.task] for run in runs}
 
 

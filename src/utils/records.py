@@ -137,16 +137,26 @@ def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list
     ]
 
 
-def seconds_per_step(run: Run, plan: Sequence[Run]) -> float | None:
-    """Of finished runs of the same algorithm and task with the same settings but for seed and length."""
-    times = []
-    for other in plan:
-        if (other.algorithm, other.task) == (run.algorithm, run.task):
-            for record in records(other.folder):
-                wanted = {**run.config, **{key: record.config.get(key) for key in ("seed", "t_max")}}
-                if record.status == COMPLETED and not differences(record.config, wanted) and (own := record.seconds):
-                    times.append(own / record.config["t_max"])
-    return sum(times) / len(times) if times else None
+def seconds_per_step(run: Run, plan: Sequence[Run]) -> tuple[float, str] | None:
+    """The mean of finished runs of the same algorithm and task with the same settings but for seed and length, and
+    which runs these are: those that were made here; where there are none, published ones, maybe of another machine."""
+    like = [other for other in plan if (other.algorithm, other.task) == (run.algorithm, run.task)]
+    own = (record for other in like for record in records(other.folder))
+    kept = (
+        record
+        for other in like
+        for folder in (other.published, *other.shared)
+        for record in _of_this_simulator(other, folder)
+    )
+    for source, found in (("finished runs", own), ("published runs", kept)):
+        times = []
+        for record in found:
+            wanted = {**run.config, **{key: record.config.get(key) for key in ("seed", "t_max")}}
+            if record.status == COMPLETED and not differences(record.config, wanted) and (seconds := record.seconds):
+                times.append(seconds / record.config["t_max"])
+        if times:
+            return sum(times) / len(times), source
+    return None
 
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:

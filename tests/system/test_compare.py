@@ -595,6 +595,19 @@ def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixt
     assert out.count("finished runs") == 2
 
 
+def test_dry_run_measures_published_runs(stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = stage.runs
+    whole_record(runs[0], runs[0].published)  # VDN: 1000 steps in 20 s
+    whole_record(runs[1], runs[1].published, lr=0.5)  # IQL, with settings of another
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("published runs") == 1 and "estimated time: 20 s for 1 of them; unknown for the other 2" in out
+    record(runs[0], "COMPLETED")  # 10 s: what was made here goes before
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "published runs" not in out and "estimated time: 10 s for 1 of them" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
