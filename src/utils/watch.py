@@ -38,7 +38,12 @@ def find_networks(folder: Path, config: Mapping[str, Any], info: Mapping[str, An
     """The folder with a run's saved networks, a subfolder for each step."""
     if not (folder / "run.json").is_file():
         return folder  # the networks' own folder
-    token = str(info.get("unique_token", ""))
+    if "unique_token" not in info:
+        raise ConfigError(
+            f"{folder}: no networks are kept with this record: published runs have none, nor has one that was cut off "
+            "at once. Train with save_model=True, then watch that run"
+        )
+    token = str(info["unique_token"])
     try:
         inside(token)
     except ValueError:

@@ -228,6 +228,11 @@ def test_a_token_that_leads_elsewhere(run: Path, capsys: pytest.CaptureFixture[s
     assert "names no folder of saved networks" in refused(capsys, run)
 
 
+def test_published_runs_keep_no_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    published = next(iter((ROOT / "results").glob("*/runs/**/run.json"))).parent
+    assert "published runs have none" in refused(capsys, published)
+
+
 @pytest.mark.parametrize("how", ["plugin", "env_module", "env_module file", "key"])
 def test_code_that_a_record_names_is_not_imported(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
