@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -21,10 +20,10 @@ from rich.table import Table
 from main import overrides
 from utils import config, records
 from utils.attempts import LocalPool, Pool, locked
+from utils.cli import refuse, require_writable
 from utils.conduct import Overview, conduct
 from utils.config import ConfigError, Parser, parse_override, shown_path
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
-from utils.mongo import hide
 from utils.progress import duration
 from utils.search import load_search
 
@@ -294,16 +293,9 @@ def report_only(options: argparse.Namespace) -> int:
     missing = [source for source in options.report if "://" not in source and not Path(source).is_dir()]
     if missing:
         raise ConfigError(f"--report {missing[0]}: there is no such folder")
-    writable(Path(options.out))
+    require_writable(Path(options.out), f"--out {options.out}")
     print(f"report: {report(options.report, Path(options.out), reference=options.reference or 'MMSA')}")
     return 0
-
-
-def writable(out: Path) -> None:
-    """ConfigError where nothing can be written there."""
-    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {out}: {there} is no writable folder")
 
 
 def say(console: Console, text: str) -> None:
@@ -335,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded, out, runs = make_plan(options, words)
         if options.publish:
             return publish(loaded, out, runs, console)
-        writable(out)
+        require_writable(out, f"--out {out}")
         if options.report is not None:
             if not Path(sources_of(loaded, out, runs)[0]).is_dir():
                 nothing = f"{out}: nothing of {loaded} was run there yet: leave --report out"
@@ -350,10 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return run_all(loaded, out, runs, pool, console)
     except ConfigError as error:
-        problems = error.problems
-        message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
-        print(f"error: {hide(message)}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
         return 130
 

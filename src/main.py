@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 try:
     import yaml
 
+    from utils.cli import refuse, require_writable
     from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, Address, address, hide
 except ModuleNotFoundError as error:
@@ -126,9 +127,7 @@ def listing() -> str:
 def results_folder(config: Mapping[str, Any], task: str) -> Path:
     """Where the run is recorded; ConfigError where nothing can be written there. Nothing is written yet."""
     folder = Path(config["local_results_path"]) / "sacred" / config["name"] / re.sub(r"[^\w.:+\-]|^\.+", "_", task)
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"local_results_path = {config['local_results_path']!r}: {there} is no writable folder")
+    require_writable(folder, f"local_results_path = {config['local_results_path']!r}")
     return folder
 
 
@@ -367,10 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except ConfigError as error:
-        problems = error.problems
-        message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
-        print(f"error: {hide(message)}", file=sys.stderr)
-        return 2
+        return refuse(error)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from utils.cli import refuse
 from utils.config import ConfigError, Parser
 from utils.grouping import METRICS
 from utils.logging import number
@@ -246,8 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             {"ls": ls, "show": show}[options.command](chosen(options))
         return 0
     except ConfigError as error:
-        print("error: " + hide("\n  ".join(error.problems)), file=sys.stderr)
-        return 2
+        return refuse(error)
     except BrokenPipeError:  # track.py ls | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

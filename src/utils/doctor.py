@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.cli import require_writable
 from utils.config import ROOT, ConfigError, available, load_yaml, require_environment
 
 WIDTH = 120
@@ -90,11 +91,12 @@ def _gpu() -> str:
 
 
 def _results() -> str:
-    folder = Path(load_yaml(ROOT / "config" / "default.yaml")["local_results_path"])
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise Problem(f"{there} is no writable folder: with local_results_path=FOLDER results go elsewhere")
-    return f"{folder.absolute()} can be written, {shutil.disk_usage(there).free / 1e9:.0f} GB free"
+    folder = Path(load_yaml(ROOT / "config" / "default.yaml")["local_results_path"]).absolute()
+    try:
+        there = require_writable(folder, str(folder))
+    except ConfigError as error:
+        raise Problem(f"{error}: with local_results_path=FOLDER results go elsewhere") from None
+    return f"{folder} can be written, {shutil.disk_usage(there).free / 1e9:.0f} GB free"
 
 
 # --- environments ---

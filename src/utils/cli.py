@@ -1,0 +1,29 @@
+"""What the command lines share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from utils.config import ConfigError
+from utils.mongo import hide
+
+
+def require_writable(folder: Path, named: str) -> Path:
+    """The folder, or the nearest one above it that is there; ConfigError where nothing can be written in it.
+
+    :param named: the option or key that names the folder, with its value.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{named}: {there} is no writable folder")
+    return there
+
+
+def refuse(error: ConfigError) -> int:
+    """Prints the problems, without passwords; the exit status."""
+    problems = error.problems
+    message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
+    print(f"error: {hide(message)}", file=sys.stderr)
+    return 2
