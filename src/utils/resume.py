@@ -17,7 +17,7 @@ from utils import config as configs
 from utils import records
 from utils.checkpoints import CheckpointError, Checkpoints, Saved
 from utils.config import ConfigError, require_environment
-from utils.recorded import find_run, read, refuse_code, refuse_links
+from utils.recorded import find_run, named_code, read, refuse_code, refuse_links
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
 # Keys that change nothing of what is learnt: how long, where it is recorded, in how many processes.
@@ -118,8 +118,12 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
 
 
 def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | None, list[str]]:
-    """The newest cut-off run of this configuration in the folder `runs`, if one can go on, and why others cannot."""
+    """The newest cut-off run of this configuration in the folder `runs`, if one can go on, and why others cannot.
+
+    Code that the configuration itself names is trusted: checking it has imported that already.
+    """
     problems: list[str] = []
+    trusted = [*trusted, *(name for _, name in named_code(config))]
     folders = [path for path in runs.glob("*") if path.name.isdecimal() and (path / "run.json").is_file()]
     for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         record = records.record(folder)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import main
-from utils import recorded, resume
+from utils import hosts, recorded, resume
 from utils.checkpoints import Checkpoints
 from utils.recording import RunFolder
 
@@ -159,6 +159,16 @@ def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main.main(["--resume=last", *RUN, "with", *without_seed, "keep_finished=True", "log_interval=50"]) == 0
     assert read(cut_off, "run")["status"] == "COMPLETED"
     assert sorted(path.name for path in cut_off.parent.iterdir() if path.name.isdecimal()) == ["1", "2"]
+
+
+def test_the_last_one_with_code_that_the_command_line_names(cut_off: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "_registered", set(hosts._registered))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("resume_module.py").write_text("def register(): pass\n")
+    (cut_off / "config.json").write_text(json.dumps(read(cut_off, "config") | {"env_module": "resume_module.py"}))
+    words = [*RUN, "with", *SMALL, "keep_finished=True", "env_module=resume_module.py"]
+    assert main.main(["--resume=last", *words]) == 0
+    assert read(cut_off, "run")["status"] == "COMPLETED" and not (cut_off.parent / "2").exists()
 
 
 def test_the_last_one_cannot_go_on(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
