@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.commands import flat
-from utils.records import RECORDING
+from utils.records import NOT_LEARNT
 from utils.runs import Planned, RunRecord
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
-# Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns.
-NOT_COMPARED = RECORDING | {"seed", "render", "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only"}
+# Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
+# threads and a GPU, which change the last digits, make another run of a plan, but no other curve.
+NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
 ENVIRONMENT = {"env", "common_reward", "reward_scalarisation"}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"

@@ -13,13 +13,16 @@ from utils.commands import flat
 from utils.experiments import Run
 from utils.runs import JOURNAL, pauses, seconds_between, task_of, time_of
 
-# where and how a run is recorded: two runs that differ in nothing else are the same
+# where, how and how often a run is recorded
 RECORDING = {
     "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval",
     "checkpoint_interval", "keep_checkpoints", "keep_finished",
     "save_model", "save_model_interval", "record_checkpoint",
     "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project", "wandb_team",
 }  # fmt: skip
+# Two runs that differ in nothing else are the same: an episode is the same in whichever process it is played.
+# What else a machine decides (torch_threads, use_cuda) changes the last digits.
+NOT_LEARNT = RECORDING | {"env_workers", "env_timeout"}
 COMPLETED = "COMPLETED"
 TAIL = 2**16  # bytes of a journal that hold its last heartbeats
 
@@ -133,7 +136,7 @@ def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list
         if key in was
         else f"{key} is not there, the plan has {wanted[key]!r}"
         for key in sorted(was.keys() | wanted.keys())
-        if key.split(".")[0] not in RECORDING and was.get(key, missing) != wanted.get(key, missing)
+        if key.split(".")[0] not in NOT_LEARNT and was.get(key, missing) != wanted.get(key, missing)
     ]
 
 

@@ -17,15 +17,12 @@ from utils import config as configs
 from utils import records
 from utils.checkpoints import CheckpointError, Checkpoints, Saved
 from utils.config import ConfigError, require_environment
+from utils.experiments import words_of
 from utils.recorded import find_run, named_code, read, refuse_code, refuse_links
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
-# Keys that change nothing of what is learnt: how long, where it is recorded, in how many processes.
-MAY_CHANGE = (
-    "t_max", "env_workers", "env_timeout", "log_interval", "save_model", "save_model_interval", "record_checkpoint",
-    "checkpoint_interval", "keep_checkpoints", "keep_finished", "use_tensorboard", "use_wandb", "wandb_mode",
-    "wandb_project", "wandb_team",
-)  # fmt: skip
+# A resumed run may be longer, too. What it is called and where its record lies stays.
+MAY_CHANGE = sorted(records.NOT_LEARNT - {"label", "local_results_path"} | {"t_max"})
 
 
 class Resumed(NamedTuple):
@@ -120,6 +117,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
 def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | None, list[str]]:
     """The newest cut-off run of this configuration in the folder `runs`, if one can go on, and why others cannot.
 
+    Of the keys that may change it takes this configuration's values.
     Code that the configuration itself names is trusted: checking it has imported that already.
     """
     problems: list[str] = []
@@ -130,8 +128,9 @@ def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> 
         planned = {**config, "seed": record.config.get("seed")} if config["seed"] is None else config
         if record.status == records.COMPLETED or records.differences(record.config, planned):
             continue
+        wanted = {key: config[key] for key in MAY_CHANGE if config[key] != record.config.get(key)}
         try:
-            return prepare(str(folder), (), trusted), problems
+            return prepare(str(folder), words_of(wanted), trusted), problems
         except ConfigError as error:
             problems += error.problems
     return None, problems

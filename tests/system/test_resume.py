@@ -161,6 +161,16 @@ def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sorted(path.name for path in cut_off.parent.iterdir() if path.name.isdecimal()) == ["1", "2"]
 
 
+def test_the_last_one_is_recorded_as_the_command_line_says(cut_off: Path) -> None:
+    words = "save_model=True keep_finished=False learner_log_interval=50 env_timeout=null label=other".split()
+    assert main.main(["--resume=last", *RUN, "with", *SMALL, *words]) == 0
+    config = read(cut_off, "config")
+    assert read(cut_off, "run")["status"] == "COMPLETED" and not (cut_off / "checkpoints").exists()
+    assert list(Path("results/models").glob("*/*/agent.th"))
+    assert (config["save_model"], config["keep_finished"], config["env_timeout"]) == (True, False, None)
+    assert config["learner_log_interval"] == 50 and config["label"] == "", "its name stays"
+
+
 def test_the_last_one_with_code_that_the_command_line_names(cut_off: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "_registered", set(hosts._registered))
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from utils import config, grouping, records
+from utils import config, grouping, records, resume
 from utils.config import ConfigError, compose, parse_override
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan, words_of
 from utils.search import Search, load_search, name_of
@@ -345,11 +345,20 @@ def test_only_recording_may_differ() -> None:
 
 
 def test_nothing_that_decides_a_result_is_ignored() -> None:
-    """Whoever adds a key to records.RECORDING must have thought about it."""
+    """Whoever adds a key to one of these must have thought about it."""
     assert records.RECORDING == {
         "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval", "save_model",
         "save_model_interval", "record_checkpoint", "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project",
         "wandb_team", "checkpoint_interval", "keep_checkpoints", "keep_finished",
     }  # fmt: skip
-    machine = {"seed", "render", "env_workers", "torch_threads", "use_cuda", "buffer_cpu_only"}
-    assert grouping.NOT_COMPARED == records.RECORDING | machine
+    assert records.NOT_LEARNT == records.RECORDING | {"env_workers", "env_timeout"}
+    machine = {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
+    assert grouping.NOT_COMPARED == records.NOT_LEARNT | machine
+
+
+def test_a_run_that_was_resumed_with_other_keys_is_the_planned_one() -> None:
+    """Only a longer one is not."""
+    base = compose("vdn", "matrix", ["seed=1"])
+    for key in resume.MAY_CHANGE:
+        assert bool(records.differences(base | {key: "changed"}, base)) == (key == "t_max"), key
+    assert records.NOT_LEARNT - set(resume.MAY_CHANGE) == {"label", "local_results_path"}
