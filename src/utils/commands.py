@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from utils.config import ConfigError, find, load_yaml, parse_value
+from utils import config as configs
+from utils.config import ConfigError, find, load_layer, parse_value
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -23,14 +24,17 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def rebuilt_command(config: Mapping[str, Any], algorithm: str = "", environment: str = "") -> str:
     """A command that makes this configuration, by this checkout's config files; "" where they lack the algorithm.
 
-    `algorithm`, `environment`: names of the config files; by default what the configuration calls them.
-    local_results_path, which says nothing about the run, is left out.
+    `algorithm`, `environment`: names of the config files; by default what the configuration calls them. A YAML of the
+    user's own is named with its whole path. local_results_path, which says nothing about the run, is left out.
     """
     algorithm, environment = algorithm or config["name"], environment or config["env"]
     try:
-        defaults = _defaults(algorithm, environment)
+        files = find("envs", environment), find("algs", algorithm)
+        defaults = _defaults((configs.ROOT / "config" / "default.yaml", *files))
     except ConfigError:
         return ""
+    if environment.endswith(".yaml"):
+        environment = str(files[0])
     words = ["python", "src/main.py", f"--config={algorithm}", f"--env-config={environment}"]
     overrides = [
         f"{key}={_typed(value)}"
@@ -43,16 +47,11 @@ def rebuilt_command(config: Mapping[str, Any], algorithm: str = "", environment:
     return shlex.join([*words, *(["with", *overrides] if overrides else [])])
 
 
-def _defaults(algorithm: str, environment: str) -> Mapping[str, Any]:
-    env = find("envs", environment)
-    return _files((env.parents[1] / "default.yaml", env, find("algs", algorithm)))
-
-
 @lru_cache(maxsize=64)
-def _files(paths: tuple[Path, ...]) -> dict[str, Any]:
+def _defaults(files: tuple[Path, ...]) -> Mapping[str, Any]:
     defaults: dict[str, Any] = {}
-    for path in paths:
-        defaults.update(flat(load_yaml(path)))
+    for path in files:
+        defaults.update(flat(load_layer(path)))
     return defaults
 
 

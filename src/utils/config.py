@@ -327,11 +327,16 @@ def _attempt(problems: list[str], action: Callable[..., T], *args: Any) -> T | N
 
 def _layer(kind: str, name: str | None) -> tuple[Path, dict[str, Any]]:
     path = find(kind, name) if kind else ROOT / "config" / f"{name}.yaml"
+    return path, load_layer(path)
+
+
+def load_layer(path: Path) -> dict[str, Any]:
+    """What a configuration file lays over those before it."""
     content = load_yaml(path)
     module = content.get("env_module")
     if isinstance(module, str) and module.endswith(".py"):  # a file beside the YAML, wherever the run is started
         content["env_module"] = str(path.parent / module)
-    return path, content
+    return content
 
 
 def _merge(

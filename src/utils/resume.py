@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,8 +163,11 @@ def _changed(
 
 def _files(folder: Path) -> tuple[str, str]:
     info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
-    words = [word.partition("=") for word in str(info.get("command") or "").split()]
-    names = {option: name for option, _, name in words}
+    try:
+        words = shlex.split(str(info.get("command") or ""))
+    except ValueError:  # a quote that is not closed
+        words = []
+    names = {option: name for option, _, name in (word.partition("=") for word in words)}
     return names.get("--config", ""), names.get("--env-config", "")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import envs
-from utils import config, experiments, hosts
+from utils import config, experiments, hosts, resume
+from utils.commands import rebuilt_command
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["t_max=150", "batch_size=4", "test_interval=100", "test_nepisode=2", "hidden_dim=16", "seed=1"]
@@ -105,6 +108,19 @@ def test_the_module_is_found_beside_its_yaml_and_registered_once(own: Path, monk
     second = config.compose("vdn", str(own / "corridor.yaml"))
     assert first["env_module"] == second["env_module"] == str(own / "corridor_env.py")
     assert "corridor" in envs.REGISTRY and first["env_args"]["length"] == 6
+
+
+def test_the_command_of_its_run_is_recorded_and_read_again(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    shutil.move("corridor.yaml", "my corridor.yaml")
+    composed = config.compose("qmix", "my corridor.yaml", ["seed=3"])
+    command = rebuilt_command(composed, "qmix", "my corridor.yaml")
+    file = str(own / "my corridor.yaml")
+    assert shlex.split(command)[2:] == ["--config=qmix", f"--env-config={file}", "with", "seed=3"]
+    (own / "info.json").write_text(json.dumps({"command": command}))
+    assert resume._files(own) == ("qmix", file)
+    (own / "info.json").write_text(json.dumps({"command": "python 'src"}))
+    assert resume._files(own) == ("", "")
 
 
 def test_an_experiment_finds_it_from_every_run_s_folder(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
