@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from utils import hosts
 from utils.schema import HostConfig, cross_checks
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = hosts.ROOT
 COMMAND_LINE = "the command line"
 MAX_BYTES = 2**20  # of one YAML file
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -335,7 +335,7 @@ def load_layer(path: Path) -> dict[str, Any]:
     content = load_yaml(path)
     module = content.get("env_module")
     if isinstance(module, str) and module.endswith(".py"):  # a file beside the YAML, wherever the run is started
-        content["env_module"] = str(path.parent / module)
+        content["env_module"] = shown_path(path.parent / module)  # the same in every checkout
     return content
 
 

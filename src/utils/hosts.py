@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+ROOT = Path(__file__).resolve().parents[2]
 REGISTRIES = {  # config key -> module whose REGISTRY holds its values
     "learner": "learners",
     "mac": "controllers",
@@ -48,12 +49,12 @@ def register_plugin(name: str) -> None:
 def register_environment(module: str) -> None:
     """Let a module add its environment, once a process; PluginError where it cannot.
 
-    module: a Python file (its folder is appended to sys.path, so that worker processes find it, too), or the name of an
-    installed module. It offers `register()`, which calls `envs.register`.
+    module: a Python file (see `file_of`; its folder is appended to sys.path, so that worker processes find it, too), or
+    the name of an installed module. It offers `register()`, which calls `envs.register`.
     """
     if module in _registered:
         return
-    imported = _import_file(Path(module)) if module.endswith(".py") else _import_name(module)
+    imported = _import_file(file_of(module)) if module.endswith(".py") else _import_name(module)
     if not hasattr(imported, "register"):
         raise PluginError(f"{module!r} adds no environment: it has no register(); examples/my_env.py shows one")
     try:
@@ -61,6 +62,12 @@ def register_environment(module: str) -> None:
     except ValueError as error:
         raise PluginError(f"register() of {module!r}: {error}") from None
     _registered.add(module)
+
+
+def file_of(module: str) -> Path:
+    """The file that env_module names, from the working directory, else from this checkout."""
+    own = ROOT / module
+    return own if own.is_file() and not Path(module).is_file() else Path(module)
 
 
 def _import_name(name: str) -> ModuleType:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.config import ConfigError
+from utils.commands import flat
+from utils.config import ConfigError, shown_path
 from utils.experiments import Run
 from utils.records import RECORDING, Record
 from utils.report import SERIES
@@ -16,19 +18,24 @@ from utils.runs import Files, load_runs, numbers, read_files, resumptions
 
 FACTS = ("backend", "command", "cores", "device", "update_to_data", "versions")  # of info.json
 RESUMED = ("step", "stopped", "resumed", "commit", "dirty", "cpu")  # of each later start, in info.json
+LEFT_OUT = RECORDING - {"label"}  # of the configuration and the command
 DIGITS = 7  # of a series' values: what 32 bits hold
 
 
 def publish(run: Run, record: Record) -> Path:
     """Copies the finished record to where the repository keeps the run; the new folder.
 
-    :raises ConfigError: where the record is damaged or the folder cannot be written.
+    :raises ConfigError: where the record is damaged or names a path of this machine, or the folder cannot be written.
     """
     problems: list[str] = []
     load_runs([str(record.folder)], problems)
     if problems:
         raise ConfigError(problems)
-    files = slim(read_files(record.folder, problems))._asdict()
+    slimmed = slim(read_files(record.folder, problems))
+    if paths := dict(_paths(slimmed)):
+        cure = "a path of this machine alone; move the file into this checkout, name it from there and run again"
+        raise ConfigError(f"{key} = {path!r}: {cure}" for key, path in paths.items())
+    files = slimmed._asdict()
     folder = run.published / record.folder.relative_to(run.folder)
     while (folder / "run.json").exists():  # of another configuration: it stays
         folder = folder.with_name(str(int(folder.name) + 1))
@@ -44,16 +51,37 @@ def publish(run: Run, record: Record) -> Path:
 
 def slim(files: Files) -> Files:
     """What is published of a record: tests and what a report reads, the configuration, versions, commit, machine."""
-    config = {key: value for key, value in files.config.items() if key == "label" or key not in RECORDING}
+    config = {key: value for key, value in files.config.items() if key not in LEFT_OUT}
     info = {key: files.info[key] for key in FACTS if key in files.info}
     if starts := resumptions(files.info):
         info["resumed"] = [_slim_start(note) for note in starts]
+    if "command" in info:
+        info["command"] = _slim_command(str(info["command"]))
     metrics = {
         name: _slim_series(name, series)
         for name, series in files.metrics.items()
         if name in SERIES or name.startswith("test_")
     }
     return Files(_slim_run(files.run), config, info, metrics)
+
+
+def _paths(files: Files) -> Iterator[tuple[str, str]]:
+    """(key, path) of the absolute paths in the configuration and the command."""
+    words = (word.partition("=") for word in shlex.split(files.info.get("command", "")))
+    for key, value in (*((key, value) for key, _, value in words), *flat(files.config)):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and Path(one).is_absolute():
+                yield key, one
+
+
+def _slim_command(command: str) -> str:
+    """The command without keys that are left out; files of this checkout are named from there."""
+    words = (word.partition("=") for word in shlex.split(command))
+    return shlex.join(
+        key + sign + (shown_path(Path(value)) if Path(value).is_absolute() else value)
+        for key, sign, value in words
+        if key not in LEFT_OUT
+    )
 
 
 def _slim_run(run: Mapping[str, Any]) -> dict[str, Any]:

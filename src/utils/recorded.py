@@ -9,6 +9,7 @@ from typing import Any
 
 from envs.gymma import PACKAGES
 from utils import config as configs
+from utils import hosts
 from utils.config import ConfigError
 
 LIMIT = 64 * 2**20  # bytes of a record's file; info.json holds the metrics
@@ -79,7 +80,7 @@ def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     }:
         yield "plugin", plugin
     module = config.get("env_module")
-    if isinstance(module, str) and module and Path(module).resolve() not in _own_modules():
+    if isinstance(module, str) and module and hosts.file_of(module).resolve() not in _own_modules():
         yield "env_module", module
     env_args = config.get("env_args")
     key = env_args.get("key") if isinstance(env_args, dict) else None

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import envs
-from utils import config, experiments, hosts, resume
+from utils import config, experiments, hosts, recorded, resume
 from utils.commands import rebuilt_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +108,17 @@ def test_the_module_is_found_beside_its_yaml_and_registered_once(own: Path, monk
     second = config.compose("vdn", str(own / "corridor.yaml"))
     assert first["env_module"] == second["env_module"] == str(own / "corridor_env.py")
     assert "corridor" in envs.REGISTRY and first["env_args"]["length"] == 6
+
+
+def test_one_in_this_checkout_is_the_same_in_every_checkout(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its published runs count there."""
+    monkeypatch.chdir(own)
+    composed = config.compose("qmix", str(ROOT / "examples/my_env.yaml"))
+    assert composed["env_module"] == "examples/my_env.py" and "my_env" in envs.REGISTRY
+    assert list(recorded.named_code(composed)) == []
+    (own / "examples").mkdir()
+    (own / "examples/my_env.py").touch()  # another one, which would be imported from here
+    assert list(recorded.named_code(composed)) == [("env_module", "examples/my_env.py")]
 
 
 def test_the_command_of_its_run_is_recorded_and_read_again(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from support import sacred_runs as sr
 
-from utils import records
+from utils import config, records
 from utils.config import ConfigError
 from utils.experiments import Run
 from utils.grouping import METRICS
@@ -29,16 +30,16 @@ RESUMED = {"step": 500, "host": "box", "commit": "4567", "dirty": True, "cpu": "
 def finished(folder: Path, seed: int = 1, **files: Any) -> tuple[Run, Path]:
     """A run and the folder of its record, which has more than any report reads."""
     own = folder / f"seed{seed}"
-    config = sr.configuration("mmsa", seed, local_results_path="/home/me/runs", wandb_team="secret team", label="M")
+    values = sr.configuration("mmsa", seed, local_results_path="/home/me/runs", wandb_team="secret team", label="M")
     curve = [0.1 * seed, 1 / 3, 0.5, 0.75, 1.0]
     steps = (0, 250, 500, 750, 1000)
     metrics = sr.tests(0.8 + 0.01 * seed) | sr.world_model() | {"loss": (steps, curve), "return_mean": (steps, curve)}
     metrics |= {name: (steps, curve) for name in ("test_ep_length_mean", "mmsa_td_other_rollout", "mmsa_loss_td")}
-    files = sr.record(config, metrics, command="python src/main.py --config=mmsa", resumed=[RESUMED]) | files
+    files = sr.record(values, metrics, command="python src/main.py --config=mmsa", resumed=[RESUMED]) | files
     files["run"]["host"]["ENV"] = {"TOKEN": "s3cret"}
     files["run"]["experiment"] |= {"base_dir": "/home/me/code"}
     files["run"]["experiment"]["repositories"][0]["url"] = "https://me@host/fork"
-    run = Run("M", "t", seed, own, folder / "published" / own.name, config, ())
+    run = Run("M", "t", seed, own, folder / "published" / own.name, values, ())
     return run, sr.write(own / RECORD, files)
 
 
@@ -98,6 +99,45 @@ def test_it_is_small_and_names_no_one(tmp_path: Path) -> None:
     assert facts["experiment"]["repositories"] == [{"commit": "0123456789abcdef", "dirty": False}]
     assert {"cpu": "Some CPU", "python_version": "3.11.7"}.items() <= facts["host"].items()
     assert json.loads(files["info.json"])["versions"]["torch"] == "2.13.0"
+
+
+def test_its_command_has_neither_paths_nor_how_it_was_recorded(tmp_path: Path) -> None:
+    run, folder = finished(tmp_path)
+    info = json.loads((folder / "info.json").read_text())
+    words = [
+        "python",
+        "src/main.py",
+        "--config=mmsa",
+        f"--env-config={config.ROOT / 'examples' / 'my_env.yaml'}",
+        "with",
+    ]
+    words += ["lr=0.001", "label=two words", "wandb_team=secret team", "wandb_project=mine", "save_model=True"]
+    (folder / "info.json").write_text(json.dumps(info | {"command": shlex.join(words)}))
+    (published,) = load_runs([str(publish(run, records.record(folder)))])
+    said = "python src/main.py --config=mmsa --env-config=examples/my_env.yaml with lr=0.001 'label=two words'"
+    assert published.command == said
+
+
+@pytest.mark.parametrize(
+    ("changes", "command", "said"),
+    [
+        ({"env_module": "/home/me/my_env.py"}, "", "env_module = '/home/me/my_env.py': a path of this machine alone"),
+        ({"checkpoint_path": "/home/me/models"}, "", "checkpoint_path = '/home/me/models'"),
+        ({"env_args": {"key": "x", "files": ["a", "/home/me/b"]}}, "", "env_args.files = '/home/me/b'"),
+        ({}, "python src/main.py '--env-config=/home/me/my env.yaml'", "--env-config = '/home/me/my env.yaml'"),
+    ],
+)
+def test_a_path_of_one_machine_is_not_published(
+    tmp_path: Path, changes: dict[str, Any], command: str, said: str
+) -> None:
+    run, folder = finished(tmp_path)
+    for name, more in (("config", changes), ("info", {"command": command})):
+        content = json.loads((folder / f"{name}.json").read_text())
+        (folder / f"{name}.json").write_text(json.dumps(content | more))
+    with pytest.raises(ConfigError) as error:
+        publish(run, records.record(folder))
+    assert [said in problem for problem in error.value.problems] == [True]
+    assert not run.published.exists()
 
 
 def test_the_configuration_stays_the_same_one(tmp_path: Path) -> None:
