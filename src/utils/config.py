@@ -44,7 +44,8 @@ class Parser(argparse.ArgumentParser):
 
 # --- YAML files ---
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and reads 1e-3 as a number (YAML 1.1 wants 1.0e-3)."""
+    """Safe YAML that refuses a key given twice, and reads numbers as people do: YAML 1.1 takes 010 for 8 and 1:30 for
+    90 (here they are words), and 1e-3 for a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -57,9 +58,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in (_INT, _FLOAT)]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in (
+    (_INT, r"^[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"),
+    (_FLOAT, r"^[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+    (_FLOAT, r"^([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -423,6 +432,8 @@ def _words(node: Mapping[str, Any]) -> str:
         return repr(node["const"])
     if "enum" in node:
         return " or ".join(map(repr, node["enum"]))
+    if "pattern" in node and "description" in node:
+        return str(node["description"])
     kinds = {
         "integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a word",
         "array": "a list", "object": "a mapping of keys to values", "null": "null",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +137,10 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("seed=-1", ["seed = -1", "from 0 to 4294967295 or null"]),
         ("lr=1e400", ["lr = inf"]),
         ("mixer=qmixx", ["mixer = 'qmixx'", "did you mean qmix?", "available: ", "vdn"]),
-        ("name=../../x", ["name = '../../x'"]),
+        ("name=../../x", ["name = '../../x'", "must be a word of letters, digits, _ . and -"]),
+        ("wandb_project=my project", ["wandb_project = 'my project'", "must be a word of letters, digits, _ . and -"]),
+        ("seed=010", ["seed = '010'", "a whole number"]),
+        ("lr=1:30.5", ["lr = '1:30.5'", "a number"]),
         ("env_arg.key=x", ["env_arg", "did you mean env_args?"]),
         ("env_args.time_limt=5", ["env_args.time_limt = 5", "did you mean env_args.time_limit?"]),
         ("env_args=5", ["env_args = 5", "a mapping"]),
@@ -268,3 +272,24 @@ def test_scientific_notation_in_files_is_a_number(tree: Path) -> None:
     path = tree / "x.yaml"
     path.write_text("a: 1e-3\nb: 5E4\nc: -1.5e+2\nd: e3\n")
     assert load_yaml(path) == {"a": 1e-3, "b": 5e4, "c": -150.0, "d": "e3"}
+
+
+@pytest.mark.parametrize("text", ["010", "-07", "0_1", "1:30", "12:30:45", "1:30.5"])
+def test_octal_and_sexagesimal_numbers_are_words(tree: Path, text: str) -> None:
+    path = tree / "x.yaml"
+    path.write_text(f"a: {text}\n")
+    assert load_yaml(path) == {"a": text} and parse_value(f"[{text}]") == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0), ("+5", 5), ("1_000", 1000), ("0x10", 16), ("-20", -20), ("0.5", 0.5), ("-.5", -0.5), ("5.", 5.0),
+        ("1.5e3", 1500.0), ("00.5", 0.5), (".5E-3", 0.0005), (".inf", math.inf), ("-.Inf", -math.inf),
+    ],
+)  # fmt: skip
+def test_other_numbers_are_numbers(tree: Path, text: str, value: float) -> None:
+    path = tree / "x.yaml"
+    path.write_text(f"a: {text}\n")
+    read = load_yaml(path)["a"]
+    assert read == value and type(read) is type(value)
