@@ -256,8 +256,8 @@ def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) ->
     if plugin_config is not None:
         checked |= report.validate(plugin_config, extra)
     elif plugin_works:
-        for key in extra:
-            report.add_unknown((key,))
+        for key, value in extra.items():
+            report.add_unknown((key,), value)
 
     # the environment's arguments, names in registries, and what only several keys together show
     if env_args is not None and isinstance(config.get("env_args"), dict):
@@ -296,10 +296,18 @@ class _Report:
         shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
         self.problems[path] = f"{'.'.join(path)} = {shown}{f' ({source})' if source else ''}: {problem}"
 
-    def add_unknown(self, path: Path_) -> None:
-        name = ".".join(path)
+    def add_unknown(self, path: Path_, value: Any) -> None:
+        """An unknown key; where its inner keys were given one by one, each of these, as it was given."""
+        if path not in self.sources and isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                self.add_unknown((*path, key), inner)
+            return
         same = [valid for valid in self.valid if valid.split(".")[-1] == path[-1]]
-        self.add(path, "unknown key" + (f"; did you mean {same[0]}?" if same else nearest(name, self.valid)))
+        close = f"; did you mean {same[0]}?" if same else nearest(".".join(path), self.valid)
+        others = (one for one in available("algs").items() if shown_path(one[1]) not in self.sources.values())
+        owner = next((name for name, file in others if path[0] in (_attempt([], load_yaml, file) or ())), "")
+        hint = f"; it belongs to --config={owner}" if owner and path[0] not in self.valid else close
+        self.add(path, "unknown key" + hint)
 
     def validate(self, model: type[BaseModel], values: Mapping[str, Any], prefix: Path_ = ()) -> dict[str, Any]:
         """The values by the model, with its defaults; what does not fit is added to the problems."""
@@ -310,7 +318,7 @@ class _Report:
             for error in errors.errors(include_url=False):
                 path = _key_path(values, error["loc"])
                 if error["type"] == "extra_forbidden":
-                    self.add_unknown((*prefix, *path))
+                    self.add_unknown((*prefix, *path), error["input"])
                 elif error["type"] == "missing":
                     self.add((*prefix, *path), "missing; its value must be " + (_allowed(schema, path) or "given"))
                 else:
@@ -447,8 +455,9 @@ def _words(node: Mapping[str, Any]) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    lower = {one.lower(): one for one in names}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+    return f"; did you mean {lower[close[0]]}?" if close else ""
 
 
 def shown_path(path: Path) -> str:

@@ -141,7 +141,8 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("wandb_project=my project", ["wandb_project = 'my project'", "must be a word of letters, digits, _ . and -"]),
         ("seed=010", ["seed = '010'", "a whole number"]),
         ("lr=1:30.5", ["lr = '1:30.5'", "a number"]),
-        ("env_arg.key=x", ["env_arg", "did you mean env_args?"]),
+        ("env_arg.key=x", ["env_arg.key = 'x' (the command line)", "did you mean env_args.key?"]),
+        ("lr_.a={b: 1}", ["lr_.a = {'b': 1} (the command line): unknown key"]),
         ("env_args.time_limt=5", ["env_args.time_limt = 5", "did you mean env_args.time_limit?"]),
         ("env_args=5", ["env_args = 5", "a mapping"]),
         ("t_max.inner=5", ["t_max.inner=5", "holds no further keys"]),
@@ -232,6 +233,13 @@ def test_cuda_that_is_not_there(problems: Callable[..., list[str]], monkeypatch:
     monkeypatch.setattr(th.cuda, "is_available", lambda: False)
     (problem,) = problems("use_cuda=true")
     assert "use_cuda = True" in problem and "use_cuda=auto" in problem
+
+
+def test_a_key_of_another_algorithm(tree: Path, problems: Callable[..., list[str]]) -> None:
+    (tree / "config/algs/mine.yaml").write_text("name: mine\nplugin: mine\nsale: {enabled: true}\nlast: 1\n")
+    (tree / "config/algs/broken.yaml").write_text("name: [\n")
+    said = "(the command line): unknown key; it belongs to --config=mine"
+    assert problems("sale.enabled=False", "last=2") == [f"sale.enabled = False {said}", f"last = 2 {said}"]
 
 
 # --- files ---
