@@ -100,14 +100,7 @@ class EpisodeRunner:
         return EpisodeBatch(scheme, groups, self.batch_size, self.episode_limit + 1, preprocess=preprocess)
 
     def get_env_info(self) -> dict[str, int]:
-        env = self.env
-        return {
-            "state_shape": env.state_size,
-            "obs_shape": env.obs_size,
-            "n_actions": env.n_actions,
-            "n_agents": env.n_agents,
-            "episode_limit": env.episode_limit,
-        }
+        return self.env.get_env_info()
 
     def run(self, test_mode: bool = False) -> EpisodeBatch:
         """One episode in each environment; of the last test rollout only as many as test_nepisode still needs.
