@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from utils import config, grouping, records, resume
+import envs
+import learners
+import mmsa.learner
+from utils import config, grouping, hosts, records, resume
 from utils.config import ConfigError, compose, parse_override
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan, words_of
 from utils.search import Search, load_search, name_of
@@ -41,6 +44,15 @@ seeds: [1]
 t_max: 100
 """
 Files = Callable[..., Loaded]
+
+
+@pytest.fixture(autouse=True)
+def this_process_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Composing a run registers what it names, and exact_rollouts puts its learner in the place of MMSA's."""
+    for owner, name in ((envs, "REGISTRY"), (learners, "REGISTRY")):
+        monkeypatch.setattr(owner, name, dict(getattr(owner, name)))
+    monkeypatch.setattr(mmsa.learner, "MMSALearner", mmsa.learner.MMSALearner)
+    monkeypatch.setattr(hosts, "_registered", set(hosts._registered))
 
 
 @pytest.fixture
