@@ -118,7 +118,7 @@ def make_vector_env(args: Any) -> VectorEnv:
     Natively batched environments are stepped in this process whatever env_workers says. The caller closes it.
     """
     if args.env not in REGISTRY:
-        raise ValueError(f"unknown environment {args.env!r}{nearest(args.env, list(REGISTRY))}")
+        raise ValueError(f"unknown environment {args.env!r}.{nearest(args.env, list(REGISTRY))}")
     env_args = dict(args.env_args)
     seeds = env_seeds(args.seed, args.batch_size_run)
     if _is_batched(args.env, env_args):

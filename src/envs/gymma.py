@@ -130,7 +130,7 @@ def find_spec(key: str) -> Any:
             importlib.import_module("lbforaging")
         names = [*PAPER_TASKS, *(name for name, _ in MPE_LISTING)]
         names += [name for name in gymnasium.registry if name not in names]
-        raise ValueError(f"{key!r} is no known environment{nearest(key, names)}") from error
+        raise ValueError(f"{key!r} is no known environment.{nearest(key, names)}") from error
 
 
 def _for_all(flag: Any) -> bool:
@@ -174,7 +174,8 @@ class GymmaEnv(MultiAgentEnv):
         try:
             env = gymnasium.make(key, disable_env_checker=True, **changes)
         except (TypeError, ValueError) as error:  # the constructor's own words name the argument
-            raise ValueError(f"env_args.make={make}: {key} cannot be made with it: {error}") from error
+            given = f"env_args.make={make}: " if make else ""
+            raise ValueError(f"{given}{key} cannot be made with {changes}: {error}") from error
         # gymnasium's call-order and time-limit wrappers cost a third of the step: this class does both jobs itself.
         plain = (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)
         while isinstance(env, plain):

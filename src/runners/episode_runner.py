@@ -203,10 +203,15 @@ class EpisodeRunner:
         except BaseException:
             self.env.episode = episode
             self.test_stats.clear()
+            self._forget_batches()
             th.set_rng_state(draws)
             if gpu_draws is not None:
                 th.cuda.set_rng_state(gpu_draws)
             raise
+
+    def _forget_batches(self) -> None:
+        """Whatever they hold is cleared before they are written again."""
+        self._used = [self.episode_limit + 1] * len(self.batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Between two episodes; tests are over."""
@@ -217,7 +222,7 @@ class EpisodeRunner:
         self.t_env, self.env.episode, self._last_log_t = state["t_env"], state["episode"], state["last_log_t"]
         self.train_stats.load_state_dict(state["train_stats"])
         self.test_stats.clear()
-        self._used = [self.episode_limit + 1] * len(self.batches)  # whatever the batches hold is cleared
+        self._forget_batches()
         self._at = 1 % len(self.batches)  # the first is for whoever restores it
 
     def save_replay(self) -> None:

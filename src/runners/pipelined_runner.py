@@ -61,6 +61,7 @@ class PipelinedRunner:
         self.before_step: Callable[[], None] = lambda: None  # as EpisodeRunner's, but before each `run`
         self._under_way = False  # training episodes are being played
         self._ahead: Played | None = None  # some that were waited for before their turn, by a test or a checkpoint
+        self._broken_off: CollectorError | None = None  # of episodes that were waited for; the next `run` raises it
         self._before_test: dict[str, Any] | None = None  # the collector's state
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -90,17 +91,18 @@ class PipelinedRunner:
     def run(self, test_mode: bool = False) -> EpisodeBatch:
         """As EpisodeRunner.run. Training episodes were played with the networks of the call before."""
         self.before_step()
+        self._wait()
+        if self._broken_off is not None:
+            raise self._broken_off
         if test_mode:
-            self._wait()
             if self._before_test is None:
                 self._before_test = self._ask("state_dict")
             self._hand_over_networks()
             played = self._ask("play", self.t_env, True)
         else:
-            if not self._under_way and self._ahead is None:
+            if self._ahead is None:
                 self._start()
-            self._wait()
-            assert self._ahead is not None
+                self._ahead = self._receive()
             played, self._ahead = self._ahead, None
             self.t_env = played.t_env
             self._start()
@@ -162,9 +164,12 @@ class PipelinedRunner:
         self._under_way = True
 
     def _wait(self) -> None:
-        """Until nothing is under way."""
+        """Until nothing is under way. Whoever waits to save the state may do so where the episodes broke off."""
         if self._under_way:
-            self._ahead = self._receive()
+            try:
+                self._ahead = self._receive()
+            except CollectorError as error:
+                self._broken_off = error
 
     @th.no_grad()
     def _hand_over_networks(self) -> None:

@@ -64,8 +64,8 @@ _Loader.yaml_implicit_resolvers = {
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag, _pattern in (
-    (_INT, r"^[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"),
-    (_FLOAT, r"^[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"),
+    (_INT, r"^[-+]?(0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+    (_FLOAT, r"^[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9_]+|[0-9][0-9_]*(?=[eE]))([eE][-+]?[0-9]+)?$"),
     (_FLOAT, r"^([-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
 ):
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), list("-+0123456789."))
@@ -303,7 +303,8 @@ class _Report:
                 self.add_unknown((*path, key), inner)
             return
         same = [valid for valid in self.valid if valid.split(".")[-1] == path[-1]]
-        close = f"; did you mean {same[0]}?" if same else nearest(".".join(path), self.valid)
+        name = ".".join(path)
+        close = nearest(name, same) or (f"; did you mean {same[0]}?" if same else nearest(name, self.valid))
         others = (one for one in available("algs").items() if shown_path(one[1]) not in self.sources.values())
         owner = next((name for name, file in others if path[0] in (_attempt([], load_yaml, file) or ())), "")
         hint = f"; it belongs to --config={owner}" if owner and path[0] not in self.valid else close

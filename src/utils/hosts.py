@@ -65,9 +65,9 @@ def register_environment(module: str) -> None:
 
 
 def file_of(module: str) -> Path:
-    """The file that env_module names, from the working directory, else from this checkout."""
+    """The file that env_module names: this checkout's, wherever the run is started, else from the working directory."""
     own = ROOT / module
-    return own if own.is_file() and not Path(module).is_file() else Path(module)
+    return own if own.is_file() else Path(module)
 
 
 def _import_name(name: str) -> ModuleType:

@@ -67,7 +67,7 @@ def slim(files: Files) -> Files:
 
 def _paths(files: Files) -> Iterator[tuple[str, str]]:
     """(key, path) of the absolute paths in the configuration and the command."""
-    words = (word.partition("=") for word in shlex.split(files.info.get("command", "")))
+    words = (word.partition("=") for word in _words(str(files.info.get("command", ""))))
     for key, value in (*((key, value) for key, _, value in words), *flat(files.config)):
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and Path(one).is_absolute():
@@ -76,12 +76,19 @@ def _paths(files: Files) -> Iterator[tuple[str, str]]:
 
 def _slim_command(command: str) -> str:
     """The command without keys that are left out; files of this checkout are named from there."""
-    words = (word.partition("=") for word in shlex.split(command))
-    return shlex.join(
+    words = [
         key + sign + (shown_path(Path(value)) if Path(value).is_absolute() else value)
-        for key, sign, value in words
+        for key, sign, value in (word.partition("=") for word in _words(command))
         if key not in LEFT_OUT
-    )
+    ]
+    return shlex.join(words[:-1] if words[-1:] == ["with"] else words)
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"command = {command!r} in the record's info.json cannot be read: {error}") from None
 
 
 def _slim_run(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -153,13 +153,19 @@ class RunFolder(FileStorageObserver):
             self.written_facts = facts
 
     def artifact_event(self, *args: Any, **kwargs: Any) -> None:
-        self._try(lambda: super(RunFolder, self).artifact_event(*args, **kwargs))  # Sacred would call us no more
+        try:
+            super().artifact_event(*args, **kwargs)
+        except OSError as error:  # Sacred would call us no more
+            LOG.warning("%s is not kept in the record: %s", args[0] if args else kwargs["name"], error)
 
-    def completed_event(self, *args: Any, **kwargs: Any) -> None:
-        """A record that is not whole is none of a completed run: that one goes on from its last checkpoint."""
+    def completed_event(self, stop_time: datetime, result: Any) -> None:
+        """A record that is not whole is one of a failed run, which goes on from its last checkpoint."""
         self.finish()
         if self.problem is None:
-            self._try(lambda: super(RunFolder, self).completed_event(*args, **kwargs))
+            self._try(lambda: super(RunFolder, self).completed_event(stop_time, result))
+        if self.problem is not None:
+            why = [f"the record is not complete: {self.problem}"]
+            self._try(lambda: super(RunFolder, self).failed_event(stop_time, why))
 
     def interrupted_event(self, *args: Any, **kwargs: Any) -> None:
         self.finish()

@@ -261,7 +261,8 @@ def test_agents_that_leave_early(how: str) -> None:
         ({"key": "rware-tiny-2ag-v2", "make": {"max_steps": 9}}, "max_steps.*time_limit"),
         ({"key": "pz-mpe-simple-spread-v3", "make": {"M": 9}}, "env_args.make=.*'M'"),
         ({"key": "Foraging-8x8-2p-3f-v3", "make": {"players": 0}}, "env_args.make=.*'players': 0"),
-        ({"key": ""}, "'' is no known environment"),
+        ({"key": ""}, "'' is no known environment."),
+        ({"key": "Foraging-8x8-2p-3f-v33"}, "environment. Did you mean Foraging-8x8-2p-3f-v3"),
     ],
 )
 def test_wrong_keys_and_arguments_of_the_others(arguments: dict[str, Any], words: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from support.settings import config
@@ -273,11 +274,14 @@ def register():
 """
 
 
-@pytest.mark.parametrize("call", [4, 41])  # the second of the first test's three episodes, after two; one of training
-def test_what_breaks_off_in_the_other_process_goes_on(call: int, world: World, tmp_path: Path) -> None:
+# The second of the first test's three episodes, after two; one of training, which a checkpoint of every rollout waits for.
+@pytest.mark.parametrize(("call", "interval"), [(4, 150), (41, 1)])
+def test_what_breaks_off_in_the_other_process_goes_on(call: int, interval: int, world: World, tmp_path: Path) -> None:
     module, breaks = tmp_path / "my_breaking_env.py", tmp_path / "my_breaking_env.py.breaks"
     module.write_text(BREAKS.replace("CALL", str(call)))
-    values = settings(pipeline=True, env="breaks", env_module=str(module), test_interval=10, checkpoint_interval=150)
+    values = settings(
+        pipeline=True, env="breaks", env_module=str(module), test_interval=10, checkpoint_interval=interval
+    )
     breaks.touch()
     with pytest.raises(CollectorError, match="the simulator is gone"):
         world.start(values, "broken")
@@ -473,3 +477,16 @@ def test_the_runner_is_as_before_when_a_rollout_was_cut_short(world: World) -> N
         raise Killed
     assert not runner.test_stats.returns and th.equal(draws, th.get_rng_state())
     assert runner.env.episode == before["episode"]
+
+
+def test_nothing_of_an_episode_that_broke_off_is_in_the_next_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start(settings(**LBF), "run")
+    runner: EpisodeRunner = world.runner
+    undo = dies_at(monkeypatch, type(runner.env), "step", 9, Killed())
+    with pytest.raises(Killed), runner.unless_cut_short():
+        runner.run()
+    undo()
+    monkeypatch.setattr(runner.env, "terminated", np.ones(1, bool))
+    step = runner.env.step
+    monkeypatch.setattr(runner.env, "step", lambda *given: step(*given) or [(0, {})])  # over after one step
+    assert runner.run()["filled"].sum() == 2

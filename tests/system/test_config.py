@@ -142,6 +142,7 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("seed=010", ["seed = '010'", "a whole number"]),
         ("lr=1:30.5", ["lr = '1:30.5'", "a number"]),
         ("env_arg.key=x", ["env_arg.key = 'x' (the command line)", "did you mean env_args.key?"]),
+        ("lernr.lr=1", ["lernr.lr = 1", "did you mean lr?"]),
         ("lr_.a={b: 1}", ["lr_.a = {'b': 1} (the command line): unknown key"]),
         ("env_args.time_limt=5", ["env_args.time_limt = 5", "did you mean env_args.time_limit?"]),
         ("env_args=5", ["env_args = 5", "a mapping"]),
@@ -292,7 +293,7 @@ def test_octal_and_sexagesimal_numbers_are_words(tree: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("0", 0), ("+5", 5), ("1_000", 1000), ("0x10", 16), ("-20", -20), ("0.5", 0.5), ("-.5", -0.5), ("5.", 5.0),
+        ("0", 0), ("+5", 5), ("1_000", 1000), ("0x10", 16), ("-20", -20), ("0.5", 0.5), ("-.5", -0.5), ("5.", 5.0), ("0b101", 5), ("1_000.5", 1000.5),
         ("1.5e3", 1500.0), ("00.5", 0.5), (".5E-3", 0.0005), (".inf", math.inf), ("-.Inf", -math.inf),
     ],
 )  # fmt: skip

@@ -147,6 +147,7 @@ def test_a_run_whose_record_is_not_complete_keeps_its_checkpoints(
     output = capsys.readouterr()
     assert "the record is not complete: [Errno 28]" in output.err and "Traceback" not in output.err
     assert f"--resume {record.relative_to(tree)}" in output.out
+    assert read(record, "run")["status"] == "FAILED" and read(record, "run")["stop_time"]
     assert main.main(["--resume", str(record)]) == 0 and read(record, "run")["status"] == "COMPLETED"
     assert main.main([*RUN, "with", *SMALL]) == 0 and metrics(record) == metrics(record.parent / "2")
 

@@ -118,12 +118,21 @@ def test_its_command_has_neither_paths_nor_how_it_was_recorded(tmp_path: Path) -
     assert published.command == said
 
 
+def test_no_word_with_is_left_over(tmp_path: Path) -> None:
+    run, folder = finished(tmp_path)
+    info = json.loads((folder / "info.json").read_text())
+    (folder / "info.json").write_text(json.dumps(info | {"command": "python src/main.py with save_model=True"}))
+    (published,) = load_runs([str(publish(run, records.record(folder)))])
+    assert published.command == "python src/main.py"
+
+
 @pytest.mark.parametrize(
     ("changes", "command", "said"),
     [
         ({"env_module": "/home/me/my_env.py"}, "", "env_module = '/home/me/my_env.py': a path of this machine alone"),
         ({"checkpoint_path": "/home/me/models"}, "", "checkpoint_path = '/home/me/models'"),
         ({"env_args": {"key": "x", "files": ["a", "/home/me/b"]}}, "", "env_args.files = '/home/me/b'"),
+        ({}, "python 'src", "command = \"python 'src\" in the record's info.json cannot be read"),
         ({}, "python src/main.py '--env-config=/home/me/my env.yaml'", "--env-config = '/home/me/my env.yaml'"),
     ],
 )
