@@ -274,8 +274,8 @@ def register():
 """
 
 
-# The second of the first test's three episodes, after two; one of training, which a checkpoint of every rollout waits for.
-@pytest.mark.parametrize(("call", "interval"), [(4, 150), (41, 1)])
+# The second of the first test's three episodes, after two; one of training, which each rollout's checkpoint waits for
+@pytest.mark.parametrize(("call", "interval"), [(4, 150), (46, 1)])
 def test_what_breaks_off_in_the_other_process_goes_on(call: int, interval: int, world: World, tmp_path: Path) -> None:
     module, breaks = tmp_path / "my_breaking_env.py", tmp_path / "my_breaking_env.py.breaks"
     module.write_text(BREAKS.replace("CALL", str(call)))
