@@ -81,6 +81,11 @@ def test_what_a_report_reads_is_published(tmp_path: Path) -> None:
     assert slim.host.keys() == whole.host.keys() and slim.host["cpu"] == "Some CPU"
 
 
+def change(file: Path, **values: Any) -> None:
+    """Puts these values into a file of the record."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 def test_it_is_small_and_names_no_one(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
     made = publish(run, records.record(folder))
@@ -103,7 +108,6 @@ def test_it_is_small_and_names_no_one(tmp_path: Path) -> None:
 
 def test_its_command_has_neither_paths_nor_how_it_was_recorded(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
-    info = json.loads((folder / "info.json").read_text())
     words = [
         "python",
         "src/main.py",
@@ -112,7 +116,7 @@ def test_its_command_has_neither_paths_nor_how_it_was_recorded(tmp_path: Path) -
         "with",
     ]
     words += ["lr=0.001", "label=two words", "wandb_team=secret team", "wandb_project=mine", "save_model=True"]
-    (folder / "info.json").write_text(json.dumps(info | {"command": shlex.join(words)}))
+    change(folder / "info.json", command=shlex.join(words))
     (published,) = load_runs([str(publish(run, records.record(folder)))])
     said = "python src/main.py --config=mmsa --env-config=examples/my_env.yaml with lr=0.001 'label=two words'"
     assert published.command == said
@@ -120,8 +124,7 @@ def test_its_command_has_neither_paths_nor_how_it_was_recorded(tmp_path: Path) -
 
 def test_no_word_with_is_left_over(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
-    info = json.loads((folder / "info.json").read_text())
-    (folder / "info.json").write_text(json.dumps(info | {"command": "python src/main.py with save_model=True"}))
+    change(folder / "info.json", command="python src/main.py with save_model=True")
     (published,) = load_runs([str(publish(run, records.record(folder)))])
     assert published.command == "python src/main.py"
 
@@ -140,9 +143,8 @@ def test_a_path_of_one_machine_is_not_published(
     tmp_path: Path, changes: dict[str, Any], command: str, said: str
 ) -> None:
     run, folder = finished(tmp_path)
-    for name, more in (("config", changes), ("info", {"command": command})):
-        content = json.loads((folder / f"{name}.json").read_text())
-        (folder / f"{name}.json").write_text(json.dumps(content | more))
+    change(folder / "config.json", **changes)
+    change(folder / "info.json", command=command)
     with pytest.raises(ConfigError) as error:
         publish(run, records.record(folder))
     assert [said in problem for problem in error.value.problems] == [True]
