@@ -39,7 +39,9 @@ class Parser(argparse.ArgumentParser):
     """A command line whose errors are those of a configuration: whoever prints them takes passwords out."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; {self.prog} --help explains")
+        unknown = re.findall(r"(?<!\S)--[\w-]+", message) if message.startswith("unrecognized") else []
+        hints = "".join(nearest(option, self._option_string_actions) for option in unknown)
+        raise ConfigError(f"{message}{hints}; {self.prog} --help explains")
 
 
 # --- YAML files ---

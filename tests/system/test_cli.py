@@ -79,7 +79,7 @@ def test_print_config(capsys: pytest.CaptureFixture[str], tree: Path, words: lis
         ([*RUN, "seed=1"], "write: with seed=1"),
         ([*RUN, "seed=1", "with", "t_max=5"], "write: with seed=1"),
         ([*RUN, "train"], "'train' on the command line"),
-        ([*RUN, "--confg=x"], "--confg=x"),
+        ([*RUN, "--confg=x"], "--confg=x; did you mean --config?"),
         (["--config"], "--config: expected one argument"),
         ([*RUN, "with", "gama=1"], "did you mean gamma?"),
         ([*RUN, "with", "gama=1", "lr=0"], "2 problems"),
