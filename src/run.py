@@ -286,7 +286,7 @@ def announce(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, logger: L
         log.warning("\n%s\n%s\n%s", bar, textwrap.fill(env.banner, 100), bar)
     log.info("environment: %s, backend %s, %d at once", task_name(vars(args)), env.backend, runner.batch_size)
     log.info("device: %s; update-to-data: %s", args.device, ratio)
-    log.info("replay buffer: at most %.1f MB, %d episodes", size / 1e6, args.buffer_size)
+    log.info("replay buffer: up to %.1f MB, %d episodes", size / 1e6, args.buffer_size)
 
 
 def test(args: SimpleNamespace, runner: Any) -> None:

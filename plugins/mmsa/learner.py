@@ -7,6 +7,7 @@ transitions, N agents, A actions, H hidden, Z embedding, D latent, E roll-out em
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain
@@ -29,6 +30,9 @@ from .returns import RewardStandardiser, Rows, q_lambda
 from .sale import SALE
 from .world_model import LOSSES as WORLD_MODEL_LOSSES
 from .world_model import Gaussian, WorldModel
+
+log = logging.getLogger(__name__)
+PATIENCE = 10  # updates in a row that are left out before the run ends
 
 
 class Packed(NamedTuple):
@@ -126,9 +130,7 @@ class MMSALearner:
         hard = args.target_update_interval_or_tau
         self.sale_interval = cfg.sale.update_interval or (int(hard) if hard > 1 else 200)
         self.training_steps = 0
-        self.guard: Callable[[dict[str, Tensor], dict[str, Tensor]], bool] = (
-            finite  # a host may put its own in its place
-        )
+        self.guard: Callable[[dict[str, Tensor], dict[str, Tensor]], bool] = Guard()  # or the host's own
         self.log_stats_t = -args.learner_log_interval - 1
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
@@ -425,6 +427,7 @@ class MMSALearner:
             "fixed_target": None if self.sale is None else _some(self.target.mac.agent.sale).state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "training_steps": self.training_steps,
+            "normalise": self.cfg.sale.normalise,  # no weight would tell
             "standardise": None if self.standardise is None else self.standardise.state_dict(),
         }
 
@@ -437,6 +440,11 @@ class MMSALearner:
                 )
             for part, module in networks.parts().items():
                 module.load_state_dict(state[name][part])
+        if state["normalise"] != self.cfg.sale.normalise:
+            raise RuntimeError(
+                f"{source} was trained with sale.normalise={state['normalise']}, this configuration has "
+                f"{self.cfg.sale.normalise}: load it with the configuration that it was trained with"
+            )
         if self.sale is not None:
             self.sale.load_state_dict(state["sale"])
             _some(self.target.mac.agent.sale).load_state_dict(state["fixed_target"])
@@ -446,10 +454,27 @@ class MMSALearner:
             self.standardise.load_state_dict(state["standardise"])
 
 
-def finite(losses: dict[str, Tensor], norms: dict[str, Tensor]) -> bool:
-    """Whether an update may be taken: losses and the norms of its gradients are finite numbers."""
-    # A sum, since on a GPU the norm of parameters without a gradient is still the CPU's.
-    return bool(_total([*losses.values(), *norms.values()]).isfinite())
+class Guard:
+    """Whether an update may be taken: losses and the norms of its gradients are finite numbers.
+
+    Called with both by name. RuntimeError when PATIENCE updates in a row were refused: it would go on so to the end.
+    """
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+
+    def __call__(self, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> bool:
+        # A sum, since on a GPU the norm of parameters without a gradient is still the CPU's.
+        if _total([*losses.values(), *norms.values()]).isfinite():
+            self.in_a_row = 0
+            return True
+        self.in_a_row += 1
+        wrong = ", ".join(name for name, loss in losses.items() if not loss.isfinite()) or "of a gradient"
+        said = f"no finite number in an update, which is left out: {wrong}"
+        if self.in_a_row == PATIENCE:
+            raise RuntimeError(f"{said}; the same in {PATIENCE} in a row; lr, grad_norm_clip and rewards are suspects")
+        log.warning("%s", said)
+        return False
 
 
 def _total(losses: Iterable[Tensor]) -> Tensor:

@@ -54,7 +54,10 @@ def _as_index(index: Index, size: int) -> slice | th.Tensor:
             raise IndexError(f"index {index} is out of range for size {size}")
         start = int(index) % size
         return slice(start, start + 1)
-    return th.as_tensor(index, dtype=th.long)
+    numbers = th.as_tensor(index)
+    if numbers.dtype == th.bool:
+        raise IndexError("episodes are indexed by numbers, not by a mask: give its nonzero()")
+    return numbers.long()
 
 
 class EpisodeBatch:
@@ -109,7 +112,7 @@ class EpisodeBatch:
 
     def _derive(self, key: str) -> th.Tensor:
         if key not in self._derived:
-            raise KeyError(f"the batch has no field {key!r}; it has {', '.join(sorted(self.scheme))}")
+            raise KeyError(f"the batch has no field {key!r}; it has {', '.join(sorted({*self._data, *self._derived}))}")
         source, transforms = self._derived[key]
         tensor = self._data[source]
         for transform in transforms:
@@ -254,7 +257,7 @@ class ReplayBuffer:
 
     @property
     def capacity_bytes(self) -> int:
-        """Upper bound of the buffer's size: all episodes present, all at full length."""
+        """Its size with all episodes at full length; half forgotten blocks may add 2 % (see EpisodeStore)."""
         return self._n_bytes(self.max_seq_length) * self.buffer_size
 
     def _n_bytes(self, length: int) -> int:

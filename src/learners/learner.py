@@ -51,8 +51,14 @@ class Learner:
         return {"training_steps": self.training_steps, "return_stats": stats}
 
     def _load_counters(self, state: dict[str, Any]) -> None:
+        saved, own = state["return_stats"] is not None, self.return_stats is not None
+        if saved != own:
+            raise ValueError(
+                f"standardise_returns={own}: these networks were trained with {saved}, and value what they value on "
+                f"that scale; set standardise_returns={saved}"
+            )
         self.training_steps = state["training_steps"]
-        if self.return_stats is not None and state["return_stats"] is not None:
+        if self.return_stats is not None:
             self.return_stats.load_state_dict(state["return_stats"])
 
     def cuda(self) -> None:

@@ -54,6 +54,7 @@ class PPOLearner(Learner):
             returns = self._returns(batch, mask)  # (B, T-1, N)
 
         old_log_pi: th.Tensor | None = None
+        steps_before = self.training_steps
         for _ in range(args.epochs):
             # 2. Policy: the clipped surrogate, and the entropy
             log_probs = self.mac.log_policy(played)  # (B, T-1, N, A)
@@ -79,14 +80,15 @@ class PPOLearner(Learner):
             agent_norm = clip_grad_norm_(self.agent_params, args.grad_norm_clip, foreach=True)
             critic_norm = clip_grad_norm_(self.critic_params, args.grad_norm_clip, foreach=True)
             losses = {"policy": pg_loss, "critic": critic_loss}
-            if not self.guard(losses, {"the policy": agent_norm, "the critic": critic_norm}):
-                return
+            taken = self.guard(losses, {"the policy": agent_norm, "the critic": critic_norm})
+            if not taken:
+                break
             self.optimiser.step()
             self.training_steps += 1
-        self._update_target()
+        self._update_target(steps_before)
 
         # 5. Metrics, of the last epoch
-        if t_env - self.last_log_t < args.learner_log_interval:
+        if not taken or t_env - self.last_log_t < args.learner_log_interval:
             return
         self.last_log_t = t_env
         with th.no_grad():
@@ -120,10 +122,14 @@ class PPOLearner(Learner):
         return returns
 
     @th.no_grad()
-    def _update_target(self) -> None:
+    def _update_target(self, steps_before: int) -> None:
+        """After a batch's epochs; without any of them it stays, too."""
+        if self.training_steps == steps_before:
+            return
         interval = self.args.target_update_interval_or_tau
-        if interval > 1:  # hard: a copy every so many batches
-            if self.training_steps // self.args.epochs % interval == 0:
+        if interval > 1:  # hard: a copy every so many batches, in steps, since the guard may leave epochs out
+            every = interval * self.args.epochs
+            if self.training_steps // every > steps_before // every:
                 self.target_critic.load_state_dict(self.critic.state_dict())
         else:
             th._foreach_lerp_(list(self.target_critic.parameters()), self.critic_params, interval)

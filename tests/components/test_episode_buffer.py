@@ -65,6 +65,8 @@ def test_unknown_field_is_named() -> None:
         empty()["rewards"]
     with pytest.raises(KeyError, match="rewards"):
         empty().update({"rewards": 1})
+    with pytest.raises(KeyError, match="no field 'filled'; it has obs, reward"):
+        empty()["obs", "reward"]["filled"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,8 @@ def test_wrong_indices() -> None:
         batch[0, [1, 2]]
     with pytest.raises(IndexError, match="out of range"):
         batch[4]
+    with pytest.raises(IndexError, match="not by a mask"):
+        batch[th.tensor([True, False, True, False])]
 
 
 def test_slices_share_memory() -> None:

@@ -77,6 +77,20 @@ def test_without_a_host_s_guard_mmsa_leaves_it_out_too() -> None:
     assert learner.training_steps == 1
 
 
+def test_nor_does_mmsa_go_on_for_ever_without_one(caplog: pytest.LogCaptureFixture) -> None:
+    """Upstream EPyMARL has no guard: a run that learns nothing any more must end there, too."""
+    learner = build("mmsa")
+    broken = batch("mmsa", learner, th.nan)
+    for _ in range(9):
+        learner.train(broken, 1, 1)
+    learner.train(batch("mmsa", learner), 1, 1)
+    for _ in range(9):
+        learner.train(broken, 1, 1)
+    assert "an update, which is left out: " in caplog.text and "td" in caplog.text
+    with pytest.raises(RuntimeError, match="no finite number.*td.*10 in a row; lr"):
+        learner.train(broken, 1, 1)
+
+
 def test_too_many_in_a_row_end_the_run_with_the_loss_named(caplog: pytest.LogCaptureFixture) -> None:
     guard, fine, bad = UpdateGuard(logging.getLogger("test"), patience=3), th.tensor(1.0), th.tensor(th.nan)
     for row in (2, 2, 3):

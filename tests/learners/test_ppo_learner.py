@@ -189,6 +189,19 @@ def test_target_critic_hard_and_soft() -> None:
         th.testing.assert_close(now, 0.75 * was + 0.25 * online)
 
 
+def test_target_critic_where_the_guard_leaves_epochs_out() -> None:
+    """The copy is due where `interval` batches' steps are taken, though no batch ends at just that number."""
+    learner, _, a = build(target_update_interval_or_tau=2, epochs=4, lr=0.01)
+    calls = iter([True, True, False] + [True] * 7 + [False, False])
+    learner.guard = lambda losses, norms: next(calls)
+    batch, moved = random_batch(a, LENGTHS, ENDS), []
+    for _ in range(4):
+        before = [p.clone() for p in learner.target_critic.parameters()]
+        learner.train(batch, 10, 1)
+        moved += [not all(map(th.equal, before, learner.target_critic.parameters()))]
+    assert learner.training_steps == 9 and moved == [False, False, True, False]
+
+
 def test_saved_and_loaded_learners_go_on_alike(tmp_path: Path) -> None:
     changes = {"standardise_returns": True, "target_update_interval_or_tau": 3}
     learner, _, a = build(**changes)

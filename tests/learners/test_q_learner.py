@@ -221,6 +221,13 @@ def test_saved_and_loaded_learners_go_on_alike(tmp_path: Path) -> None:
     assert same(learner.target_mac, other.target_mac) and same(learner.target_mixer, other.target_mixer)
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_values_of_another_scale_are_not_loaded(tmp_path: Path, saved: bool) -> None:
+    build(standardise_returns=saved)[0].save_models(tmp_path)
+    with pytest.raises(ValueError, match=f"standardise_returns={not saved}: .* set standardise_returns={saved}"):
+        build(standardise_returns=not saved)[0].load_models(tmp_path)
+
+
 def test_loaded_networks_learn_at_the_rate_of_this_run(tmp_path: Path) -> None:
     build(lr=0.1)[0].save_models(tmp_path)
     learner, _, _ = build(lr=0.2)

@@ -656,6 +656,8 @@ def test_other_networks_are_not_loaded(tmp_path: Path) -> None:
     build(1).save_models(str(tmp_path))
     with pytest.raises(RuntimeError):
         build(1, **{"world_model.latent_dim": 5}).load_models(str(tmp_path))
+    with pytest.raises(RuntimeError, match="trained with sale.normalise=True, this configuration has False"):
+        build(1, **{"sale.normalise": False}).load_models(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         build(1).load_models(str(tmp_path / "nowhere"))
 
