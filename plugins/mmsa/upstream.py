@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from .config import MMSAConfig, check
 
@@ -231,8 +232,8 @@ def _kind(value: Any) -> str:
 
 
 def _same_kind(old: Any, new: Any) -> bool:
-    """Whether a value may take another one's place: None goes with everything, whole numbers with others."""
-    return old is None or new is None or _kind(old) == _kind(new)
+    """Whether a value may take another one's place: whole numbers that of others, None that of None or a word."""
+    return old is None or (new is None and isinstance(old, str)) or _kind(old) == _kind(new)
 
 
 def _nearest(name: str, names: Mapping[str, Any] | set[str]) -> str:
@@ -245,12 +246,28 @@ def _check_mmsa(config: Mapping[str, Any]) -> None:
         MMSAConfig(**{name: config[name] for name in MMSAConfig.model_fields})
         check(config)
     except ValidationError as errors:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'mmsa'}: {e['msg']}" for e in errors.errors(include_url=False)]
-        raise UpstreamError("; ".join(problems)) from None
+        raise UpstreamError("; ".join(_said(error) for error in errors.errors(include_url=False))) from None
     except ValueError as error:
         raise UpstreamError(str(error)) from None
     if not 0 <= config["td_lambda"] <= 1:
         raise UpstreamError(f"td_lambda={config['td_lambda']}: a number from 0 to 1 is wanted")
+    interval = config["target_update_interval_or_tau"]
+    if not interval > 0 or (interval > 1 and interval != int(interval)):
+        raise UpstreamError(
+            f"target_update_interval_or_tau={interval}: a whole number of updates, or a share from 0 to 1 is wanted"
+        )
+
+
+def _said(error: ErrorDetails) -> str:
+    """Key, value and cure of one of pydantic's errors."""
+    *groups, key = map(str, error["loc"]) if error["loc"] else [""]
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if not key:  # of several keys together; the message names them
+        return message
+    if error["type"] == "extra_forbidden":
+        group: Any = MMSAConfig.model_fields[groups[0]].annotation
+        return f"{'.'.join((*groups, key))}: unknown key{_nearest(key, group.model_fields)}"
+    return f"{'.'.join((*groups, key))}={error['input']!r}: {message}"
 
 
 def _check_host(config: Mapping[str, Any]) -> None:
