@@ -126,7 +126,7 @@ class EpisodeRunner:
             wanted[lost] = True
             self._play(wanted, lengths, infos, test_mode)
         returns = batch.numpy("reward")[:, : self._used[at] - 1].sum(1, dtype=np.float64)
-        self._check_numbers()
+        self._check()
         self._record(lengths, infos, returns, test_mode)
         if not test_mode:
             self._at = (at + 1) % len(self.batches)
@@ -168,15 +168,26 @@ class EpisodeRunner:
                 live = np.flatnonzero(active)
                 if not len(live):
                     break
+            if t >= self.episode_limit:
+                still = np.flatnonzero(active)[0]
+                raise envs.EnvContractError(
+                    f"environment {still}, step {t}: the episode has no end although episode_limit = "
+                    f"{self.episode_limit}: step() must say truncated there"
+                )
         self._used[self._at] = max(self._used[self._at], t + 1)
 
-    def _check_numbers(self) -> None:
-        """EnvContractError where an environment gave what is no finite number: nothing learns from it."""
+    def _check(self) -> None:
+        """EnvContractError for what is no finite number, or a mask without an action: nothing learns from it."""
+        used = slice(self._used[self._at])
         for key in ("obs", "state", "reward"):
-            values = self.batch.numpy(key)[:, : self._used[self._at]]
+            values = self.batch.numpy(key)[:, used]
             if not np.isfinite(values.sum(dtype=np.float64)):
                 i, t = (int(index[0]) for index in np.nonzero(~np.isfinite(values))[:2])
                 raise envs.EnvContractError(f"environment {i}, step {t}: {key} holds {values[i, t]}, no finite numbers")
+        helpless = self.batch.numpy("filled")[:, used] > self.batch.numpy("avail_actions")[:, used].any(-1)  # (E, T, N)
+        if helpless.any():
+            i, t, agent = np.argwhere(helpless)[0]
+            raise envs.EnvContractError(f"environment {i}, step {t}: no action is available to agent {agent}")
 
     def _record(self, lengths: np.ndarray, infos: Mapping[int, Mapping], returns: np.ndarray, test_mode: bool) -> None:
         stats = self.test_stats if test_mode else self.train_stats

@@ -235,6 +235,30 @@ def test_what_is_no_number_is_learnt_by_nobody(key: str, value: float) -> None:
     assert runner.t_env == sum(env.length(i, 0) for i in range(2)), "steps that are thrown away were counted"
 
 
+def test_an_agent_without_an_action_is_named() -> None:
+    runner, _, env = build(2)
+    step, t = env.step, [0]
+
+    def broken(actions: np.ndarray, active: np.ndarray) -> Any:
+        env.avail_actions[:] = 1  # the dummy refuses what is not available; what the runner took stays in its batch
+        ended = step(actions, active)
+        t[0] += 1
+        if t[0] == 2:
+            env.avail_actions[1, 2] = 0
+        return ended
+
+    env.step = broken
+    with pytest.raises(envs.EnvContractError, match="environment 1, step 2: no action is available to agent 2"):
+        runner.run()
+
+
+def test_an_episode_without_an_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DummyVectorEnv, "length", lambda self, i, j: 3 if i == 0 else LIMIT + 1)
+    runner, *_ = build(2)
+    with pytest.raises(envs.EnvContractError, match=f"environment 1, step {LIMIT}: .*episode_limit = {LIMIT}.*truncated"):
+        runner.run()
+
+
 def test_closing() -> None:
     runner, _, env = build(1)
     runner.close_env()
