@@ -5,6 +5,7 @@ Shapes: E environments, T = episode_limit + 1 steps, N agents.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,14 @@ import torch as th
 import envs
 from components.episode_buffer import EpisodeBatch, Preprocess, Scheme
 
+OWN_NAMES = re.compile(r"return|total_return|agent_\d+_return|ep_length|test_.*")  # of metrics that are logged here
+
 
 class EpisodeStats:
-    """Returns and final infos of finished episodes until they are logged."""
+    """Returns and final infos of finished episodes until they are logged.
+
+    What an info calls as a metric of ours is called is recorded as info_NAME.
+    """
 
     def __init__(self) -> None:
         self.returns: list[np.ndarray] = []  # each () or, with individual rewards, (N,)
@@ -31,7 +37,7 @@ class EpisodeStats:
         self.values["ep_length"].append(length)
         for key, value in info.items():
             if isinstance(value, (Real, np.bool_)):
-                self.values[key].append(float(value))
+                self.values[f"info_{key}" if OWN_NAMES.fullmatch(key) else key].append(float(value))
 
     def log(self, logger: Any, prefix: str, t_env: int) -> None:
         """Logs the means (and the deviation of the returns) under upstream's names, then starts anew."""
