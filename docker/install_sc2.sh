@@ -21,7 +21,10 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fetch() { curl --fail --location --retry 5 --silent --show-error --output "$2" "$1"; }
 
-if [ ! -d "$folder/Versions" ]; then
+game_is_there() { compgen -G "$folder/Versions/Base*/SC2_x64" > /dev/null; }
+map=$folder/Maps/SMAC_Maps/32x32_flat.SC2Map # the one that SMACv2 plays on; the maps of the first SMAC are others
+
+if ! game_is_there; then
     fetch "$game" "$work/sc2.zip"
     if [ -n "${SC2_SHA256:-}" ]; then
         echo "$SC2_SHA256  $work/sc2.zip" | sha256sum --check --quiet
@@ -30,10 +33,12 @@ if [ ! -d "$folder/Versions" ]; then
     mkdir -p "$folder"
     cp -a "$work/StarCraftII/." "$folder/"
 fi
-if [ ! -d "$folder/Maps/SMAC_Maps" ]; then
+if [ ! -f "$map" ]; then
     fetch "$maps" "$work/maps.zip"
-    mkdir -p "$work/maps" "$folder/Maps/SMAC_Maps"
     unzip -q "$work/maps.zip" -d "$work/maps"
+    mkdir -p "$folder/Maps/SMAC_Maps"
     find "$work/maps" -name '*.SC2Map' -exec cp {} "$folder/Maps/SMAC_Maps/" \;
 fi
+game_is_there || { echo "there is still no $folder/Versions/Base*/SC2_x64" >&2; exit 1; }
+[ -f "$map" ] || { echo "there is still no $map" >&2; exit 1; }
 echo "StarCraft II is in $folder, with $(find "$folder/Maps/SMAC_Maps" -name '*.SC2Map' | wc -l) maps"

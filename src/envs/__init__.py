@@ -58,7 +58,7 @@ BATCHED: dict[str, Callable[[dict[str, Any], list[int], bool, str], VectorEnv]] 
 
 
 def register(name: str, make: Callable[..., MultiAgentEnv], args: Any) -> None:
-    """Adds an environment from outside this package; a module that a configuration names as env_module calls it.
+    """Adds an environment from outside this package; called by register() of the module that env_module names.
 
     make: callable(**env_args, seed=, common_reward=, reward_scalarisation=); a class or function at module level, so
     that worker processes can be given it. args: the pydantic model of its env_args. ValueError where the name is taken.

@@ -106,8 +106,10 @@ def find_spec(key: str) -> Any:
     if module:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise MissingBackendError(f"{module}:{key}: there is no installed module {module}") from error
+        except Exception as error:  # whatever its code raises
+            absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+            why = "there is no such installed module" if absent else f"{type(error).__name__}: {error}"
+            raise MissingBackendError(f"{module}:{key}: {module} cannot be imported ({why})") from error
     for begin, package in PACKAGES.items():
         if key.lower().startswith(begin.lower()):
             try:
@@ -147,8 +149,8 @@ class GymmaEnv(MultiAgentEnv):
     With common_reward the reward is the sum or mean of the agents' rewards.
 
     LBF ends its own 50 steps with `terminated`: that limit is part of the task and stays so, unless time_limit names
-    the same number. RWARE says `terminated` after 500 steps, too, but its task has no end and its robots do not see the
-    time: here that is `truncated`, as is a limit set here or by gymnasium's registry.
+    the same number; more is refused. RWARE says `terminated` after 500 steps, too, but its task has no end and its
+    robots do not see the time: here that is `truncated`, as is a limit set here or by gymnasium's registry.
     """
 
     def __init__(
@@ -173,9 +175,10 @@ class GymmaEnv(MultiAgentEnv):
             changes = {**changes, argument: None}
         try:
             env = gymnasium.make(key, disable_env_checker=True, **changes)
-        except (TypeError, ValueError) as error:  # the constructor's own words name the argument
+        except Exception as error:  # of the package: its own words may name the argument
             given = f"env_args.make={make}: " if make else ""
-            raise ValueError(f"{given}{key} cannot be made with {changes}: {error}") from error
+            why = str(error) or type(error).__name__
+            raise ValueError(f"{given}{key} cannot be made with {changes}: {why}") from error
         # gymnasium's call-order and time-limit wrappers cost a third of the step: this class does both jobs itself.
         plain = (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)
         while isinstance(env, plain):
@@ -183,13 +186,14 @@ class GymmaEnv(MultiAgentEnv):
         self._env, self.name = env, key
         raw = env.unwrapped
         own_limit = spec.max_episode_steps or spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
-        limits = [int(limit) for limit in (time_limit, own_limit) if limit]
-        if argument and time_limit:
-            limits = [time_limit]
-        if not limits:
+        if time_limit and own_limit and not argument and time_limit > own_limit:
+            raise ValueError(
+                f"env_args.time_limit={time_limit}: {key} ends by itself after {own_limit} steps; give at most that"
+            )
+        if not (time_limit or own_limit):
             raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
-        self.episode_limit = min(limits)
-        self._limit_set = time_limit == own_limit  # the environment's own limit, but as one that was set here
+        self.episode_limit = int(time_limit or own_limit)
+        self._clock_set = time_limit is not None and time_limit == getattr(raw, "_max_episode_steps", None)
 
         seen, taken = env.observation_space, env.action_space
         if not (isinstance(seen, gymnasium.spaces.Tuple) and isinstance(taken, gymnasium.spaces.Tuple)):
@@ -241,7 +245,9 @@ class GymmaEnv(MultiAgentEnv):
             actions = [a + first for a, first in zip(actions, self._first_action, strict=True)]
         self._raw, rewards, terminated, truncated, info = self._env.step(actions)
         self._t += 1
-        terminated = _for_all(terminated) and not (self._limit_set and self._t >= self.episode_limit)
+        terminated = _for_all(terminated)
+        if terminated and self._clock_set and self._t >= self.episode_limit:  # by its clock, or since all food is eaten
+            terminated = not np.any(getattr(self._env.unwrapped, "field", True))
         truncated = not terminated and (self._t >= self.episode_limit or _for_all(truncated))
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 

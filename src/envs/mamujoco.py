@@ -218,6 +218,11 @@ class MamujocoEnv(MultiAgentEnv):
     ) -> None:
         args = MamujocoArgs(key=key, bins=bins, obsk=obsk, partition=partition, time_limit=time_limit)  # type: ignore[arg-type]
         self._env = _make(args)
+        # The package sorts what an agent sees by the joints' labels. Three joints of Pusher have the same one: their
+        # order would be that of a set, another one in each environment of a run.
+        for by_distance in self._env.k_dicts:
+            for nodes in by_distance.values():
+                nodes.sort(key=lambda node: (node.label, node.act_ids))
         robot = self._env.single_agent_env
         low, high = robot.action_space.low, robot.action_space.high
         if not np.array_equal(low, -high):

@@ -177,7 +177,7 @@ class _EnvGroup:
         )
         self.rows = [tuple(arrays[k][i] for k in ("obs", "state", "avail_actions")) for i in range(first, last)]
         self.t = [0] * len(envs)
-        self.checked = False
+        self.checked = self.paid = False
         self.at = 0  # environment at work, for error messages
 
     def where(self) -> str:
@@ -212,6 +212,8 @@ class _EnvGroup:
             t[i] += 1
             _, reward, terminated, truncated, info = env.step(chosen)
             env.fill(obs, state, avail)
+            if not self.paid:
+                self._check_reward(reward)
             reward_rows[i] = reward
             if self.common:
                 nan = reward != reward
@@ -222,7 +224,6 @@ class _EnvGroup:
             self.terminated[i] = terminated
             self.truncated[i] = truncated and not terminated
             if terminated or truncated:
-                self._check_mask(avail)
                 ended.append((self.first + i, _numbers(info)))
         return ended
 
@@ -237,6 +238,14 @@ class _EnvGroup:
         want = (dims["n_agents"], dims["n_actions"])
         if (got := np.shape(env.get_avail_actions())) != want:
             raise EnvContractError(f"{self.where()}: masks of shape {got}, expected {want}")
+
+    def _check_reward(self, reward: Any) -> None:
+        if np.shape(reward) != (want := self.reward.shape[1:]):
+            wanted = "one number, for the team" if self.common else f"a list of {want[0]} numbers, one an agent"
+            raise EnvContractError(
+                f"{self.where()}: the reward is {reward!r}; with common_reward={self.common} it must be {wanted}"
+            )
+        self.paid = True
 
     def _check_mask(self, avail: np.ndarray) -> None:
         if not avail.any(axis=-1).all():

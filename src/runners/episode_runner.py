@@ -5,6 +5,7 @@ Shapes: E environments, T = episode_limit + 1 steps, N agents.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,14 @@ import torch as th
 import envs
 from components.episode_buffer import EpisodeBatch, Preprocess, Scheme
 
+OWN_NAMES = re.compile(r"return|total_return|agent_\d+_return|ep_length|test_.*")  # of metrics that are logged here
+
 
 class EpisodeStats:
-    """Returns and final infos of finished episodes until they are logged."""
+    """Returns and final infos of finished episodes until they are logged.
+
+    What an info calls as a metric of ours is called is recorded as info_NAME.
+    """
 
     def __init__(self) -> None:
         self.returns: list[np.ndarray] = []  # each () or, with individual rewards, (N,)
@@ -31,7 +37,7 @@ class EpisodeStats:
         self.values["ep_length"].append(length)
         for key, value in info.items():
             if isinstance(value, (Real, np.bool_)):
-                self.values[key].append(float(value))
+                self.values[f"info_{key}" if OWN_NAMES.fullmatch(key) else key].append(float(value))
 
     def log(self, logger: Any, prefix: str, t_env: int) -> None:
         """Logs the means (and the deviation of the returns) under upstream's names, then starts anew."""
@@ -126,7 +132,7 @@ class EpisodeRunner:
             wanted[lost] = True
             self._play(wanted, lengths, infos, test_mode)
         returns = batch.numpy("reward")[:, : self._used[at] - 1].sum(1, dtype=np.float64)
-        self._check_numbers()
+        self._check()
         self._record(lengths, infos, returns, test_mode)
         if not test_mode:
             self._at = (at + 1) % len(self.batches)
@@ -168,15 +174,26 @@ class EpisodeRunner:
                 live = np.flatnonzero(active)
                 if not len(live):
                     break
+            if t >= self.episode_limit:
+                still = np.flatnonzero(active)[0]
+                raise envs.EnvContractError(
+                    f"environment {still}, step {t}: the episode has no end although episode_limit = "
+                    f"{self.episode_limit}: step() must say truncated there"
+                )
         self._used[self._at] = max(self._used[self._at], t + 1)
 
-    def _check_numbers(self) -> None:
-        """EnvContractError where an environment gave what is no finite number: nothing learns from it."""
+    def _check(self) -> None:
+        """EnvContractError for what is no finite number, or a mask without an action: nothing learns from it."""
+        used = slice(self._used[self._at])
         for key in ("obs", "state", "reward"):
-            values = self.batch.numpy(key)[:, : self._used[self._at]]
+            values = self.batch.numpy(key)[:, used]
             if not np.isfinite(values.sum(dtype=np.float64)):
                 i, t = (int(index[0]) for index in np.nonzero(~np.isfinite(values))[:2])
                 raise envs.EnvContractError(f"environment {i}, step {t}: {key} holds {values[i, t]}, no finite numbers")
+        helpless = self.batch.numpy("filled")[:, used] > self.batch.numpy("avail_actions")[:, used].any(-1)  # (E, T, N)
+        if helpless.any():
+            i, t, agent = np.argwhere(helpless)[0]
+            raise envs.EnvContractError(f"environment {i}, step {t}: no action is available to agent {agent}")
 
     def _record(self, lengths: np.ndarray, infos: Mapping[int, Mapping], returns: np.ndarray, test_mode: bool) -> None:
         stats = self.test_stats if test_mode else self.train_stats

@@ -57,6 +57,11 @@ def register_environment(module: str) -> None:
     imported = _import_file(file_of(module)) if module.endswith(".py") else _import_name(module)
     if not hasattr(imported, "register"):
         raise PluginError(f"{module!r} adds no environment: it has no register(); examples/my_env.py shows one")
+    if imported.register is importlib.import_module("envs").register:
+        raise PluginError(
+            f"{module!r} has the register() of envs alone: define one of its own, which calls envs.register; "
+            "examples/my_env.py shows one"
+        )
     try:
         imported.register()
     except ValueError as error:

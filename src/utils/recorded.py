@@ -34,6 +34,12 @@ def find_run(option: str, name: str) -> Path:
     raise ConfigError(f"{option}={name}: {several}")
 
 
+def root_of(folder: Path) -> Path | None:
+    """local_results_path as it is now, moved or not, of the record in this folder; None where it lies in no results."""
+    parents = folder.absolute().parents  # task, algorithm, sacred, root
+    return parents[3] if len(parents) > 3 and parents[2].name == "sacred" else None
+
+
 def read(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file of a record."""
     try:

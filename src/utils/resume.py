@@ -19,7 +19,7 @@ from utils import records
 from utils.checkpoints import CheckpointError, Checkpoints, Saved
 from utils.config import ConfigError, require_environment
 from utils.experiments import words_of
-from utils.recorded import find_run, named_code, read, refuse_code, refuse_links
+from utils.recorded import find_run, named_code, read, refuse_code, refuse_links, root_of
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
 # A resumed run may be longer, too. What it is called and where its record lies stays.
@@ -84,8 +84,8 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
         raise ConfigError(f"--resume={name}: this run has no checkpoints ({why})")
     config, changed = _changed(recorded, overrides, source, trusted)
     _same_simulator(folder, config)
-    root = folder.absolute().parents[3]  # where the record lies now: moved, or seen from another working directory
-    if Path(config["local_results_path"]).absolute() != root:
+    root = root_of(folder)  # where the record lies now: moved, or seen from another working directory
+    if root is not None and Path(config["local_results_path"]).absolute() != root:
         config = {**config, "local_results_path": str(root)}
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{folder}: nothing can be written there")

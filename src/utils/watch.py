@@ -18,7 +18,7 @@ from components.checkpoint import find_checkpoint
 from utils import config as configs
 from utils.config import ConfigError, require_environment
 from utils.film import Film, film_path
-from utils.recorded import find_run, inside, read, refuse_code
+from utils.recorded import find_run, inside, read, refuse_code, root_of
 
 FILM = "watch.gif"  # in the run's folder
 REPLAYS = ("sc2v2",)  # environments that save replays where they have no pictures
@@ -49,11 +49,8 @@ def find_networks(folder: Path, config: Mapping[str, Any], info: Mapping[str, An
     except ValueError:
         said = f"unique_token = {token!r} names no folder of saved networks"
         raise ConfigError(f"{folder / 'info.json'}: {said}") from None
-    roots = [
-        folder.absolute().parents[3],
-        Path(str(config.get("local_results_path"))),
-    ]  # local_results_path, moved or not
-    places = [root / "models" / token for root in roots]
+    roots = [root_of(folder), Path(str(config.get("local_results_path")))]
+    places = [root / "models" / token for root in roots if root is not None]
     if found := [place for place in places if place.is_dir()]:
         return found[0]
     interval = config.get("save_model_interval")

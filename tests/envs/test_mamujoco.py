@@ -182,6 +182,17 @@ def test_virtual_agents_see_what_the_whole_agent_sees() -> None:
 
 
 @needs_mujoco
+def test_every_environment_of_a_run_shows_the_joints_in_the_same_order() -> None:
+    """Three joints of Pusher have the same label, by which the package sorts them."""
+    robots = [MamujocoEnv("Pusher-3p") for _ in range(12)]  # all are kept: the order came from their addresses
+    orders = {
+        tuple(node.act_ids for seen in robot._env.k_dicts for nodes in seen.values() for node in nodes)
+        for robot in robots
+    }
+    assert orders == {(2, 0, 1, 3, 3, 4, 2, 4, 5, 6, 3)}
+
+
+@needs_mujoco
 def test_smaller_action_sets_are_masked() -> None:
     env = MamujocoEnv("Pusher-3p", seed=1)
     assert [sum(mask) for mask in env.get_avail_actions()] == [27, 3, 27]

@@ -112,6 +112,18 @@ def test_a_shape_that_would_be_stretched_to_fit_is_refused() -> None:
         vector.step(ACTIONS[:1], ON[:1])
 
 
+@pytest.mark.parametrize(
+    ("common_reward", "reward", "wanted"), [(True, [1.0, 1.0], "one number"), (False, 1.0, "a list of 2 numbers")]
+)
+def test_a_reward_of_the_other_kind(common_reward: bool, reward: Any, wanted: str) -> None:
+    env = ToyEnv()
+    env.step = lambda actions: (env.get_obs(), reward, False, False, {})  # type: ignore[method-assign]
+    vector = SerialVectorEnv([lambda: env], common_reward)
+    vector.reset()
+    with pytest.raises(EnvContractError, match=f"ToyEnv.*step 1: .*common_reward={common_reward} it must be {wanted}"):
+        vector.step(ACTIONS[:1], ON[:1])
+
+
 def test_seeds_of_episodes_are_all_different() -> None:
     seeds = {episode_seed(seed, episode) for seed in (0, 1, 2, 2**32 - 1) for episode in range(500)}
     assert len(seeds) == 2000 and min(seeds) >= 0 and 2**31 < max(seeds) < 2**32

@@ -13,6 +13,7 @@ import envs
 from components.episode_buffer import complete_scheme
 from controllers.basic_controller import BasicMAC
 from runners import REGISTRY
+from runners.episode_runner import EpisodeStats
 
 LIMIT = 6
 
@@ -233,6 +234,40 @@ def test_what_is_no_number_is_learnt_by_nobody(key: str, value: float) -> None:
     with pytest.raises(envs.EnvContractError, match=f"environment 1, step {where}: {key} holds .*(nan|inf)"):
         runner.run()
     assert runner.t_env == sum(env.length(i, 0) for i in range(2)), "steps that are thrown away were counted"
+
+
+def test_an_agent_without_an_action_is_named() -> None:
+    runner, _, env = build(2)
+    step, t = env.step, [0]
+
+    def broken(actions: np.ndarray, active: np.ndarray) -> Any:
+        env.avail_actions[:] = 1  # the dummy refuses what is not available; what the runner took stays in its batch
+        ended = step(actions, active)
+        t[0] += 1
+        if t[0] == 2:
+            env.avail_actions[1, 2] = 0
+        return ended
+
+    env.step = broken
+    with pytest.raises(envs.EnvContractError, match="environment 1, step 2: no action is available to agent 2"):
+        runner.run()
+
+
+def test_an_episode_without_an_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DummyVectorEnv, "length", lambda self, i, j: 3 if i == 0 else LIMIT + 1)
+    runner, *_ = build(2)
+    with pytest.raises(envs.EnvContractError, match=f"environment 1, step {LIMIT}: .*truncated there"):
+        runner.run()
+
+
+def test_an_info_does_not_pass_for_a_metric_of_the_runner() -> None:
+    info = {"return": 9, "ep_length": 9, "agent_0_return": 9, "test_won": 9, "returns": 9}
+    stats, logger = EpisodeStats(), RecordingLogger()
+    stats.add(np.array(1.0), 4, info)
+    stats.log(logger, "", 7)
+    own = {"return_mean": 1.0, "return_std": 0.0, "ep_length_mean": 4.0, "returns_mean": 9.0}
+    others = {f"info_{key}_mean": 9.0 for key in info if key != "returns"}
+    assert logger.stats == {key: [(7, value)] for key, value in (own | others).items()}
 
 
 def test_closing() -> None:

@@ -136,7 +136,7 @@ def test_starcraft_has_its_own_requirements() -> None:
     setup = configparser.ConfigParser()
     setup.read(DOCKER.parent / "setup.cfg")
     needed = {re.split(r"[<>=]", line)[0] for line in setup["options"]["install_requires"].split()}
-    for name in needed - {"jaxmarl", "jax", "imageio"}:  # SMAX, and films
+    for name in needed - {"jaxmarl", "jax"}:  # SMAX
         assert versions.get(name) == tested[name], f"{name} is missing or another one than in constraints.txt"
 
 
@@ -144,6 +144,28 @@ def test_starcraft_needs_the_licence(tmp_path: Path) -> None:
     command = ["bash", str(DOCKER / "install_sc2.sh"), str(tmp_path / "sc2")]
     done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
     assert done.returncode == 2 and "ACCEPT_SC2_EULA=yes" in done.stderr and not (tmp_path / "sc2").exists()
+
+
+@pytest.mark.parametrize(("name", "status"), [("32x32_flat.SC2Map", 0), ("3m.SC2Map", 1)])
+def test_what_another_smac_has_left_is_added_to(tmp_path: Path, name: str, status: int) -> None:
+    """Folders are there, but neither the game nor SMACv2's map; `name` is the map in the archive that is fetched."""
+    sc2, tools = tmp_path / "sc2", tmp_path / "tools"
+    for path in (sc2 / "Maps/SMAC_Maps", sc2 / "Versions", tools):
+        path.mkdir(parents=True)
+    (sc2 / "Maps/SMAC_Maps/8m.SC2Map").touch()
+    game, maps = "StarCraftII/Versions/Base75689", "maps/SMAC_Maps"
+    unzip = f"""case "$*" in *sc2.zip*) to={game} file=SC2_x64;; *) to={maps} file={name};; esac
+for folder; do :; done
+mkdir -p "${{folder%/maps}}/$to" && touch "${{folder%/maps}}/$to/$file"
+"""
+    for tool, does in (("curl", "exit 0\n"), ("unzip", unzip)):
+        (tools / tool).write_text(f"#!/bin/sh\n{does}")
+        (tools / tool).chmod(0o755)
+    env = {"PATH": f"{tools}:{os.environ['PATH']}", "ACCEPT_SC2_EULA": "yes"}
+    done = subprocess.run(["bash", str(DOCKER / "install_sc2.sh"), str(sc2)], env=env, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert (sc2 / "Versions/Base75689/SC2_x64").is_file() and (sc2 / "Maps/SMAC_Maps" / name).is_file()
+    assert status == 0 or "32x32_flat.SC2Map" in done.stderr
 
 
 def test_scripts_can_be_read_and_run() -> None:

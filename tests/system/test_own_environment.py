@@ -84,6 +84,9 @@ def test_what_can_be_wrong_with_the_module(own: Path) -> None:
     (own / "corridor_empty.py").write_text("")
     said = problem(own, f"env_module={own / 'corridor_empty.py'}")
     assert "it has no register()" in said and "examples/my_env.py" in said
+    (own / "corridor_imported.py").write_text("from envs import register")
+    said = problem(own, f"env_module={own / 'corridor_imported.py'}")
+    assert "define one of its own, which calls envs.register" in said
     (own / "json.py").write_text("def register(): pass")
     assert "another module has the name json" in problem(own, f"env_module={own / 'json.py'}")
     (own / "corridor-2.py").write_text("def register(): pass")

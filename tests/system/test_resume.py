@@ -113,6 +113,14 @@ def test_from_another_folder_and_moved(cut_off: Path, tmp_path: Path, monkeypatc
     assert list((tmp_path / "cwd").iterdir()) == [] and list(moved.glob("models/*/*/agent.th"))
 
 
+def test_from_a_record_alone(cut_off: Path, tmp_path: Path) -> None:
+    """Where it was copied to says nothing about a results folder: the recorded one counts."""
+    shutil.copytree(cut_off, tmp_path / "alone/a/b/c")
+    resumed = resume.prepare(str(tmp_path / "alone/a/b/c"))
+    resumed.checkpoints.unlock()
+    assert resumed.config["local_results_path"] == read(cut_off, "config")["local_results_path"]
+
+
 def test_a_finished_run_grows(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["--resume", str(cut_off)]) == 0
     assert "is finished, at step" in refused(capsys, "--resume", str(cut_off))

@@ -124,6 +124,15 @@ def test_the_networks_own_folder_and_a_folder_above(run: Path) -> None:
     assert len(pictures(Path("a.gif"))) == len(pictures(Path("b.gif")))
 
 
+def test_a_record_alone_finds_its_networks_where_they_were_saved(run: Path, tmp_path: Path) -> None:
+    change(run, local_results_path=str(run.parents[3]))
+    record = json.loads((run / "config.json").read_text()), json.loads((run / "info.json").read_text())
+    (tmp_path / "run.json").touch()
+    found = watch.find_networks(tmp_path, *record)
+    assert found.parent == run.parents[3] / "models"
+    assert recorded.root_of(run) == run.parents[3] and recorded.root_of(Path("/run")) is None
+
+
 def test_mp4(run: Path) -> None:
     pytest.importorskip("imageio_ffmpeg", reason="needs the extra video")
     from imageio.v3 import imread
