@@ -44,8 +44,10 @@ def parser() -> argparse.ArgumentParser:
         "seed=1 t_max=200000   (every key and what it does: config/default.yaml)",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="ALGORITHM", help="algorithm: a file of config/algs, without .yaml")
-    parser.add_argument("--env-config", metavar="ENVIRONMENT", help="environment: a file of config/envs, without .yaml")
+    parser.add_argument("--config", metavar="ALGORITHM", help="algorithm: a name in config/algs, or a path to a .yaml")
+    parser.add_argument(
+        "--env-config", metavar="ENVIRONMENT", help="environment: a name in config/envs, or a path to a .yaml"
+    )
     parser.add_argument("--list", action="store_true", help="list algorithms, environments, maps and keys, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML, then stop")
     parser.add_argument(

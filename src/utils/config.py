@@ -113,17 +113,17 @@ def describe(path: Path) -> str:
 
 
 def find(kind: str, name: str | None) -> Path:
-    """The config file of that name, or the environment's YAML file itself; ConfigError lists what there is."""
+    """The config file of that name, or the user's own YAML file itself; ConfigError lists what there is."""
     option, thing = ("--config", "algorithm") if kind == "algs" else ("--env-config", "environment")
     files = available(kind)
     there = f"available: {', '.join(files) or 'none'}"
     if not name:
         raise ConfigError(f"{option} is missing: it names the {thing}; {there}")
-    own = kind == "envs" and name.endswith(".yaml")
+    own = name.endswith(".yaml")
     if own and Path(name).is_file():
         return Path(name).resolve()
     if not _NAME.fullmatch(name):
-        wanted = "there is no such file" if own else "a name without path is wanted"
+        wanted = "there is no such file" if own else "a name without path, or a path that ends in .yaml, is wanted"
         raise ConfigError(f"{option}={name}: {wanted}; {there}")
     if name not in files:
         raise ConfigError(f"{option}={name}: there is no such {thing}{nearest(name, files)}; {there}")
