@@ -189,6 +189,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     from utils.commands import rebuilt_command
     from utils.logging import backend_note, get_logger, task_name
     from utils.progress import stop_display
+    from utils.recorded import named_code
     from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
     from utils.resume import checkpoints_of
     from utils.signals import StopSignals
@@ -277,7 +278,9 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
         )
         print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
         if status and any(Path(observer.dir).glob("checkpoints/*/manifest.json")):
-            print(f"to go on: python src/main.py --resume {shlex.quote(observer.dir)}", flush=True)
+            trust = [word for _, name in named_code(config) for word in ("--trust", name)]
+            command = shlex.join(["python", "src/main.py", "--resume", str(observer.dir), *trust])
+            print(f"to go on: {command}", flush=True)
     return status
 
 
