@@ -198,6 +198,8 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     console = get_logger()
     if resumed is None:
         require_environment(config)
+        if config["checkpoint_path"]:
+            import_module("utils.watch").require_networks(config)
         folder = results_folder(config, task + envs.simulator_suffix(config))
         make_folder(folder)
     if config["seed"] is None:
