@@ -44,8 +44,10 @@ def parser() -> argparse.ArgumentParser:
         "seed=1 t_max=200000   (every key and what it does: config/default.yaml)",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="ALGORITHM", help="algorithm: a file of config/algs, without .yaml")
-    parser.add_argument("--env-config", metavar="ENVIRONMENT", help="environment: a file of config/envs, without .yaml")
+    parser.add_argument("--config", metavar="ALGORITHM", help="algorithm: a name in config/algs, or a path to a .yaml")
+    parser.add_argument(
+        "--env-config", metavar="ENVIRONMENT", help="environment: a name in config/envs, or a path to a .yaml"
+    )
     parser.add_argument("--list", action="store_true", help="list algorithms, environments, maps and keys, then stop")
     parser.add_argument("--print-config", action="store_true", help="print the whole configuration as YAML, then stop")
     parser.add_argument(
@@ -187,6 +189,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     from utils.commands import rebuilt_command
     from utils.logging import backend_note, get_logger, task_name
     from utils.progress import stop_display
+    from utils.recorded import named_code
     from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
     from utils.resume import checkpoints_of
     from utils.signals import StopSignals
@@ -195,6 +198,8 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     console = get_logger()
     if resumed is None:
         require_environment(config)
+        if config["checkpoint_path"]:
+            import_module("utils.watch").require_networks(config)
         folder = results_folder(config, task + envs.simulator_suffix(config))
         make_folder(folder)
     if config["seed"] is None:
@@ -275,7 +280,9 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
         )
         print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
         if status and any(Path(observer.dir).glob("checkpoints/*/manifest.json")):
-            print(f"to go on: python src/main.py --resume {shlex.quote(observer.dir)}", flush=True)
+            trust = [word for _, name in named_code(config) for word in ("--trust", name)]
+            command = shlex.join(["python", "src/main.py", "--resume", str(observer.dir), *trust])
+            print(f"to go on: {command}", flush=True)
     return status
 
 

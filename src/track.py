@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from utils import statistics
 from utils.cli import refuse
-from utils.config import ConfigError, Parser
+from utils.config import ConfigError, Parser, nearest
 from utils.grouping import METRICS
 from utils.logging import number
 from utils.mongo import (
@@ -37,7 +38,8 @@ from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files
 
 FOLDER = "results/sacred"
 MONGO_VARIABLE = "SACRED_MONGO_URL"
-LAST = 5  # points at the end of a curve whose mean is a run's score
+SCORE = "mean of the last tenth"  # what `score` is
+HEAD = ("status", "algorithm", "task", "seed", "steps", f"tests: {SCORE}", "started", "run")  # of `ls`
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     texts = {
         "ls": "a line for each run",
         "show": "everything about one run",
-        "best": "the runs with the best scores: the mean of the last tests",
+        "best": f"the runs with the best scores: {SCORE} of the tests; none that tests a checkpoint",
         "rm": "delete runs for ever, after asking",
         "sync": "upload runs from files to MongoDB; what is there already stays as it is",
     }
@@ -85,7 +87,10 @@ def chosen(options: argparse.Namespace) -> list[RunRecord]:
     unique = list({run.source: run for run in runs}.values())
     kept = [run for run in unique if fits(run, options)]
     if not kept:
-        raise ConfigError(f"{' '.join(map(hide, sources))}: none of {len(unique)} runs is as wanted")
+        statuses, wanted, hint = sorted({run.status for run in unique}), options.status or "", ""
+        if statuses and not any(wanted.lower() in status.lower() for status in statuses):
+            hint = f"; their status is {' or '.join(statuses)}{nearest(wanted, statuses)}"
+        raise ConfigError(f"{' '.join(map(hide, sources))}: none of {len(unique)} runs is as wanted{hint}")
     return kept
 
 
@@ -109,16 +114,18 @@ def fits(run: RunRecord, options: argparse.Namespace) -> bool:
 
 
 def score(run: RunRecord, metric: str | None = None) -> tuple[str, float] | None:
-    """(metric, mean of its last LAST values); None where the run has no such metric."""
+    """(metric, final score, as in a report on this run alone); None where the run has no such metric."""
     for name in (metric,) if metric else METRICS:
         if name in run.metrics and len(run.metrics[name].values):
-            return str(name), float(run.metrics[name].values[-LAST:].mean())
+            steps, values, _ = run.metrics[name]
+            curves = statistics.align([(steps, values)], statistics.common_grid([steps]))
+            return str(name), float(statistics.final_score(curves)[0])
     return None
 
 
 # --- commands ---
 def ls(runs: Sequence[RunRecord]) -> None:
-    print(columns([row(run) for run in runs]))
+    print(columns([HEAD, *(row(run) for run in runs)]))
 
 
 def row(run: RunRecord) -> list[str]:
@@ -126,7 +133,7 @@ def row(run: RunRecord) -> list[str]:
     steps = max((series.steps[-1] for series in run.metrics.values() if len(series.steps)), default=0)
     shown = f"{found[0]} {number(found[1])}" if found else "-"
     seed = "-" if run.seed is None else str(run.seed)
-    return [run.status, run.algorithm, run.task, f"seed {seed}", f"{steps:,.0f} steps", shown, run.started, run.source]
+    return [run.status, run.algorithm, run.task, seed, f"{steps:,.0f}", shown, run.started, run.source]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
@@ -151,12 +158,14 @@ def show(runs: Sequence[RunRecord]) -> None:
 def best(runs: Sequence[RunRecord], metric: str | None, n: int) -> None:
     tasks: dict[tuple[str, str], list[tuple[float, RunRecord]]] = {}
     for run in runs:
-        if found := score(run, metric):
+        if run.config.get("evaluate"):
+            print(f"left out: {run.source}: it tests a checkpoint and learns nothing", file=sys.stderr)
+        elif found := score(run, metric):
             tasks.setdefault((run.task, found[0]), []).append((found[1], run))
     if not tasks:
         raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}")
     for (task, name), scored in sorted(tasks.items()):
-        print(f"{task}: {name}, mean of the last {LAST}")
+        print(f"{task}: {name}, {SCORE}")
         top = sorted(scored, key=lambda one: -one[0] if not math.isnan(one[0]) else math.inf)[:n]
         seeds = [["  " + number(v), r.algorithm, f"seed {r.seed}", r.status, r.source] for v, r in top]
         print(columns(seeds))

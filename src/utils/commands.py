@@ -35,6 +35,8 @@ def rebuilt_command(config: Mapping[str, Any], algorithm: str = "", environment:
         return ""
     if environment.endswith(".yaml"):
         environment = str(files[0])
+    if algorithm.endswith(".yaml"):
+        algorithm = str(files[1])
     words = ["python", "src/main.py", f"--config={algorithm}", f"--env-config={environment}"]
     overrides = [
         f"{key}={_typed(value)}"

@@ -113,17 +113,17 @@ def describe(path: Path) -> str:
 
 
 def find(kind: str, name: str | None) -> Path:
-    """The config file of that name, or the environment's YAML file itself; ConfigError lists what there is."""
+    """The config file of that name, or the user's own YAML file itself; ConfigError lists what there is."""
     option, thing = ("--config", "algorithm") if kind == "algs" else ("--env-config", "environment")
     files = available(kind)
     there = f"available: {', '.join(files) or 'none'}"
     if not name:
         raise ConfigError(f"{option} is missing: it names the {thing}; {there}")
-    own = kind == "envs" and name.endswith(".yaml")
+    own = name.endswith(".yaml")
     if own and Path(name).is_file():
         return Path(name).resolve()
     if not _NAME.fullmatch(name):
-        wanted = "there is no such file" if own else "a name without path is wanted"
+        wanted = "there is no such file" if own else "a name without path, or a path that ends in .yaml, is wanted"
         raise ConfigError(f"{option}={name}: {wanted}; {there}")
     if name not in files:
         raise ConfigError(f"{option}={name}: there is no such {thing}{nearest(name, files)}; {there}")
@@ -306,7 +306,12 @@ class _Report:
             return
         same = [valid for valid in self.valid if valid.split(".")[-1] == path[-1]]
         name = ".".join(path)
-        close = nearest(name, same) or (f"; did you mean {same[0]}?" if same else nearest(name, self.valid))
+        group = f"{path[0]}." if len(path) > 1 and path[0] in self.valid else ""  # in a group its own keys are near
+        inner = name.removeprefix(group)
+        near = nearest(inner, [key.removeprefix(group) for key in self.valid if key.startswith(group)], group)
+        if not near and group == "env_args." and "env_args.make" in self.valid:
+            near = f"; env_args.make.{inner}={value} passes it to the environment's constructor"
+        close = nearest(name, same) or (f"; did you mean {same[0]}?" if same else near)
         others = (one for one in available("algs").items() if shown_path(one[1]) not in self.sources.values())
         owner = next((name for name, file in others if path[0] in (_attempt([], load_yaml, file) or ())), "")
         hint = f"; it belongs to --config={owner}" if owner and path[0] not in self.valid else close
@@ -457,10 +462,11 @@ def _words(node: Mapping[str, Any]) -> str:
     return " ".join([text, *(f"{sign} {node[limit]:g}" for limit, sign in limits.items() if limit in node)])
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str], group: str = "") -> str:
+    """In words, the one of the names that may be meant, with its group before it; "" where none is near."""
     lower = {one.lower(): one for one in names}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-    return f"; did you mean {lower[close[0]]}?" if close else ""
+    return f"; did you mean {group}{lower[close[0]]}?" if close else ""
 
 
 def shown_path(path: Path) -> str:

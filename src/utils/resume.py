@@ -107,7 +107,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
         if status == records.COMPLETED and saved.manifest.t_env > config["t_max"]:
             raise ConfigError(
                 f"--resume={name}: this run is finished, at step {saved.manifest.t_env}; it goes on with a t_max above "
-                f"that: with t_max={2 * config['t_max']}"
+                f"that: with t_max={2 * saved.manifest.t_env}"
             )
     except BaseException:
         checkpoints.unlock()

@@ -161,7 +161,7 @@ def load_policy(config: Mapping[str, Any], checkpoint: Path) -> Any:
         runner.close_env()
         first = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"{checkpoint}: these networks cannot be loaded with the run's configuration ({type(error).__name__}: "
+            f"{checkpoint}: these networks cannot be loaded with this configuration ({type(error).__name__}: "
             f"{first}); with load_step=STEP another step is taken"
         ) from None
     except BaseException:
@@ -169,6 +169,12 @@ def load_policy(config: Mapping[str, Any], checkpoint: Path) -> Any:
         raise
     runner.t_env = int(checkpoint.name)
     return runner
+
+
+def require_networks(config: Mapping[str, Any]) -> None:
+    """ConfigError where the networks of checkpoint_path do not fit this configuration. Nothing is written."""
+    checkpoint = find_checkpoint(config["checkpoint_path"], config["load_step"])
+    load_policy({**config, **FIXED, "seed": 0}, checkpoint).close_env()
 
 
 def _play(runner: Any, config: Mapping[str, Any], path: Path, info: Mapping[str, Any], step: int) -> int:

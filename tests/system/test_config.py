@@ -145,6 +145,7 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("lernr.lr=1", ["lernr.lr = 1", "did you mean lr?"]),
         ("lr_.a={b: 1}", ["lr_.a = {'b': 1} (the command line): unknown key"]),
         ("env_args.time_limt=5", ["env_args.time_limt = 5", "did you mean env_args.time_limit?"]),
+        ("env_args.sight=3", ["env_args.sight = 3", "unknown key; env_args.make.sight=3 passes it to"]),
         ("env_args=5", ["env_args = 5", "a mapping"]),
         ("t_max.inner=5", ["t_max.inner=5", "holds no further keys"]),
         ("time_limit=5", ["time_limit = 5", "did you mean env_args.time_limit?"]),

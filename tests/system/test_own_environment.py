@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import envs
+import main
 from utils import config, experiments, hosts, recorded, resume
+from utils.checkpoints import Checkpoints
 from utils.commands import rebuilt_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,3 +147,22 @@ def test_an_experiment_finds_it_from_every_run_s_folder(own: Path, monkeypatch: 
     (run,) = experiments.plan(experiments.load_experiment("mine.yaml"), own / "out")
     assert f"--env-config={own / 'corridor.yaml'}" in run.words
     assert run.config["env_module"] == str(own / "corridor_env.py")
+
+
+def test_the_command_to_go_on_is_the_whole_one(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(own)
+    save = Checkpoints.save
+
+    def interrupted(self: Checkpoints, *args: Any, **about: Any) -> Any:
+        save(self, *args, **about)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", interrupted)
+        words = ["--config=vdn", "--env-config=corridor.yaml", "with", *SMALL, "checkpoint_interval=50"]
+        assert main.main(words) == 130
+    command = capsys.readouterr().out.partition("to go on: ")[2].strip()
+    assert command.endswith(f"/1 --trust {own / 'corridor_env.py'}")
+    assert main.main(shlex.split(command)[2:]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -123,7 +124,9 @@ def test_from_a_record_alone(cut_off: Path, tmp_path: Path) -> None:
 
 def test_a_finished_run_grows(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["--resume", str(cut_off)]) == 0
-    assert "is finished, at step" in refused(capsys, "--resume", str(cut_off))
+    said = refused(capsys, "--resume", str(cut_off), "with", "t_max=100")
+    found = re.search(r"is finished, at step (\d+); .* with t_max=(\d+)$", said.strip())
+    assert found is not None and int(found[2]) > int(found[1])
     assert main.main(["--resume", str(cut_off), "with", "t_max=300"]) == 0
     assert read(cut_off, "config")["t_max"] == 300 and "t_max=300" in read(cut_off, "info")["command"]
     assert main.main([*RUN, "with", *SMALL, "keep_finished=True", "t_max=300"]) == 0

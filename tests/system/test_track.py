@@ -16,7 +16,8 @@ from support.mongo_wire import StandIn, Wire
 
 import main
 import track
-from utils import recording
+from utils import grouping, recording, scores
+from utils.runs import load_runs
 
 RUN = ["--config=vdn", "--env-config=lbf"]
 
@@ -152,12 +153,16 @@ def test_ls(
         words = [wire.url, *words] if not words or words[0].startswith("-") else [*words]
         capsys.readouterr()
     assert track.main(["ls", *words]) == 0
-    assert len(lines(capsys)) == found
+    head, *rows = lines(capsys)
+    assert "tests: mean of the last tenth" in head and len(rows) == found
 
 
 def test_ls_of_nothing(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert track.main(["ls", "--seed", "9"]) == 2
-    assert "none of 3 runs is as wanted" in capsys.readouterr().err
+    assert capsys.readouterr().err.strip().endswith("none of 3 runs is as wanted")
+    assert track.main(["ls", "--status", "complted"]) == 2
+    said = "none of 3 runs is as wanted; their status is COMPLETED or FAILED; did you mean COMPLETED?"
+    assert said in capsys.readouterr().err
 
 
 def test_show(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +174,7 @@ def test_show(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_best_is_in_order(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert track.main(["best", "results/sacred/qmix", "-n", "1"]) == 0
     head, first = lines(capsys)
-    assert "test_return_mean" in head and "seed 2" in first and "tuned" in first
+    assert "test_return_mean, mean of the last tenth" in head and "seed 2" in first and "tuned" in first
     assert track.main(["best", "--metric", "nothing"]) == 2
     assert "none of these runs has nothing" in capsys.readouterr().err
 
@@ -178,6 +183,23 @@ def test_a_run_that_diverged_is_not_the_best(runs: Path, capsys: pytest.CaptureF
     sr.write(runs / "results/sacred/iql/1", sr.record(sr.configuration("iql", 1), sr.tests(math.nan)))
     assert track.main(["best", "results/sacred/iql", "results/sacred/qmix"]) == 0
     assert [line.split()[1] for line in lines(capsys)[1:]] == ["tuned", "qmix", "iql"]
+
+
+def test_a_test_of_a_checkpoint_is_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sr.write(runs / "results/sacred/qmix/3", sr.record(sr.configuration("qmix", 3, evaluate=True), sr.tests(0.9)))
+    assert track.main(["best", "results/sacred/qmix"]) == 0
+    output = capsys.readouterr()
+    assert [line.split()[1] for line in output.out.splitlines()[1:]] == ["tuned", "qmix"]
+    assert "qmix/3: it tests a checkpoint" in output.err
+
+
+def test_the_score_is_the_report_s(runs: Path) -> None:
+    """Tests at uneven steps: the last tenth is one of steps."""
+    steps = (0, *range(800, 1001, 10))
+    sr.write(runs / "uneven/1", sr.record(sr.configuration("qmix", 1), sr.tests(1.0, steps)))
+    loaded = load_runs(["uneven"])
+    (task,) = grouping.group(loaded).tasks
+    assert track.score(loaded[0]) == ("test_return_mean", pytest.approx(scores.score_task(task).scores[0].final.value))
 
 
 @pytest.mark.parametrize(("answer", "left"), [("yes", 1), ("y", 3), ("", 3)])

@@ -231,6 +231,16 @@ def test_a_changed_record(run: Path, capsys: pytest.CaptureFixture[str], values:
     assert message in refused(capsys, run)
 
 
+@pytest.mark.parametrize("more", ["evaluate=True", "t_max=1000"])
+def test_networks_of_another_algorithm_begin_no_run(run: Path, capsys: pytest.CaptureFixture[str], more: str) -> None:
+    (networks,) = (run.parents[3] / "models").iterdir()
+    words = ["--config=qmix", "--env-config=gymma", "with", f"env_args.key={KEY}", f"checkpoint_path={networks}", more]
+    assert main.main(words) == 2
+    error = capsys.readouterr().err
+    assert "these networks cannot be loaded with this configuration" in error and "Traceback" not in error
+    assert not Path("results").exists()
+
+
 @pytest.mark.parametrize("token", ["../../../../etc", "/etc", "", "a/../../b"])
 def test_a_token_that_leads_elsewhere(run: Path, capsys: pytest.CaptureFixture[str], token: str) -> None:
     (run / "info.json").write_text(json.dumps({"unique_token": token}))
