@@ -242,6 +242,7 @@ def report(
     runs: Sequence[Run] = (),
     problems: Sequence[str] = (),
     reference: str = "MMSA",
+    wall_clock: bool = True,
 ) -> Path:
     """The page on these runs; those of `runs` that are missing are named there."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
@@ -251,12 +252,24 @@ def report(
     damaged: list[str] = []
     loaded = load_runs(sources, damaged)
     planned = [Planned.of(run.config) for run in runs]
-    problems = [*problems, *damaged]
-    return Path(write_report(loaded, out, title=title, planned=planned, reference=reference, problems=problems))
+    return Path(
+        write_report(
+            loaded,
+            out,
+            title=title,
+            planned=planned,
+            reference=reference,
+            problems=[*problems, *damaged],
+            wall_clock=wall_clock,
+        )
+    )
 
 
 def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) -> int:
-    """Copies what is finished into the repository and reports there on all that it has; 1 where a run is damaged."""
+    """Copies what is finished into the repository and reports there on all that it has; 1 where a run is damaged.
+
+    Not against wall-clock: published runs are of several machines, which had other work besides.
+    """
     from utils.publish import publish as publish_one
 
     published: list[Path] = []
@@ -280,7 +293,8 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
         raise ConfigError([nothing, *problems, *miscounted(runs)])
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
-        report(sources, Path(scratch), loaded.title or loaded.name, runs, (), loaded.experiment.reference)
+        title, reference = loaded.title or loaded.name, loaded.experiment.reference
+        report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False)
         loaded.published.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
         for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
             shutil.copy(path, loaded.published)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from utils import statistics as st
 from utils.grouping import Curve, Task
-from utils.scores import AXES, Band, Comparison, band
+from utils.scores import AXES, Band, Comparison, bands
 
 LABELS = {
     "test_battle_won_mean": "win rate in tests",
@@ -43,7 +43,7 @@ WORLD_MODEL_SERIES = (
 LACKING = {
     "steps": "their runs share no steps",
     "updates": "not every run recorded the metric updates",
-    "seconds": "not every run recorded times, or they share none",
+    "seconds": "not every run recorded times",
 }
 Styles = Mapping[str, Mapping[str, Any]]
 
@@ -55,22 +55,26 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def learning_curves(
-    title: str, metric: str, look: Styles, bands: Mapping[str, Mapping[str, Band | None]], label: str = ""
+    title: str,
+    metric: str,
+    look: Styles,
+    bands: Mapping[str, Mapping[str, Band | None]],
+    label: str = "",
+    axes: Iterable[str] = AXES,
 ) -> Any:
-    """A panel for each axis that any curve has. bands: axis -> curve -> band, None where its runs have not the axis."""
-    axes = [axis for axis in AXES if axis == "steps" or any(own is not None for own in bands[axis].values())]
+    """A panel for each of the axes that any curve has. bands: curve -> axis -> band, None where its runs lack it."""
+    axes = [axis for axis in axes if axis == "steps" or any(own[axis] is not None for own in bands.values())]
     figure, panels = _figure(title, len(axes), 1)
     for panel, axis in zip(panels, axes, strict=True):
-        own = bands[axis]
-        _draw(panel, {name: curve for name, curve in own.items() if curve is not None}, look)
-        lacking = sum(curve is None for curve in own.values())
-        if lacking:
-            note = f"{lacking} of {len(own)} curves not drawn: {LACKING[axis]}"
+        own = {name: curve for name, of in bands.items() if (curve := of[axis]) is not None}
+        _draw(panel, own, look)
+        if lacking := len(bands) - len(own):
+            note = f"{lacking} of {len(bands)} curves not drawn: {LACKING[axis]}"
             panel.text(0.5, 1.0, note, transform=panel.transAxes, ha="center", va="bottom", fontsize=8, color=INK)
         panel.set(xlabel=AXES[axis], ylabel=label or LABELS[metric])
         if metric == "test_battle_won_mean":
             panel.set_ylim(-0.03, 1.03)
-    seeds = {name: curve.runs for own in bands.values() for name, curve in own.items() if curve is not None}
+    seeds = {name: curve.runs for name, of in bands.items() if (curve := of["steps"]) is not None}
     return _legend(figure, look, seeds)
 
 
@@ -128,8 +132,8 @@ def world_model(task: Task, curves: Sequence[Curve], look: Styles) -> Any | None
 
         draws.append(("open-loop error, and of no change (dashed)", "steps predicted ahead", horizon))
     for label, metrics in WORLD_MODEL.items():
-        bands = [{c.name: band(c.runs, metric) for c in curves} for metric in metrics]
-        drawn = [{name: curve for name, curve in own.items() if curve is not None} for own in bands]
+        found = [{c.name: bands([c.runs], metric)["steps"] for c in curves} for metric in metrics]
+        drawn = [{name: curve for name, curve in own.items() if curve is not None} for own in found]
         if not drawn[0]:
             continue
 

@@ -37,6 +37,7 @@ def write_report(
     planned: Sequence[Planned] = (),
     reference: str = "MMSA",
     problems: Sequence[str] = (),
+    wall_clock: bool = True,
 ) -> Path:
     """Writes index.html, figures/*.png and *.pdf, results.csv and table.md into the folder `out`.
 
@@ -44,6 +45,7 @@ def write_report(
     :param planned: what an experiment wanted; what differs from it or is missing is listed.
     :param reference: the algorithm (label or name, in any case) that is compared with each other one.
     :param problems: damaged records, listed as they are.
+    :param wall_clock: draw curves against it, too; it means little where machines differ or have other work.
     :return: the path of the page.
     :raises ConfigError: where a package is missing or `out` cannot be written to.
     """
@@ -51,7 +53,7 @@ def write_report(
     out = Path(out)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
-        return _Report(runs, out, title or "Comparison", planned, reference, problems).write()
+        return _Report(runs, out, title or "Comparison", planned, reference, problems, wall_clock).write()
     except OSError as error:
         raise ConfigError(f"{out}: the report cannot be written there: {error.strerror or error}") from None
 
@@ -81,10 +83,12 @@ class _Report:
         planned: Sequence[Planned],
         reference: str,
         problems: Sequence[str],
+        wall_clock: bool,
     ) -> None:
         self.runs, self.out, self.title, self.reference, self.problems = runs, out, title, reference, problems
         self.groups: Groups = group(runs, planned)
         self.planned = planned
+        self.axes = [axis for axis in scores.AXES if wall_clock or axis != "seconds"]
         self.tasks = [scores.score_task(task) for task in self.groups.tasks]
         self.suites = scores.suites(self.tasks)
         scored: list[scores.TaskScores | scores.Suite] = [
@@ -142,11 +146,8 @@ class _Report:
     # --- sections ---
     def _task(self, own: scores.TaskScores) -> dict[str, Any]:
         task = own.task
-        bands = {
-            axis: {curve.name: scores.band(curve.runs, task.metric, axis) for curve in task.curves}
-            for axis in scores.AXES
-        }
-        figure = plots.learning_curves(task.title, task.metric, self.look, bands)
+        bands = {curve.name: scores.bands([curve.runs], task.metric) for curve in task.curves}
+        figure = plots.learning_curves(task.title, task.metric, self.look, bands, axes=self.axes)
         found = {score.name: score for score in own.scores}
         rows = [
             {
@@ -163,7 +164,7 @@ class _Report:
             "shared": (own.grid[0], own.grid[-1]) if len(own.grid) else None,
             "points": len(own.grid),
             "metric": plots.LABELS[task.metric],
-            "no_updates": [curve.name for curve in task.curves if bands["updates"][curve.name] is None],
+            "no_updates": [curve.name for curve in task.curves if bands[curve.name]["updates"] is None],
             "figure": self._figure(figure, f"curves {task.title}", f"Learning curves, {task.title}"),
         }
 
@@ -204,7 +205,7 @@ class _Report:
             ],
         }
         if many and suite.scores:
-            figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label)
+            figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label, self.axes)
             shown["curves"] = self._figure(figure, f"aggregate {suite.backend} {suite.metric}", f"All tasks, {head}")
         if suite.scores:
             figure = plots.profiles(head, label, self.look, profiles)
@@ -282,7 +283,7 @@ class _Report:
                 if not known:
                     continue
                 series = run.metrics[known[0]]
-                updates = scores.updates_at(run, series)
+                updates = scores.updates_at(run, series.steps)
                 commit = ", then ".join(run.commits)
                 averaged = ["yes", ""] if id(run) in used else ["no", reasons.get(run.source, "")]
                 writer.writerows(

@@ -373,8 +373,21 @@ def test_another_simulators_published_runs_do_not_count(stage: Stage, checkout: 
     assert records.find(run).finished is not None
 
 
-def test_publish(stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publish(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("rliable")
+    from utils import plots
+
+    drawn: list[list[str]] = []
+    draw = plots.learning_curves
+
+    def spy(*given: Any, **named: Any) -> Any:
+        figure = draw(*given, **named)
+        drawn.append([panel.get_xlabel() for panel in figure.axes])
+        return figure
+
+    monkeypatch.setattr(plots, "learning_curves", spy)
     runs = stage.runs
     assert compare.main([*stage.words, "--publish"]) == 2
     assert "there is nothing to publish" in capsys.readouterr().err and not (checkout / "results").exists()
@@ -394,6 +407,7 @@ def test_publish(stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str
     assert {row.rpartition(",")[2] for row in rows} == set(places), "a path of this machine, or another run"
     table = (checkout / "results/pair/table.md").read_text()
     assert table.startswith("# Two learners on a game") and table.count("missing: no run was recorded") == 2
+    assert drawn == [["environment steps", "gradient updates"]], "wall-clock of several machines"
 
     before = {path: path.read_bytes() for path in checkout.rglob("*.json")}
     whole_record(runs[3], runs[3].folder)

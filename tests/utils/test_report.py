@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,34 @@ def test_curves_against_steps_updates_and_minutes(tmp_path: Path, drawn: Callabl
     assert [text.get_text() for text in legend.get_texts()] == ["mmsa (4 seeds)", "qmix (4 seeds)"]
 
 
+def test_a_fast_run_cuts_nothing_off(tmp_path: Path) -> None:
+    """Every axis has the scores of all steps, each where the two runs were at that step on average."""
+    fast, slow = lay(tmp_path, seeds=2)[:2]
+    tests, updates = slow.metrics["test_return_mean"], slow.metrics["updates"]
+    later = {"test_return_mean": tests._replace(seconds=3 * tests.seconds)}
+    slow = replace(slow, metrics=later | {"updates": updates._replace(values=5 * updates.values)})
+    drawn = sc.bands([[fast, slow]], "test_return_mean")
+    for axis, end in {"steps": 1000, "updates": 300, "seconds": 2000 * sr.SECONDS / 60}.items():
+        band = drawn[axis]
+        assert band is not None and band.x == pytest.approx(np.linspace(0, end, len(band.x))), axis
+        assert band.mid == pytest.approx(np.linspace(0, 0.815, len(band.x))), axis
+
+
+def test_where_no_time_is_known_nothing_is_drawn(tmp_path: Path) -> None:
+    """Steps of which one run has none, and all but the last test before the first update."""
+    one, other = lay(tmp_path, seeds=2)[:2]
+    tests, updates = one.metrics["test_return_mean"], one.metrics["updates"]
+    seconds = np.array([np.nan, *tests.seconds[1:]])
+    updates = updates._replace(values=np.array([0.0, 0, 0, 7, 9]))
+    one = replace(one, metrics={"test_return_mean": tests._replace(seconds=seconds), "updates": updates})
+    against = sc.bands([[one]], "test_return_mean")["updates"]
+    assert against is not None and against.x.tolist() == [0, 7, 9] and against.mid[0] == pytest.approx(0.405)
+    minutes = sc.bands([[one, other]], "test_return_mean")["seconds"]
+    assert minutes is not None and len(minutes.x) == 4 and minutes.mid[-1] == pytest.approx(0.815)
+    lost = replace(other, metrics={"test_return_mean": tests._replace(seconds=np.full(5, np.nan))})
+    assert [band is None for band in sc.bands([[one, lost]], "test_return_mean").values()] == [False, True, True]
+
+
 def test_with_two_seeds_no_interval_is_drawn(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
     write_report(lay(tmp_path / "runs", seeds=2), tmp_path / "out")
     for name in ("curves_Foraging-a", "aggregate", "profile"):
@@ -227,11 +256,11 @@ def test_a_suite_has_all_tasks_or_none(tmp_path: Path) -> None:
     assert suite.missing == {"vdn": ["Foraging-b, lbforaging 2.0.0"]} and suite.scores[0].finals.shape == (4, 2)
     # of 0.81 .. 0.84 and 0.41 .. 0.44 the two lowest and the two highest are cut
     assert suite.scores[0].final.value == pytest.approx((0.43 + 0.44 + 0.81 + 0.82) / 4)
-    band = suite.bands["steps"]["mmsa"]
+    band = suite.bands["mmsa"]["steps"]
     assert band is not None and band.low is not None and band.high is not None
     assert band.mid[-1] == pytest.approx(suite.scores[0].final.value)
     assert band.low[-1] < 0.625 < band.high[-1]
-    minutes = suite.bands["seconds"]["qmix"]
+    minutes = suite.bands["qmix"]["seconds"]
     assert minutes is not None and minutes.x[-1] == pytest.approx(10 / 60)
     assert suite.scores[0].mean_area.value == pytest.approx((0.825 + 0.425) / 4)
     # VDN is compared on the task that it was run on alone
