@@ -94,7 +94,7 @@ class Comparison(NamedTuple):
 def bands(
     tasks: Sequence[Sequence[RunRecord]], metric: str, scales: Sequence[tuple[float, float]] = ()
 ) -> dict[str, Band | None]:
-    """Axis -> the interquartile mean of all runs on all tasks at the steps that all of them cover.
+    """Axis -> the interquartile mean of all runs on all tasks at their tests' steps, as far as all of them go.
 
     Against updates and minutes it is drawn where the runs were at these steps on average, so that the end of the
     fastest run cuts nothing off. None where the runs share no steps, or one of them has not recorded the axis.
@@ -104,7 +104,7 @@ def bands(
     """
     curves = [[along(run, metric) for run in runs] for runs in tasks]
     known = [[curve for curve in own if curve is not None] for own in curves]
-    grid = st.common_grid([steps for own in known for steps, _ in own])
+    grid = st.drawn_grid([steps for own in known for steps, _ in own])
     if any(len(a) < len(b) for a, b in zip(known, curves, strict=True)) or not len(grid):
         return dict.fromkeys(AXES)
     rows = [

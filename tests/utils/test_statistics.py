@@ -32,6 +32,14 @@ def test_runs_that_share_nothing_have_no_grid() -> None:
     assert st.common_grid([np.array([0.0, 1]), np.array([1.0, 3])]).tolist() == [1]
 
 
+def test_a_drawn_grid_has_every_point_of_the_runs() -> None:
+    runs = [np.array([0.0, 10, 400]), np.array([5.0, 120, 390])]
+    assert st.drawn_grid(runs).tolist() == [5, 10, 120, 390]
+    assert st.drawn_grid([np.arange(200.0), np.arange(0.5, 200)]).tolist() == np.linspace(0.5, 199, 200).tolist()
+    assert st.drawn_grid([np.array([0.0, 1]), np.array([1.0, 3])]).tolist() == [1]
+    assert st.drawn_grid([np.array([0.0, 1]), np.array([2.0, 3])]).size == st.drawn_grid([]).size == 0
+
+
 def test_align_interpolates() -> None:
     runs = [(np.array([0.0, 10]), np.array([0.0, 1])), (np.array([0.0, 4, 10]), np.array([2.0, 2, 8]))]
     assert st.align(runs, np.array([0.0, 5, 10])).tolist() == [[0, 0.5, 1], [2, 3, 8]]
