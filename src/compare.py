@@ -22,7 +22,7 @@ from utils import config, records
 from utils.attempts import LocalPool, Pool, locked
 from utils.cli import refuse, require_writable
 from utils.conduct import Overview, conduct
-from utils.config import ConfigError, Parser, parse_override, shown_path
+from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
 from utils.progress import duration
 from utils.search import load_search
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="run nothing, only report: on folders of runs or mongodb://..., or on what an --experiment has so far",
     )
     parser.add_argument(
-        "--reference", metavar="ALGORITHM", help="with --report: the one that is compared with each other one (MMSA)"
+        "--reference", metavar="ALGORITHM", help="with --report RUNS: the one to compare with each other one (MMSA)"
     )
     for key in PART:
         text = f"only these {key} of the experiment or search; all parts together are the whole"
@@ -241,10 +241,13 @@ def report(
     title: str = "",
     runs: Sequence[Run] = (),
     problems: Sequence[str] = (),
-    reference: str = "MMSA",
+    reference: str = "",
     wall_clock: bool = True,
 ) -> Path:
-    """The page on these runs; those of `runs` that are missing are named there."""
+    """The page on these runs; those of `runs` that are missing are named there.
+
+    Without such a plan the reference must be among the algorithms that have runs, and is MMSA where none is named.
+    """
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from utils.report import write_report
     from utils.runs import Planned, load_runs
@@ -252,6 +255,8 @@ def report(
     damaged: list[str] = []
     loaded = load_runs(sources, damaged)
     planned = [Planned.of(run.config) for run in runs]
+    if not planned:
+        reference = reference_among(sorted({run.algorithm for run in loaded}), reference)
     return Path(
         write_report(
             loaded,
@@ -303,12 +308,24 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
     return 1 if problems else 0
 
 
+def reference_among(algorithms: Sequence[str], named: str) -> str:
+    """The named algorithm, or MMSA; ConfigError where the named one is not there, in any case of letters."""
+    reference, there = named or "MMSA", ", ".join(algorithms)
+    if reference.lower() not in map(str.lower, algorithms):
+        if named:
+            near = nearest(named, algorithms)
+            raise ConfigError(f"--reference {named}: no run's algorithm is called so{near}; there are {there}")
+        if len(algorithms) > 1:
+            print(f"nothing is compared, since no run's algorithm is called MMSA: --reference takes one of {there}")
+    return reference
+
+
 def report_only(options: argparse.Namespace) -> int:
     missing = [source for source in options.report if "://" not in source and not Path(source).is_dir()]
     if missing:
         raise ConfigError(f"--report {missing[0]}: there is no such folder")
     require_writable(Path(options.out), f"--out {options.out}")
-    print(f"report: {report(options.report, Path(options.out), reference=options.reference or 'MMSA')}")
+    print(f"report: {report(options.report, Path(options.out), reference=options.reference or '')}")
     return 0
 
 

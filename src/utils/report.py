@@ -43,7 +43,7 @@ def write_report(
 
     :param runs: as utils.runs.load_runs gives them.
     :param planned: what an experiment wanted; what differs from it or is missing is listed.
-    :param reference: the algorithm (label or name, in any case) that is compared with each other one.
+    :param reference: the algorithm (label or name, in any case) that is compared with each other one; "": none is.
     :param problems: damaged records, listed as they are.
     :param wall_clock: draw curves against it, too; it means little where machines differ or have other work.
     :return: the path of the page.

@@ -148,9 +148,12 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         calls.append(SimpleNamespace(runs=runs, out=out, **rest))
         return out / "index.html"
 
-    def load_runs(sources: Sequence[str], problems: list[str]) -> tuple[str, ...]:
+    class Recorded(str):
+        algorithm = property(lambda self: "QMIX" if self == "loaded" else "VDN")
+
+    def load_runs(sources: Sequence[str], problems: list[str]) -> tuple[Recorded, ...]:
         problems.append("a damaged record")
-        return ("loaded", *sources)
+        return tuple(map(Recorded, ("loaded", *sources)))
 
     for name, module in (
         ("utils.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
@@ -676,6 +679,18 @@ def test_report_only(stage: Stage, reported: list, tmp_path: Path) -> None:
     assert reported[0].runs == ("loaded", ".", "mongodb://host/db") and reported[0].out == Path("page")
 
 
+def test_a_report_without_a_reference_says_so(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--report", ".", "--out", "page"]
+    assert compare.main([*words, "--reference", "qmixx"]) == 2 and not reported
+    said = "--reference qmixx: no run's algorithm is called so; did you mean QMIX?; there are QMIX, VDN"
+    assert said in capsys.readouterr().err
+    assert compare.main(words) == 0
+    said = "nothing is compared, since no run's algorithm is called MMSA: --reference takes one of QMIX, VDN\n"
+    assert capsys.readouterr().out.startswith(said) and reported[0].reference == "MMSA"
+    assert compare.main([*words, "--reference", "vdn"]) == 0
+    assert "compared" not in capsys.readouterr().out and reported[1].reference == "vdn"
+
+
 def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     record(stage.runs[0], "COMPLETED")
     record(stage.runs[1], "INTERRUPTED")
@@ -685,6 +700,7 @@ def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
     assert call.planned == [run.config for run in stage.runs] and call.title == "Two learners on a game"
+    assert call.reference == "VDN", "the file's first algorithm, as none is called MMSA"
     assert call.problems[0].startswith(f"not counted, of another configuration: {other}")
     assert not any((run.folder / "run.log").exists() for run in stage.runs), "it has run something"
     assert compare.main([*stage.words, "--report", "with", "lr=0.1"]) == 0
