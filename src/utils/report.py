@@ -196,7 +196,6 @@ class _Report:
                 for score in suite.scores
             },
             "curves": None,
-            "profile": None,
             "dropped": [score.name for score in suite.scores if self._dropped(suite, score)],
             "scaled": [
                 (task.task.title, low, high)
@@ -204,12 +203,11 @@ class _Report:
                 if (low, high) != (0, 1)
             ],
         }
-        if many and suite.scores:
+        if many:
             figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label, self.axes)
             shown["curves"] = self._figure(figure, f"aggregate {suite.backend} {suite.metric}", f"All tasks, {head}")
-        if suite.scores:
-            figure = plots.profiles(head, label, self.look, profiles)
-            shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
+        figure = plots.profiles(head, label, self.look, profiles)
+        shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
         return shown
 
     @staticmethod

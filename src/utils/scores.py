@@ -205,12 +205,16 @@ def _middle(scores: np.ndarray) -> np.ndarray:
 
 
 def suites(tasks: Sequence[TaskScores]) -> list[Suite]:
-    """Tasks of the same backend and metric together; curves that were not run on all of them are named, not scored."""
+    """Tasks of the same backend and metric together; curves that were not run on all of them are named, not scored.
+
+    Where no curve was run on all of them, they are no suite.
+    """
     by_kind: dict[tuple[str, str], list[TaskScores]] = {}
     for task in tasks:
         if task.scores:
             by_kind.setdefault((task.task.backend, task.task.metric), []).append(task)
-    return [_suite(backend, metric, own) for (backend, metric), own in by_kind.items()]
+    found = [_suite(backend, metric, own) for (backend, metric), own in by_kind.items()]
+    return [suite for suite in found if suite.scores]
 
 
 def _suite(backend: str, metric: str, tasks: list[TaskScores]) -> Suite:

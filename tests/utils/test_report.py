@@ -276,6 +276,16 @@ def test_a_suite_has_all_tasks_or_none(tmp_path: Path) -> None:
     assert [row.baseline for row in sc.comparisons(suite.tasks[0], "QMIX")] == ["mmsa", "vdn"]
 
 
+def test_tasks_that_no_curve_has_all_of_are_no_suite(tmp_path: Path) -> None:
+    for name, key in (("mmsa", "Foraging-a"), ("qmix", "Foraging-b")):
+        sr.write(tmp_path / "runs" / name, sr.record(sr.configuration(name, env_args={"key": key}), sr.tests(1)))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out").read_text()
+    assert "tasks together, " not in page and "No curve has scores on all tasks" in page
+    assert "tasks together, " not in (tmp_path / "out/table.md").read_text()
+    kinds = {path.name.split("_")[0] for path in (tmp_path / "out/figures").iterdir()}
+    assert kinds == {"curves"}
+
+
 def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> None:
     for number, (key, name, end) in enumerate([("a", "x", -10), ("a", "y", -20), ("b", "x", 1), ("b", "y", 0.5)]):
         sr.write(tmp_path / f"{number}", sr.record(sr.configuration(name, env_args={"key": key}), sr.tests(end)))
