@@ -23,6 +23,11 @@ from utils.runs import Planned, RunRecord
 NEEDED = {"rliable": "rliable", "scipy": "scipy", "jinja2": "jinja2", "matplotlib": "matplotlib"}
 SERIES = frozenset((*METRICS, scores.UPDATES, *plots.WORLD_MODEL_SERIES))  # of all that runs record, what is read here
 PROFILE_POINTS = 101
+HOW = (
+    "Scores: interquartile mean over seeds (mean area: plain mean). Comparisons: ratio of the areas' plain means, "
+    "share of the pairs of runs with the larger area or the better final, ratio of the mean curves' steps. "
+    f"[95 % stratified bootstrap interval], none below {st.MIN_RUNS} seeds."
+)
 FEW_SEEDS = (  # tests/utils/test_statistics.py has the simulation
     "Such intervals are too narrow where seeds are few: on one task those of 3 seeds hold the true mean in about "
     "three of four cases, those of 5 in five of six."
@@ -292,8 +297,7 @@ class _Report:
 
     def _markdown(self) -> str:
         lines = [f"# {_cell(self.title)}", ""]
-        lines += ["Interquartile mean over seeds [95 % stratified bootstrap interval]; no interval below 3 seeds."]
-        lines += [FEW_SEEDS, ""]
+        lines += [HOW, FEW_SEEDS, ""]
         for own in self.tasks:
             seeds = {curve.name: f"{len(curve.runs)} ({curve.seeds})" for curve in own.task.curves}
             lines += [f"## {_cell(own.task.title)}", "", f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)", ""]

@@ -116,6 +116,7 @@ def test_the_table_has_the_numbers(made: tuple[Path, list[RunRecord]]) -> None:
     assert "| 0.412 [" in row or "| 0.413 [" in row
     assert "4 (1, 2, 3, 4) | 1,000 |" in row
     assert "## 2 tasks together, lbforaging 2.0.0" in table and "crashed" in table
+    assert "\nScores: interquartile mean over seeds" in table and "ratio of the areas' plain means" in table
 
 
 def test_the_csv_has_every_test(made: tuple[Path, list[RunRecord]]) -> None:
