@@ -36,6 +36,8 @@ WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the s
     "correlation of imagined and real reward": ("mmsa_reward_correlation",),
     "TD error with another roll-out, imagined steps alone (dashed)": ("mmsa_td_other_rollout", "mmsa_td_other_future"),
 }
+LOGARITHMIC = "mmsa_sale_over_no_change"  # it falls from 6 to below 1, where the curves differ
+MANY = 3  # curves; with more a second line for each would hide them
 WORLD_MODEL_SERIES = (
     *(f"{prefix}_{k}" for prefix in HORIZON_ERRORS for k in HORIZONS),
     *(metric for metrics in WORLD_MODEL.values() for metric in metrics),
@@ -91,7 +93,7 @@ def improvements(title: str, look: Styles, rows: Sequence[Comparison]) -> Any:
     for y, row in enumerate(rows):
         chance, colour = row.chance_area, look[row.baseline]["color"]
         if chance.low is not None and chance.high is not None:
-            panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35)
+            panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
         panel.plot(chance.value, y, "o", color=colour)
         words = textwrap.shorten(f"{row.reference} over {row.baseline}", 110, placeholder=" ...")
         panel.text(0, y - 0.22, _plain(words), fontsize=8, color=INK).set_in_layout(False)
@@ -121,25 +123,33 @@ def world_model(task: Task, curves: Sequence[Curve], look: Styles) -> Any | None
     """Panels of whatever the curves have of the world model's metrics; None where they have nothing."""
     draws: list[tuple[str, str, Callable[[Any], None]]] = []
     errors = {c.name: [horizon_errors(c, prefix) for prefix in HORIZON_ERRORS] for c in curves}
-    if any(np.isfinite(model).any() for model, _ in errors.values()):
+    errors = {name: errors[name] for name in look if name in errors and np.isfinite(errors[name][0]).any()}
+    if errors:
+        dashed = list(errors)[: 1 if len(errors) > MANY else None]
 
         def horizon(panel: Any) -> None:
             for name, (model, nothing) in errors.items():
                 panel.plot(HORIZONS, model, color=look[name]["color"], marker="o", markersize=4)
-                panel.plot(HORIZONS, nothing, color=look[name]["color"], linestyle="--")
+                if name in dashed:
+                    panel.plot(HORIZONS, nothing, color=look[name]["color"], linestyle="--")
             panel.set_xticks(HORIZONS)
             panel.set_ylim(bottom=0)
 
-        draws.append(("open-loop error, and of no change (dashed)", "steps predicted ahead", horizon))
+        which = "dashed" if dashed == list(errors) else "dashed, of the first curve alone"
+        draws.append((f"open-loop error, and of no change ({which})", "steps predicted ahead", horizon))
     for label, metrics in WORLD_MODEL.items():
         found = [{c.name: bands([c.runs], metric)["steps"] for c in curves} for metric in metrics]
         drawn = [{name: curve for name, curve in own.items() if curve is not None} for own in found]
         if not drawn[0]:
             continue
 
-        def against_steps(panel: Any, drawn: list[dict[str, Band]] = drawn) -> None:
+        def against_steps(panel: Any, drawn: list[dict[str, Band]] = drawn, log: bool = LOGARITHMIC in metrics) -> None:
             for own, dash in zip(drawn, ("-", "--"), strict=False):
                 _draw(panel, own, {name: {**look[name], "linestyle": dash} for name in own})
+            if log:
+                panel.set_yscale("log", subs=())
+                panel.yaxis.set_major_locator(_matplotlib().ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+                panel.yaxis.set_major_formatter(_short)
 
         draws.append((label, AXES["steps"], against_steps))
     if not draws:

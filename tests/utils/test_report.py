@@ -16,6 +16,7 @@ from support import sacred_runs as sr
 from utils import scores as sc
 from utils.config import ConfigError
 from utils.grouping import group
+from utils.plots import COLOURS
 from utils.runs import Planned, RunRecord, load_runs
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
@@ -213,6 +214,12 @@ def test_where_no_time_is_known_nothing_is_drawn(tmp_path: Path) -> None:
     assert [band is None for band in sc.bands([[one, lost]], "test_return_mean").values()] == [False, True, True]
 
 
+def test_bars_end_where_their_intervals_end(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    write_report(lay(tmp_path / "runs", seeds=3), tmp_path / "out")
+    bar = drawn("comparison_Foraging-a").axes[0].lines[0]
+    assert bar.get_linewidth() == 7 and bar.get_solid_capstyle() == "butt"
+
+
 def test_with_two_seeds_no_interval_is_drawn(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
     write_report(lay(tmp_path / "runs", seeds=2), tmp_path / "out")
     for name in ("curves_Foraging-a", "aggregate", "profile"):
@@ -346,6 +353,19 @@ def test_the_world_model_is_shown(tmp_path: Path, drawn: Callable[[str], Figure]
     assert kl.lines[0].get_ydata().tolist() == [3, 2, 1] and len(rest) == 7 and len(rest[3].lines) == 2
     section = page.partition('<h2 id="world-model">')[2].partition("<h2")[0]
     assert "open loop 10" in section and "reward correlation" in section and "qmix" not in section.partition("<svg")[0]
+
+
+def test_a_world_model_of_many_curves(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    """With more than three, what no change errs is drawn for the first one, the reference, alone."""
+    for name in ("mmsa a", "mmsa b", "mmsa c", "mmsa"):
+        sr.write(tmp_path / "runs" / name, sr.record(sr.configuration(name), sr.tests(1) | sr.world_model()))
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    horizon, *rest = drawn("world_model").axes
+    first, dashed, *others = horizon.lines
+    assert [line.get_linestyle() for line in others] == ["-", "-", "-"] and "of the first curve" in horizon.get_title()
+    assert dashed.get_linestyle() == "--" and dashed.get_color() == first.get_color() == COLOURS[0]
+    ratio = next(panel for panel in rest if panel.get_title() == "SALE error over that of no change")
+    assert ratio.get_yscale() == "log" and [panel.get_yscale() for panel in rest].count("log") == 1
 
 
 def test_whatever_is_there_of_the_world_model_is_shown(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
