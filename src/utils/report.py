@@ -17,7 +17,7 @@ import numpy as np
 from utils import plots, scores
 from utils import statistics as st
 from utils.config import ConfigError
-from utils.grouping import METRICS, Curve, Groups, Task, group
+from utils.grouping import METRICS, Curve, Groups, LeftOut, Task, group
 from utils.runs import Planned, RunRecord
 
 NEEDED = {"rliable": "rliable", "scipy": "scipy", "jinja2": "jinja2", "matplotlib": "matplotlib"}
@@ -130,6 +130,7 @@ class _Report:
             "n_planned": len(self.planned),
             "few": [f"{c.name} on {t.title}" for t, c in self._curves() if len(c.runs) < st.MIN_RUNS],
             "groups": self.groups,
+            "left_out": self._left_out(),
             "problems": self.problems,
             "tasks": tasks,
             "suites": [self._suite(suite) for suite in self.suites],
@@ -144,6 +145,13 @@ class _Report:
         page = self.out / "index.html"
         page.write_text(_render(context), encoding="utf-8")
         return page
+
+    def _left_out(self) -> list[tuple[LeftOut, str]]:
+        """What is not averaged, and its seeds: each record, and the missing runs of an algorithm on a task together."""
+        seeds: dict[LeftOut, list[str]] = {}
+        for out in self.groups.left_out:
+            seeds.setdefault(out._replace(seed=None), []).append("" if out.seed is None else str(out.seed))
+        return [(out, ", ".join(own)) for out, own in seeds.items()]
 
     def _curves(self) -> list[tuple[Task, Curve]]:
         return [(task, curve) for task in self.groups.tasks for curve in task.curves]
@@ -308,11 +316,8 @@ class _Report:
                 lines += [f"## {self._together(suite)}", "", f"`{suite.metric}`", ""]
                 lines += _score_table(suite, seeds, mean=True) + self._comparison_table(suite)
         if self.groups.left_out:
-            rows = [
-                [_cell(o.algorithm), _cell(o.task), "" if o.seed is None else str(o.seed), _cell(o.reason)]
-                for o in self.groups.left_out
-            ]
-            lines += ["## Not averaged", "", *_table(["algorithm", "task", "seed", "reason"], rows)]
+            rows = [[_cell(o.algorithm), _cell(o.task), seeds, _cell(o.reason)] for o, seeds in self._left_out()]
+            lines += ["## Not averaged", "", *_table(["algorithm", "task", "seeds", "reason"], rows)]
         return "\n".join(lines)
 
     def _comparison_table(self, scored: scores.TaskScores | scores.Suite) -> list[str]:

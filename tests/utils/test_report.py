@@ -383,6 +383,22 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
     assert "nothing to average" in page and "0 of 1 runs averaged, 1 planned" in page and "no run was recorded" in page
 
 
+def test_missing_runs_of_an_algorithm_are_one_line(tmp_path: Path) -> None:
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), {}, status="FAILED"))
+    planned = [Planned.of(sr.configuration(name, seed)) for seed in (1, 11, 12) for name in ("qmix", "vdn")]
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", planned=planned).read_text()
+    rows = [
+        ("qmix", f"{sr.LBF}, lbforaging 2.0.0", "1", "crashed: ValueError: a bad value"),
+        ("qmix", sr.LBF, "1", "missing: no complete run of this configuration"),
+        ("vdn", sr.LBF, "1, 11, 12", "missing: no run was recorded"),
+        ("qmix", sr.LBF, "11, 12", "missing: no run was recorded"),
+    ]
+    table = (tmp_path / "out/table.md").read_text().partition("## Not averaged")[2]
+    assert table.splitlines()[4:] == [f"| {' | '.join(row)} |" for row in rows]
+    section = page.partition('<h2 id="left-out">')[2].partition("</table>")[0]
+    assert [tuple(re.findall(r"<td[^>]*>([^<]*)</td>", line))[:4] for line in section.split("<tr>")[2:]] == rows
+
+
 def test_curves_that_share_no_steps(tmp_path: Path) -> None:
     sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), sr.tests(1)))
     sr.write(tmp_path / "runs/2", sr.record(sr.configuration("vdn", t_max=3000), sr.tests(1, (2000, 3000))))
