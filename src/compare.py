@@ -203,7 +203,8 @@ def conclude(
     try:
         out.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are published ones
         with locked(out / "report.lock"):  # two at once would write into each other's files
-            page = report(sources, out / "report", title, runs, problems, loaded.experiment.reference)
+            reference, ranked = loaded.experiment.reference, bool(loaded.searched)
+            page = report(sources, out / "report", title, runs, problems, reference, ranked=ranked)
         say(console, f"report: {page}")
         return 0
     except Exception as error:
@@ -243,6 +244,7 @@ def report(
     problems: Sequence[str] = (),
     reference: str = "",
     wall_clock: bool = True,
+    ranked: bool = False,
 ) -> Path:
     """The page on these runs; those of `runs` that are missing are named there.
 
@@ -266,6 +268,7 @@ def report(
             reference=reference,
             problems=[*problems, *damaged],
             wall_clock=wall_clock,
+            ranked=ranked,
         )
     )
 
@@ -299,7 +302,8 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
         title, reference = loaded.title or loaded.name, loaded.experiment.reference
-        report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False)
+        ranked = bool(loaded.searched)
+        report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False, ranked=ranked)
         loaded.published.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
         for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
             shutil.copy(path, loaded.published)

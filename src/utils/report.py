@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,6 +43,7 @@ def write_report(
     reference: str = "MMSA",
     problems: Sequence[str] = (),
     wall_clock: bool = True,
+    ranked: bool = False,
 ) -> Path:
     """Writes index.html, figures/*.png and *.pdf, results.csv and table.md into the folder `out`.
 
@@ -51,6 +52,7 @@ def write_report(
     :param reference: the algorithm (label or name, in any case) that is compared with each other one; "": none is.
     :param problems: damaged records, listed as they are.
     :param wall_clock: draw curves against it, too; it means little where machines differ or have other work.
+    :param ranked: tables have the best final score first, as wanted of a search; else they are in the order of names.
     :return: the path of the page.
     :raises ConfigError: where a package is missing or `out` cannot be written to.
     """
@@ -58,7 +60,7 @@ def write_report(
     out = Path(out)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
-        return _Report(runs, out, title or "Comparison", planned, reference, problems, wall_clock).write()
+        return _Report(runs, out, title or "Comparison", planned, reference, problems, wall_clock, ranked).write()
     except OSError as error:
         raise ConfigError(f"{out}: the report cannot be written there: {error.strerror or error}") from None
 
@@ -89,6 +91,7 @@ class _Report:
         reference: str,
         problems: Sequence[str],
         wall_clock: bool,
+        ranked: bool,
     ) -> None:
         self.runs, self.out, self.title, self.reference, self.problems = runs, out, title, reference, problems
         self.groups: Groups = group(runs, planned)
@@ -96,6 +99,10 @@ class _Report:
         self.axes = [axis for axis in scores.AXES if wall_clock or axis != "seconds"]
         self.tasks = [scores.score_task(task) for task in self.groups.tasks]
         self.suites = scores.suites(self.tasks)
+        self.ranked = ranked
+        if ranked:
+            self.tasks = [replace(own, scores=_ranked(own.scores)) for own in self.tasks]
+            self.suites = [replace(suite, scores=_ranked(suite.scores)) for suite in self.suites]
         scored: list[scores.TaskScores | scores.Suite] = [
             *self.tasks,
             *(suite for suite in self.suites if len(suite.tasks) > 1),
@@ -131,6 +138,7 @@ class _Report:
             "few": [f"{c.name} on {t.title}" for t, c in self._curves() if len(c.runs) < st.MIN_RUNS],
             "groups": self.groups,
             "left_out": self._left_out(),
+            "ranked": self.ranked,
             "problems": self.problems,
             "tasks": tasks,
             "suites": [self._suite(suite) for suite in self.suites],
@@ -162,6 +170,7 @@ class _Report:
         bands = {curve.name: scores.bands([curve.runs], task.metric) for curve in task.curves}
         figure = plots.learning_curves(task.title, task.metric, self.look, bands, axes=self.axes)
         found = {score.name: score for score in own.scores}
+        order = list(found) or [curve.name for curve in task.curves]
         rows = [
             {
                 "curve": curve,
@@ -169,7 +178,7 @@ class _Report:
                 "anchors": [self.anchors[task.title, curve.name]],
                 "steps": max(run.metrics[task.metric].steps[-1] for run in curve.runs),
             }
-            for curve in task.curves
+            for curve in sorted(task.curves, key=lambda curve: order.index(curve.name))
         ]
         return {
             "task": task,
@@ -330,6 +339,10 @@ class _Report:
             for row in self.comparisons[id(scored)]
         ]
         return _table(names, rows) if rows else []
+
+
+def _ranked(own: Sequence[scores.Score]) -> tuple[scores.Score, ...]:
+    return tuple(sorted(own, key=lambda score: -score.final.value))
 
 
 def _score_table(scored: scores.TaskScores | scores.Suite, seeds: Mapping[str, str], mean: bool = False) -> list[str]:

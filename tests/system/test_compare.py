@@ -700,11 +700,20 @@ def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
     assert call.planned == [run.config for run in stage.runs] and call.title == "Two learners on a game"
-    assert call.reference == "VDN", "the file's first algorithm, as none is called MMSA"
+    assert not call.ranked and call.reference == "VDN", "the file's first algorithm, as none is called MMSA"
     assert call.problems[0].startswith(f"not counted, of another configuration: {other}")
     assert not any((run.folder / "run.log").exists() for run in stage.runs), "it has run something"
     assert compare.main([*stage.words, "--report", "with", "lr=0.1"]) == 0
     assert reported[1].planned[0]["lr"] == 0.1
+
+
+def test_a_search_is_ranked_not_compared(stage: Stage, reported: list) -> None:
+    search = stage.file.with_name("search.yaml")
+    rest = FILE.partition("tasks:")[2]
+    search.write_text("algorithm: {config: vdn}\nkeys: {lr: [0.1, 0.01]}\ntasks:" + rest)
+    (stage.out / "runs").mkdir(parents=True)
+    assert compare.main([f"--search={search}", "--out", str(stage.out), "--report"]) == 0
+    assert reported[0].ranked and reported[0].reference == "" and len(reported[0].planned) == 4
 
 
 # --- the real thing ---

@@ -147,6 +147,22 @@ def test_two_reports_of_the_same_runs_are_the_same(made: tuple[Path, list[RunRec
     assert (tmp_path / "results.csv").read_text() == (out / "results.csv").read_text()
 
 
+def test_ranked_the_best_score_comes_first(tmp_path: Path) -> None:
+    for number, (name, ends) in enumerate({"a": (0.1, 0.9), "b": (0.5, 0.5), "c": (0.9, 0.4)}.items()):
+        for key, end in zip("xy", ends, strict=True):
+            config = sr.configuration(name, env_args={"key": key})
+            sr.write(tmp_path / f"runs/{number}{key}", sr.record(config, sr.tests(end)))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", reference="", ranked=True).read_text()
+    table = (tmp_path / "out/table.md").read_text()
+    parts = {"x": "cba", "y": "abc", "2 tasks together": "cab"}  # the mean on both: 0.65, 0.5, 0.5
+    for head, order in parts.items():
+        section = table.partition(f"## {head}")[2].partition("## ")[0]
+        assert "".join(re.findall(r"^\| ([abc]) ", section, re.M)) == order
+        shown = page.partition(f"<h3>{head}")[2].partition("</table>")[0]
+        assert "".join(re.findall(r"<tr><td>([abc])</td>", shown)) == order
+    assert "best final score comes first" in page and "against the others" not in page
+
+
 # --- what is drawn ---
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Figure]:
