@@ -125,14 +125,25 @@ def make_plan(options: argparse.Namespace, words: Sequence[str]) -> tuple[Loaded
 
 # --- The plan in words ---
 def estimate(runs: Sequence[Run]) -> dict[Run, tuple[float | None, str]]:
-    """Run -> (steps a second, where that is from); None where nothing is known."""
+    """Run -> (steps a second, where that is from); None where nothing is known.
+
+    An algorithm without a speed of its own on the task has that of the first one with the same config file.
+    """
     pairs: dict[tuple[str, str], tuple[float | None, str]] = {}
     for run in runs:
         if (run.algorithm, run.task) not in pairs:
             measured = records.seconds_per_step(run, runs)
             known = (run.steps_per_second, "the file") if run.steps_per_second else (None, "unknown")
             pairs[run.algorithm, run.task] = (1 / measured[0], measured[1]) if measured else known
-    return {run: pairs[run.algorithm, run.task] for run in runs}
+    like: dict[tuple[str, str], tuple[float | None, str]] = {}  # of (--config=NAME, task)
+    for run in runs:
+        speed, source = pairs[run.algorithm, run.task]
+        if speed:
+            like.setdefault((run.words[0], run.task), (speed, f"as {run.algorithm}: {source}"))
+    return {
+        run: own if (own := pairs[run.algorithm, run.task])[0] else like.get((run.words[0], run.task), own)
+        for run in runs
+    }
 
 
 def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console: Console) -> None:

@@ -625,6 +625,18 @@ def test_dry_run_measures_published_runs(stage: Stage, checkout: Path, capsys: p
     assert "published runs" not in out and "estimated time: 10 s for 1 of them" in out
 
 
+def test_dry_run_takes_variants_for_as_fast(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another algorithm of the same config file on the same task, as its speed is known."""
+    stage.file.write_text(FILE.replace("tasks:\n", "  VDN, lr: {config: vdn, overrides: {lr: 0.1}}\ntasks:\n"))
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "estimated time: 1 min 20 s for 4 of them; unknown for the other 2" in out and "as VDN: the file" in out
+    record(stage.runs[0], "COMPLETED")  # 100 steps/s
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "estimated time: 30 s for 3 of them" in out and out.count("as VDN: finished runs") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
