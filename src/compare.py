@@ -22,7 +22,7 @@ from utils import config, records
 from utils.attempts import LocalPool, Pool, locked
 from utils.cli import refuse, require_writable
 from utils.conduct import Overview, conduct
-from utils.config import ConfigError, Parser, parse_override, shown_path
+from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
 from utils.progress import duration
 from utils.search import load_search
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="run nothing, only report: on folders of runs or mongodb://..., or on what an --experiment has so far",
     )
     parser.add_argument(
-        "--reference", metavar="ALGORITHM", help="with --report: the one that is compared with each other one (MMSA)"
+        "--reference", metavar="ALGORITHM", help="with --report RUNS: the one to compare with each other one (MMSA)"
     )
     for key in PART:
         text = f"only these {key} of the experiment or search; all parts together are the whole"
@@ -125,14 +125,25 @@ def make_plan(options: argparse.Namespace, words: Sequence[str]) -> tuple[Loaded
 
 # --- The plan in words ---
 def estimate(runs: Sequence[Run]) -> dict[Run, tuple[float | None, str]]:
-    """Run -> (steps a second, where that is from); None where nothing is known."""
+    """Run -> (steps a second, where that is from); None where nothing is known.
+
+    An algorithm without a speed of its own on the task has that of the first one with the same config file.
+    """
     pairs: dict[tuple[str, str], tuple[float | None, str]] = {}
     for run in runs:
         if (run.algorithm, run.task) not in pairs:
             measured = records.seconds_per_step(run, runs)
             known = (run.steps_per_second, "the file") if run.steps_per_second else (None, "unknown")
             pairs[run.algorithm, run.task] = (1 / measured[0], measured[1]) if measured else known
-    return {run: pairs[run.algorithm, run.task] for run in runs}
+    like: dict[tuple[str, str], tuple[float | None, str]] = {}  # of (--config=NAME, task)
+    for run in runs:
+        speed, source = pairs[run.algorithm, run.task]
+        if speed:
+            like.setdefault((run.words[0], run.task), (speed, f"as {run.algorithm}: {source}"))
+    return {
+        run: own if (own := pairs[run.algorithm, run.task])[0] else like.get((run.words[0], run.task), own)
+        for run in runs
+    }
 
 
 def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console: Console) -> None:
@@ -203,7 +214,8 @@ def conclude(
     try:
         out.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are published ones
         with locked(out / "report.lock"):  # two at once would write into each other's files
-            page = report(sources, out / "report", title, runs, problems, loaded.experiment.reference)
+            reference, ranked = loaded.experiment.reference, bool(loaded.searched)
+            page = report(sources, out / "report", title, runs, problems, reference, ranked=ranked)
         say(console, f"report: {page}")
         return 0
     except Exception as error:
@@ -241,9 +253,14 @@ def report(
     title: str = "",
     runs: Sequence[Run] = (),
     problems: Sequence[str] = (),
-    reference: str = "MMSA",
+    reference: str = "",
+    wall_clock: bool = True,
+    ranked: bool = False,
 ) -> Path:
-    """The page on these runs; those of `runs` that are missing are named there."""
+    """The page on these runs; those of `runs` that are missing are named there.
+
+    Without such a plan the reference must be among the algorithms that have runs, and is MMSA where none is named.
+    """
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from utils.report import write_report
     from utils.runs import Planned, load_runs
@@ -251,12 +268,27 @@ def report(
     damaged: list[str] = []
     loaded = load_runs(sources, damaged)
     planned = [Planned.of(run.config) for run in runs]
-    problems = [*problems, *damaged]
-    return Path(write_report(loaded, out, title=title, planned=planned, reference=reference, problems=problems))
+    if not planned:
+        reference = reference_among(sorted({run.algorithm for run in loaded}), reference)
+    return Path(
+        write_report(
+            loaded,
+            out,
+            title=title,
+            planned=planned,
+            reference=reference,
+            problems=[*problems, *damaged],
+            wall_clock=wall_clock,
+            ranked=ranked,
+        )
+    )
 
 
 def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) -> int:
-    """Copies what is finished into the repository and reports there on all that it has; 1 where a run is damaged."""
+    """Copies what is finished into the repository and reports there on all that it has; 1 where a run is damaged.
+
+    Not against wall-clock: published runs are of several machines, which had other work besides.
+    """
     from utils.publish import publish as publish_one
 
     published: list[Path] = []
@@ -280,7 +312,9 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
         raise ConfigError([nothing, *problems, *miscounted(runs)])
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
-        report(sources, Path(scratch), loaded.title or loaded.name, runs, (), loaded.experiment.reference)
+        title, reference = loaded.title or loaded.name, loaded.experiment.reference
+        ranked = bool(loaded.searched)
+        report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False, ranked=ranked)
         loaded.published.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
         for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
             shutil.copy(path, loaded.published)
@@ -289,12 +323,24 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
     return 1 if problems else 0
 
 
+def reference_among(algorithms: Sequence[str], named: str) -> str:
+    """The named algorithm, or MMSA; ConfigError where the named one is not there, in any case of letters."""
+    reference, there = named or "MMSA", ", ".join(algorithms)
+    if reference.lower() not in map(str.lower, algorithms):
+        if named:
+            near = nearest(named, algorithms)
+            raise ConfigError(f"--reference {named}: no run's algorithm is called so{near}; there are {there}")
+        if len(algorithms) > 1:
+            print(f"nothing is compared, since no run's algorithm is called MMSA: --reference takes one of {there}")
+    return reference
+
+
 def report_only(options: argparse.Namespace) -> int:
     missing = [source for source in options.report if "://" not in source and not Path(source).is_dir()]
     if missing:
         raise ConfigError(f"--report {missing[0]}: there is no such folder")
     require_writable(Path(options.out), f"--out {options.out}")
-    print(f"report: {report(options.report, Path(options.out), reference=options.reference or 'MMSA')}")
+    print(f"report: {report(options.report, Path(options.out), reference=options.reference or '')}")
     return 0
 
 

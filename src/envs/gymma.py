@@ -135,6 +135,13 @@ def find_spec(key: str) -> Any:
         raise ValueError(f"{key!r} is no known environment.{nearest(key, names)}") from error
 
 
+def plain_key(key: str) -> str:
+    """The key without its module where find_spec imports that one anyway, so that a task has one name in reports."""
+    module, _, plain = key.rpartition(":")
+    own = {package for begin, package in PACKAGES.items() if plain.lower().startswith(begin.lower())}
+    return plain if module in own else key
+
+
 def _for_all(flag: Any) -> bool:
     """One flag of the episode, where an environment may give one for each agent."""
     return flag if isinstance(flag, bool) else bool(np.all(flag))

@@ -12,7 +12,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from utils import config
 from utils.config import (
@@ -61,8 +61,8 @@ class Task(_Strict):
 class Experiment(_Strict):
     """Every algorithm on every task with every seed. Later overrides win: all runs', the task's, the algorithm's.
 
-    The report compares the `reference` with each other algorithm. Published runs of the experiments `runs_of` count as
-    this one's where algorithm, task, seed and configuration are the same.
+    The report compares the `reference`, by default MMSA or else the first one, with each other algorithm. Published
+    runs of the experiments `runs_of` count as this one's where algorithm, task, seed and configuration are the same.
     """
 
     algorithms: dict[Label, Algorithm] = Field(min_length=1)
@@ -70,15 +70,16 @@ class Experiment(_Strict):
     seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(min_length=1)
     t_max: Positive
     overrides: dict[str, Any] = {}
-    reference: str = "MMSA"
+    reference: str = Field("", validate_default=True)
     runs_of: list[str] = []
 
-    @model_validator(mode="after")
-    def _reference_is_there(self) -> Experiment:
-        if "reference" in self.model_fields_set and self.reference not in self.algorithms:
-            there = ", ".join(self.algorithms)
-            raise ValueError(f"reference = {self.reference!r}: no algorithm is called so; there are {there}")
-        return self
+    @field_validator("reference")
+    @classmethod
+    def _reference_is_there(cls, reference: str, info: ValidationInfo) -> str:
+        there = list(info.data.get("algorithms", ()))  # nothing where they are wrong, which is said already
+        if reference and there and reference not in there:
+            raise ValueError(f"no algorithm is called so{nearest(reference, there)}; there are {', '.join(there)}")
+        return reference or next((name for name in there if name.lower() == "mmsa"), next(iter(there), ""))
 
     @field_validator("algorithms", "tasks")
     @classmethod

@@ -31,7 +31,8 @@ def learning_curve(info: Mapping[str, Any], path: Path, title: str, backend: str
     figure.suptitle(title + (f"\n{backend}" if backend else ""), fontsize=11)
     for axes, (label, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if info.get(key):
-            axes.plot(info[f"{key}_T"], info[key], color="0.7", label="train")
+            marker = "." if len(info[key]) == 1 else ""  # a line of one point cannot be seen
+            axes.plot(info[f"{key}_T"], info[key], color="0.7", marker=marker, label="train")
         if info.get(f"test_{key}"):
             axes.plot(info[f"test_{key}_T"], info[f"test_{key}"], color="C0", marker=".", label="test")
         axes.set(xlabel="environment steps", ylabel=label)

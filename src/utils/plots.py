@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from utils import statistics as st
 from utils.grouping import Curve, Task
-from utils.scores import AXES, Band, Comparison, band
+from utils.scores import AXES, Band, Comparison, bands
 
 LABELS = {
     "test_battle_won_mean": "win rate in tests",
@@ -36,6 +36,8 @@ WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the s
     "correlation of imagined and real reward": ("mmsa_reward_correlation",),
     "TD error with another roll-out, imagined steps alone (dashed)": ("mmsa_td_other_rollout", "mmsa_td_other_future"),
 }
+LOGARITHMIC = "mmsa_sale_over_no_change"  # it falls from 6 to below 1, where the curves differ
+MANY = 3  # curves; with more a second line for each would hide them
 WORLD_MODEL_SERIES = (
     *(f"{prefix}_{k}" for prefix in HORIZON_ERRORS for k in HORIZONS),
     *(metric for metrics in WORLD_MODEL.values() for metric in metrics),
@@ -43,7 +45,7 @@ WORLD_MODEL_SERIES = (
 LACKING = {
     "steps": "their runs share no steps",
     "updates": "not every run recorded the metric updates",
-    "seconds": "not every run recorded times, or they share none",
+    "seconds": "not every run recorded times",
 }
 Styles = Mapping[str, Mapping[str, Any]]
 
@@ -55,22 +57,26 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def learning_curves(
-    title: str, metric: str, look: Styles, bands: Mapping[str, Mapping[str, Band | None]], label: str = ""
+    title: str,
+    metric: str,
+    look: Styles,
+    bands: Mapping[str, Mapping[str, Band | None]],
+    label: str = "",
+    axes: Iterable[str] = AXES,
 ) -> Any:
-    """A panel for each axis that any curve has. bands: axis -> curve -> band, None where its runs have not the axis."""
-    axes = [axis for axis in AXES if axis == "steps" or any(own is not None for own in bands[axis].values())]
+    """A panel for each of the axes that any curve has. bands: curve -> axis -> band, None where its runs lack it."""
+    axes = [axis for axis in axes if axis == "steps" or any(own[axis] is not None for own in bands.values())]
     figure, panels = _figure(title, len(axes), 1)
     for panel, axis in zip(panels, axes, strict=True):
-        own = bands[axis]
-        _draw(panel, {name: curve for name, curve in own.items() if curve is not None}, look)
-        lacking = sum(curve is None for curve in own.values())
-        if lacking:
-            note = f"{lacking} of {len(own)} curves not drawn: {LACKING[axis]}"
+        own = {name: curve for name, of in bands.items() if (curve := of[axis]) is not None}
+        _draw(panel, own, look)
+        if lacking := len(bands) - len(own):
+            note = f"{lacking} of {len(bands)} curves not drawn: {LACKING[axis]}"
             panel.text(0.5, 1.0, note, transform=panel.transAxes, ha="center", va="bottom", fontsize=8, color=INK)
         panel.set(xlabel=AXES[axis], ylabel=label or LABELS[metric])
         if metric == "test_battle_won_mean":
             panel.set_ylim(-0.03, 1.03)
-    seeds = {name: curve.runs for own in bands.values() for name, curve in own.items() if curve is not None}
+    seeds = {name: curve.runs for name, of in bands.items() if (curve := of["steps"]) is not None}
     return _legend(figure, look, seeds)
 
 
@@ -87,7 +93,7 @@ def improvements(title: str, look: Styles, rows: Sequence[Comparison]) -> Any:
     for y, row in enumerate(rows):
         chance, colour = row.chance_area, look[row.baseline]["color"]
         if chance.low is not None and chance.high is not None:
-            panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35)
+            panel.plot([chance.low, chance.high], [y, y], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt")
         panel.plot(chance.value, y, "o", color=colour)
         words = textwrap.shorten(f"{row.reference} over {row.baseline}", 110, placeholder=" ...")
         panel.text(0, y - 0.22, _plain(words), fontsize=8, color=INK).set_in_layout(False)
@@ -117,25 +123,33 @@ def world_model(task: Task, curves: Sequence[Curve], look: Styles) -> Any | None
     """Panels of whatever the curves have of the world model's metrics; None where they have nothing."""
     draws: list[tuple[str, str, Callable[[Any], None]]] = []
     errors = {c.name: [horizon_errors(c, prefix) for prefix in HORIZON_ERRORS] for c in curves}
-    if any(np.isfinite(model).any() for model, _ in errors.values()):
+    errors = {name: errors[name] for name in look if name in errors and np.isfinite(errors[name][0]).any()}
+    if errors:
+        dashed = list(errors)[: 1 if len(errors) > MANY else None]
 
         def horizon(panel: Any) -> None:
             for name, (model, nothing) in errors.items():
                 panel.plot(HORIZONS, model, color=look[name]["color"], marker="o", markersize=4)
-                panel.plot(HORIZONS, nothing, color=look[name]["color"], linestyle="--")
+                if name in dashed:
+                    panel.plot(HORIZONS, nothing, color=look[name]["color"], linestyle="--")
             panel.set_xticks(HORIZONS)
             panel.set_ylim(bottom=0)
 
-        draws.append(("open-loop error, and of no change (dashed)", "steps predicted ahead", horizon))
+        which = "dashed" if dashed == list(errors) else "dashed, of the first curve alone"
+        draws.append((f"open-loop error, and of no change ({which})", "steps predicted ahead", horizon))
     for label, metrics in WORLD_MODEL.items():
-        bands = [{c.name: band(c.runs, metric) for c in curves} for metric in metrics]
-        drawn = [{name: curve for name, curve in own.items() if curve is not None} for own in bands]
+        found = [{c.name: bands([c.runs], metric)["steps"] for c in curves} for metric in metrics]
+        drawn = [{name: curve for name, curve in own.items() if curve is not None} for own in found]
         if not drawn[0]:
             continue
 
-        def against_steps(panel: Any, drawn: list[dict[str, Band]] = drawn) -> None:
+        def against_steps(panel: Any, drawn: list[dict[str, Band]] = drawn, log: bool = LOGARITHMIC in metrics) -> None:
             for own, dash in zip(drawn, ("-", "--"), strict=False):
                 _draw(panel, own, {name: {**look[name], "linestyle": dash} for name in own})
+            if log:
+                panel.set_yscale("log", subs=())
+                panel.yaxis.set_major_locator(_matplotlib().ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+                panel.yaxis.set_major_formatter(_short)
 
         draws.append((label, AXES["steps"], against_steps))
     if not draws:

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,15 +17,20 @@ import numpy as np
 from utils import plots, scores
 from utils import statistics as st
 from utils.config import ConfigError
-from utils.grouping import METRICS, Curve, Groups, Task, group
+from utils.grouping import METRICS, Curve, Groups, LeftOut, Task, group
 from utils.runs import Planned, RunRecord
 
 NEEDED = {"rliable": "rliable", "scipy": "scipy", "jinja2": "jinja2", "matplotlib": "matplotlib"}
 SERIES = frozenset((*METRICS, scores.UPDATES, *plots.WORLD_MODEL_SERIES))  # of all that runs record, what is read here
 PROFILE_POINTS = 101
+HOW = (
+    "Scores: interquartile mean over seeds (mean area: plain mean). Comparisons: ratio of the areas' plain means, "
+    "share of the pairs of runs with the larger area or the better final, ratio of the mean curves' steps. "
+    f"[95 % stratified bootstrap interval], none below {st.MIN_RUNS} seeds."
+)
 FEW_SEEDS = (  # tests/utils/test_statistics.py has the simulation
-    "Such intervals are too narrow where seeds are few: on one task those of 3 seeds hold the true mean in about "
-    "three of four cases, those of 5 in five of six."
+    "Such intervals are too narrow where seeds are few: on one task those of 3, 5 and 10 seeds hold the true "
+    "interquartile mean in about 75, 90 and 93 % of cases, the true plain mean in 75, 84 and 90 %."
 )
 
 
@@ -37,13 +42,17 @@ def write_report(
     planned: Sequence[Planned] = (),
     reference: str = "MMSA",
     problems: Sequence[str] = (),
+    wall_clock: bool = True,
+    ranked: bool = False,
 ) -> Path:
     """Writes index.html, figures/*.png and *.pdf, results.csv and table.md into the folder `out`.
 
     :param runs: as utils.runs.load_runs gives them.
     :param planned: what an experiment wanted; what differs from it or is missing is listed.
-    :param reference: the algorithm (label or name, in any case) that is compared with each other one.
+    :param reference: the algorithm (label or name, in any case) that is compared with each other one; "": none is.
     :param problems: damaged records, listed as they are.
+    :param wall_clock: draw curves against it, too; it means little where machines differ or have other work.
+    :param ranked: tables have the best final score first, as wanted of a search; else they are in the order of names.
     :return: the path of the page.
     :raises ConfigError: where a package is missing or `out` cannot be written to.
     """
@@ -51,7 +60,7 @@ def write_report(
     out = Path(out)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
-        return _Report(runs, out, title or "Comparison", planned, reference, problems).write()
+        return _Report(runs, out, title or "Comparison", planned, reference, problems, wall_clock, ranked).write()
     except OSError as error:
         raise ConfigError(f"{out}: the report cannot be written there: {error.strerror or error}") from None
 
@@ -81,12 +90,19 @@ class _Report:
         planned: Sequence[Planned],
         reference: str,
         problems: Sequence[str],
+        wall_clock: bool,
+        ranked: bool,
     ) -> None:
         self.runs, self.out, self.title, self.reference, self.problems = runs, out, title, reference, problems
         self.groups: Groups = group(runs, planned)
         self.planned = planned
+        self.axes = [axis for axis in scores.AXES if wall_clock or axis != "seconds"]
         self.tasks = [scores.score_task(task) for task in self.groups.tasks]
         self.suites = scores.suites(self.tasks)
+        self.ranked = ranked
+        if ranked:
+            self.tasks = [replace(own, scores=_ranked(own.scores)) for own in self.tasks]
+            self.suites = [replace(suite, scores=_ranked(suite.scores)) for suite in self.suites]
         scored: list[scores.TaskScores | scores.Suite] = [
             *self.tasks,
             *(suite for suite in self.suites if len(suite.tasks) > 1),
@@ -121,6 +137,8 @@ class _Report:
             "n_planned": len(self.planned),
             "few": [f"{c.name} on {t.title}" for t, c in self._curves() if len(c.runs) < st.MIN_RUNS],
             "groups": self.groups,
+            "left_out": self._left_out(),
+            "ranked": self.ranked,
             "problems": self.problems,
             "tasks": tasks,
             "suites": [self._suite(suite) for suite in self.suites],
@@ -136,18 +154,23 @@ class _Report:
         page.write_text(_render(context), encoding="utf-8")
         return page
 
+    def _left_out(self) -> list[tuple[LeftOut, str]]:
+        """What is not averaged, and its seeds: each record, and the missing runs of an algorithm on a task together."""
+        seeds: dict[LeftOut, list[str]] = {}
+        for out in self.groups.left_out:
+            seeds.setdefault(out._replace(seed=None), []).append("" if out.seed is None else str(out.seed))
+        return [(out, ", ".join(own)) for out, own in seeds.items()]
+
     def _curves(self) -> list[tuple[Task, Curve]]:
         return [(task, curve) for task in self.groups.tasks for curve in task.curves]
 
     # --- sections ---
     def _task(self, own: scores.TaskScores) -> dict[str, Any]:
         task = own.task
-        bands = {
-            axis: {curve.name: scores.band(curve.runs, task.metric, axis) for curve in task.curves}
-            for axis in scores.AXES
-        }
-        figure = plots.learning_curves(task.title, task.metric, self.look, bands)
+        bands = {curve.name: scores.bands([curve.runs], task.metric) for curve in task.curves}
+        figure = plots.learning_curves(task.title, task.metric, self.look, bands, axes=self.axes)
         found = {score.name: score for score in own.scores}
+        order = list(found) or [curve.name for curve in task.curves]
         rows = [
             {
                 "curve": curve,
@@ -155,7 +178,7 @@ class _Report:
                 "anchors": [self.anchors[task.title, curve.name]],
                 "steps": max(run.metrics[task.metric].steps[-1] for run in curve.runs),
             }
-            for curve in task.curves
+            for curve in sorted(task.curves, key=lambda curve: order.index(curve.name))
         ]
         return {
             "task": task,
@@ -163,7 +186,7 @@ class _Report:
             "shared": (own.grid[0], own.grid[-1]) if len(own.grid) else None,
             "points": len(own.grid),
             "metric": plots.LABELS[task.metric],
-            "no_updates": [curve.name for curve in task.curves if bands["updates"][curve.name] is None],
+            "no_updates": [curve.name for curve in task.curves if bands[curve.name]["updates"] is None],
             "figure": self._figure(figure, f"curves {task.title}", f"Learning curves, {task.title}"),
         }
 
@@ -195,7 +218,6 @@ class _Report:
                 for score in suite.scores
             },
             "curves": None,
-            "profile": None,
             "dropped": [score.name for score in suite.scores if self._dropped(suite, score)],
             "scaled": [
                 (task.task.title, low, high)
@@ -203,12 +225,11 @@ class _Report:
                 if (low, high) != (0, 1)
             ],
         }
-        if many and suite.scores:
-            figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label)
+        if many:
+            figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label, self.axes)
             shown["curves"] = self._figure(figure, f"aggregate {suite.backend} {suite.metric}", f"All tasks, {head}")
-        if suite.scores:
-            figure = plots.profiles(head, label, self.look, profiles)
-            shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
+        figure = plots.profiles(head, label, self.look, profiles)
+        shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
         return shown
 
     @staticmethod
@@ -282,7 +303,7 @@ class _Report:
                 if not known:
                     continue
                 series = run.metrics[known[0]]
-                updates = scores.updates_at(run, series)
+                updates = scores.updates_at(run, series.steps)
                 commit = ", then ".join(run.commits)
                 averaged = ["yes", ""] if id(run) in used else ["no", reasons.get(run.source, "")]
                 writer.writerows(
@@ -293,8 +314,7 @@ class _Report:
 
     def _markdown(self) -> str:
         lines = [f"# {_cell(self.title)}", ""]
-        lines += ["Interquartile mean over seeds [95 % stratified bootstrap interval]; no interval below 3 seeds."]
-        lines += [FEW_SEEDS, ""]
+        lines += [HOW, FEW_SEEDS, ""]
         for own in self.tasks:
             seeds = {curve.name: f"{len(curve.runs)} ({curve.seeds})" for curve in own.task.curves}
             lines += [f"## {_cell(own.task.title)}", "", f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)", ""]
@@ -305,11 +325,8 @@ class _Report:
                 lines += [f"## {self._together(suite)}", "", f"`{suite.metric}`", ""]
                 lines += _score_table(suite, seeds, mean=True) + self._comparison_table(suite)
         if self.groups.left_out:
-            rows = [
-                [_cell(o.algorithm), _cell(o.task), "" if o.seed is None else str(o.seed), _cell(o.reason)]
-                for o in self.groups.left_out
-            ]
-            lines += ["## Not averaged", "", *_table(["algorithm", "task", "seed", "reason"], rows)]
+            rows = [[_cell(o.algorithm), _cell(o.task), seeds, _cell(o.reason)] for o, seeds in self._left_out()]
+            lines += ["## Not averaged", "", *_table(["algorithm", "task", "seeds", "reason"], rows)]
         return "\n".join(lines)
 
     def _comparison_table(self, scored: scores.TaskScores | scores.Suite) -> list[str]:
@@ -322,6 +339,10 @@ class _Report:
             for row in self.comparisons[id(scored)]
         ]
         return _table(names, rows) if rows else []
+
+
+def _ranked(own: Sequence[scores.Score]) -> tuple[scores.Score, ...]:
+    return tuple(sorted(own, key=lambda score: -score.final.value))
 
 
 def _score_table(scored: scores.TaskScores | scores.Suite, seeds: Mapping[str, str], mean: bool = False) -> list[str]:

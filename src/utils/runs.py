@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs import simulator_suffix
+from envs.gymma import plain_key
 from utils.commands import rebuilt_command
 from utils.config import ConfigError
 from utils.logging import backend_note, task_name
@@ -47,7 +48,7 @@ class RunRecord:
 
     algorithm: str  # the configuration's label, or its name where there is none
     task: str  # task, simulator and version of the environment: only runs with the same one may share a curve
-    task_name: str  # without the version: what the folder of results is called
+    task_name: str  # without the version
     backend: str  # simulator and version, "" where the run ended before it was known
     seed: int | None
     status: str  # Sacred's: COMPLETED, RUNNING (or killed), FAILED, INTERRUPTED, ...
@@ -78,8 +79,8 @@ class RunRecord:
 class Planned:
     """A run that an experiment wants.
 
-    `algorithm` and `task` are what `algorithm_of` and `task_of` say of the configuration. `config` may be a part of it:
-    only its keys are compared.
+    `algorithm` and `task` are as RunRecord's algorithm and task_name. `config` may be a part of the configuration: only
+    its keys are compared.
     """
 
     algorithm: str
@@ -90,7 +91,7 @@ class Planned:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Planned:
         """The plan to run this composed configuration."""
-        return cls(algorithm_of(config), task_of(config), config.get("seed"), config)
+        return cls(algorithm_of(config), plain_key(task_of(config)), config.get("seed"), config)
 
 
 def algorithm_of(config: Mapping[str, Any]) -> str:
@@ -301,7 +302,7 @@ def _record(
         except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
             report(f"the metric {name} is damaged")
     backend = backend_note(str(info.get("backend") or ""))
-    task = task_of(config, backend)
+    task = plain_key(task_of(config, backend))
     recorded = info.get("command")
     command = recorded if isinstance(recorded, str) and recorded else rebuilt_command(config)
     seed = config.get("seed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from utils import statistics as st
 from utils.grouping import Task
-from utils.runs import RunRecord, Series
+from utils.runs import RunRecord
 
 AXES = {"steps": "environment steps", "updates": "gradient updates", "seconds": "wall-clock, minutes"}
 UPDATES = "updates"  # the metric
@@ -71,7 +71,7 @@ class Suite:
     scales: tuple[tuple[float, float], ...]  # of each task: what became 0 and 1
     grid: np.ndarray
     scores: tuple[Score, ...]  # finals and areas (N, M), scaled
-    bands: dict[str, dict[str, Band | None]]  # axis -> curve -> over all tasks, scaled; None where a run lacks the axis
+    bands: dict[str, dict[str, Band | None]]  # curve -> axis -> over all tasks, scaled; none of a single task
     missing: dict[str, list[str]]  # curve -> tasks it was not run on; such curves are in no score of the suite
 
 
@@ -91,44 +91,72 @@ class Comparison(NamedTuple):
 
 
 # --- curves ---
-def along(run: RunRecord, metric: str, axis: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """(x, values) of a run's metric against steps, updates or minutes; None where the run has not recorded x."""
+def bands(
+    tasks: Sequence[Sequence[RunRecord]], metric: str, scales: Sequence[tuple[float, float]] = ()
+) -> dict[str, Band | None]:
+    """Axis -> the interquartile mean of all runs on all tasks at their tests' steps, as far as all of them go.
+
+    Against updates and minutes it is drawn where the runs were at these steps on average, so that the end of the
+    fastest run cuts nothing off. None where the runs share no steps, or one of them has not recorded the axis.
+
+    :param tasks: a curve's runs on each task.
+    :param scales: of each task: what becomes 0 and 1; without them values stay as they are.
+    """
+    curves = [[along(run, metric) for run in runs] for runs in tasks]
+    known = [[curve for curve in own if curve is not None] for own in curves]
+    grid = st.drawn_grid([steps for own in known for steps, _ in own])
+    if any(len(a) < len(b) for a, b in zip(known, curves, strict=True)) or not len(grid):
+        return dict.fromkeys(AXES)
+    rows = [
+        (st.align(own, grid) - low) / (high - low)
+        for own, (low, high) in zip(known, scales or [(0, 1)] * len(tasks), strict=True)
+    ]
+    drawn = _band(grid, st.stack_tasks(rows))
+    return {
+        axis: _moved(drawn, st.stack_tasks([np.stack([_x(run, metric, axis, grid) for run in runs]) for runs in tasks]))
+        for axis in AXES
+    }
+
+
+def along(run: RunRecord, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(steps, values) of a run's metric; None where it has recorded none."""
     series = run.metrics.get(metric)
-    if series is None or not len(series.steps):
+    if series is None:
         return None
-    x, values = _x(run, series, axis), series.values
-    known = np.isfinite(x) & np.isfinite(values)
-    x, values = x[known], values[known]
-    if not len(x) or (np.diff(x) < 0).any():
-        return None
-    last = np.append(np.diff(x) > 0, True)  # several tests before the first update: the last one counts
-    return x[last], values[last]
+    known = np.isfinite(series.values)
+    return (series.steps[known], series.values[known]) if known.any() else None
 
 
-def _x(run: RunRecord, series: Series, axis: str) -> np.ndarray:
+def _x(run: RunRecord, metric: str, axis: str, steps: np.ndarray) -> np.ndarray:
+    """(T,) where the run was on the axis at these steps; NaN where it has not recorded that."""
     if axis == "steps":
-        return series.steps
-    if axis == "seconds":
-        return series.seconds / 60
-    return updates_at(run, series)
+        return steps
+    if axis == "updates":
+        return updates_at(run, steps)
+    return _between(steps, run.metrics[metric].steps, run.metrics[metric].seconds / 60)
 
 
-def updates_at(run: RunRecord, series: Series) -> np.ndarray:
-    """(T,) optimiser steps until each of the series' points; NaN where the run has not recorded them."""
+def updates_at(run: RunRecord, steps: np.ndarray) -> np.ndarray:
+    """(T,) optimiser steps until each of these environment steps; NaN where the run has not recorded them."""
     updates = run.metrics.get(UPDATES)
-    if updates is None or not len(updates.steps):
-        return np.full(len(series.steps), np.nan)
-    return np.interp(series.steps, updates.steps, updates.values, left=np.nan, right=np.nan)
+    return np.full(len(steps), np.nan) if updates is None else _between(steps, updates.steps, updates.values)
 
 
-def band(runs: Iterable[RunRecord], metric: str, axis: str = "steps") -> Band | None:
-    """The runs' interquartile mean at each x that all of them cover; None where there is none or a run lacks x."""
-    curves = [along(run, metric, axis) for run in runs]
-    known = [curve for curve in curves if curve is not None]
-    grid = st.common_grid([x for x, _ in known])
-    if len(known) < len(curves) or not len(grid):
+def _between(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """y, known at x, at other x; NaN where that is before or after all that is known."""
+    known = np.isfinite(y)
+    return np.interp(at, x[known], y[known], np.nan, np.nan) if known.any() else np.full(len(at), np.nan)
+
+
+def _moved(band: Band, x: np.ndarray) -> Band | None:
+    """The band at the mean x of its runs, (N, M, T). Of several points before the first update the last one stays."""
+    mean = x.mean((0, 1))
+    kept = np.flatnonzero(np.isfinite(mean))
+    kept = kept[np.diff(mean[kept], append=np.inf) > 0]
+    _, mid, low, high, runs = band
+    if not len(kept):
         return None
-    return _band(grid, st.align(known, grid)[:, None])
+    return Band(mean[kept], mid[kept], None if low is None else low[kept], None if high is None else high[kept], runs)
 
 
 def _band(grid: np.ndarray, curves: np.ndarray) -> Band:
@@ -177,12 +205,16 @@ def _middle(scores: np.ndarray) -> np.ndarray:
 
 
 def suites(tasks: Sequence[TaskScores]) -> list[Suite]:
-    """Tasks of the same backend and metric together; curves that were not run on all of them are named, not scored."""
+    """Tasks of the same backend and metric together; curves that were not run on all of them are named, not scored.
+
+    Where no curve was run on all of them, they are no suite.
+    """
     by_kind: dict[tuple[str, str], list[TaskScores]] = {}
     for task in tasks:
         if task.scores:
             by_kind.setdefault((task.task.backend, task.task.metric), []).append(task)
-    return [_suite(backend, metric, own) for (backend, metric), own in by_kind.items()]
+    found = [_suite(backend, metric, own) for (backend, metric), own in by_kind.items()]
+    return [suite for suite in found if suite.scores]
 
 
 def _suite(backend: str, metric: str, tasks: list[TaskScores]) -> Suite:
@@ -192,7 +224,7 @@ def _suite(backend: str, metric: str, tasks: list[TaskScores]) -> Suite:
     missing = {name: titles for name, titles in lacking.items() if titles}
     grid = st.common_grid([task.grid for task in tasks])
     scores = []
-    bands: dict[str, dict[str, Band | None]] = {axis: {} for axis in AXES}
+    drawn: dict[str, dict[str, Band | None]] = {}
     for name in sorted(set(names) - set(missing)):
         own = [next(score for score in task.scores if score.name == name) for task in tasks]
         runs = [next(curve.runs for curve in task.task.curves if curve.name == name) for task in tasks]
@@ -204,23 +236,10 @@ def _suite(backend: str, metric: str, tasks: list[TaskScores]) -> Suite:
                 [st.align([_tests(run, metric) for run in of], grid) for of in runs],
             )
         )
-        for axis in AXES if len(tasks) > 1 else ():
-            bands[axis][name] = _band_of_tasks(runs, metric, axis, scales)
+        if len(tasks) > 1:
+            drawn[name] = bands(runs, metric, scales)
         scores.append(_score(name, names[name], finals, areas, rows))
-    return Suite(backend, metric, tuple(tasks), tuple(scales), grid, tuple(scores), bands, missing)
-
-
-def _band_of_tasks(
-    tasks: Sequence[Sequence[RunRecord]], metric: str, axis: str, scales: Sequence[tuple[float, float]]
-) -> Band | None:
-    """One curve over all tasks, at each x that all runs on all tasks cover. tasks: the runs on each."""
-    curves = [[along(run, metric, axis) for run in runs] for runs in tasks]
-    known = [[curve for curve in own if curve is not None] for own in curves]
-    grid = st.common_grid([x for own in known for x, _ in own])
-    if any(len(a) < len(b) for a, b in zip(known, curves, strict=True)) or not len(grid):
-        return None
-    rows = [(st.align(own, grid) - low) / (high - low) for own, (low, high) in zip(known, scales, strict=True)]
-    return _band(grid, st.stack_tasks(rows))
+    return Suite(backend, metric, tuple(tasks), tuple(scales), grid, tuple(scores), drawn, missing)
 
 
 # --- comparisons ---

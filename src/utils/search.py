@@ -161,4 +161,5 @@ def load_search(name: str) -> Loaded:
         **{key: getattr(search, key) for key in ("seeds", "t_max", "overrides")},
     }
     experiment = read(Experiment, values, source, {"algorithms": Algorithm, "tasks": Task})
+    experiment = experiment.model_copy(update={"reference": ""})  # no point is compared with each other one
     return Loaded(path.stem, source, describe(path), experiment, tuple(search.keys))

@@ -16,12 +16,12 @@ REPS = 2000  # bootstrap samples; what rliable takes for profiles
 LEVEL = 0.95  # of the intervals
 MIN_RUNS = 3  # with fewer seeds no interval is given: a bootstrap of two values knows nothing but these two
 LAST = 0.1  # the share of a curve, at its end, whose mean is the final score
-MAX_POINTS = 200  # of a common grid
+MAX_POINTS = 200  # of a grid
 
 
 # --- curves on one grid ---
 def common_grid(runs: Sequence[np.ndarray], points: int | None = None) -> np.ndarray:
-    """Evenly spaced x that all runs cover: from the last of their beginnings to the first of their ends.
+    """Evenly spaced x that all runs cover, for scores: from the last of their beginnings to the first of their ends.
 
     :param runs: for each run its x, ascending, such as environment steps.
     :param points: by default as many as the longest run has, at most MAX_POINTS.
@@ -35,6 +35,16 @@ def common_grid(runs: Sequence[np.ndarray], points: int | None = None) -> np.nda
     if low == high:
         return np.array([low], float)
     return np.linspace(low, high, max(2, points or min(MAX_POINTS, max(len(x) for x in runs))))
+
+
+def drawn_grid(runs: Sequence[np.ndarray]) -> np.ndarray:
+    """Every x of any run that all runs cover, for curves that lose no extreme; above MAX_POINTS evenly spaced ones."""
+    even = common_grid(runs, MAX_POINTS)
+    if not len(even):
+        return even
+    own = np.unique(np.concatenate(runs))
+    own = own[(even[0] <= own) & (own <= even[-1])]
+    return own if len(own) <= MAX_POINTS else even
 
 
 def align(runs: Sequence[tuple[np.ndarray, np.ndarray]], grid: np.ndarray) -> np.ndarray:

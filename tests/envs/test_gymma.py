@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 from toy_envs import RaggedEnv
 
-from envs.gymma import PAPER_TASKS, GymmaArgs, GymmaEnv
+from envs.gymma import PAPER_TASKS, GymmaArgs, GymmaEnv, plain_key
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,12 @@ def test_a_module_before_the_id() -> None:
     assert GymmaArgs(key=key, max_player_level=3).key == key
     env = GymmaEnv(key, max_player_level=3, seed=1)
     assert env.n_agents == 2 and env.name == "Foraging-8x8-2p-3f-v3"
+    assert (
+        plain_key(key) == plain_key(env.name) == env.name
+        and plain_key("rware:rware-tiny-2ag-v2") == "rware-tiny-2ag-v2"
+    )
+    for other in ("my_foraging:Foraging-8x8-2p-3f-v3", "lbforaging:Other-v0"):
+        assert plain_key(other) == other, "another module may register another task"
 
 
 @pytest.mark.parametrize(

@@ -148,9 +148,12 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         calls.append(SimpleNamespace(runs=runs, out=out, **rest))
         return out / "index.html"
 
-    def load_runs(sources: Sequence[str], problems: list[str]) -> tuple[str, ...]:
+    class Recorded(str):
+        algorithm = property(lambda self: "QMIX" if self == "loaded" else "VDN")
+
+    def load_runs(sources: Sequence[str], problems: list[str]) -> tuple[Recorded, ...]:
         problems.append("a damaged record")
-        return ("loaded", *sources)
+        return tuple(map(Recorded, ("loaded", *sources)))
 
     for name, module in (
         ("utils.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
@@ -373,8 +376,21 @@ def test_another_simulators_published_runs_do_not_count(stage: Stage, checkout: 
     assert records.find(run).finished is not None
 
 
-def test_publish(stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_publish(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("rliable")
+    from utils import plots
+
+    drawn: list[list[str]] = []
+    draw = plots.learning_curves
+
+    def spy(*given: Any, **named: Any) -> Any:
+        figure = draw(*given, **named)
+        drawn.append([panel.get_xlabel() for panel in figure.axes])
+        return figure
+
+    monkeypatch.setattr(plots, "learning_curves", spy)
     runs = stage.runs
     assert compare.main([*stage.words, "--publish"]) == 2
     assert "there is nothing to publish" in capsys.readouterr().err and not (checkout / "results").exists()
@@ -394,6 +410,7 @@ def test_publish(stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str
     assert {row.rpartition(",")[2] for row in rows} == set(places), "a path of this machine, or another run"
     table = (checkout / "results/pair/table.md").read_text()
     assert table.startswith("# Two learners on a game") and table.count("missing: no run was recorded") == 2
+    assert drawn == [["environment steps", "gradient updates"]], "wall-clock of several machines"
 
     before = {path: path.read_bytes() for path in checkout.rglob("*.json")}
     whole_record(runs[3], runs[3].folder)
@@ -608,6 +625,18 @@ def test_dry_run_measures_published_runs(stage: Stage, checkout: Path, capsys: p
     assert "published runs" not in out and "estimated time: 10 s for 1 of them" in out
 
 
+def test_dry_run_takes_variants_for_as_fast(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another algorithm of the same config file on the same task, as its speed is known."""
+    stage.file.write_text(FILE.replace("tasks:\n", "  VDN, lr: {config: vdn, overrides: {lr: 0.1}}\ntasks:\n"))
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "estimated time: 1 min 20 s for 4 of them; unknown for the other 2" in out and "as VDN: the file" in out
+    record(stage.runs[0], "COMPLETED")  # 100 steps/s
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "estimated time: 30 s for 3 of them" in out and out.count("as VDN: finished runs") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -662,6 +691,18 @@ def test_report_only(stage: Stage, reported: list, tmp_path: Path) -> None:
     assert reported[0].runs == ("loaded", ".", "mongodb://host/db") and reported[0].out == Path("page")
 
 
+def test_a_report_without_a_reference_says_so(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--report", ".", "--out", "page"]
+    assert compare.main([*words, "--reference", "qmixx"]) == 2 and not reported
+    said = "--reference qmixx: no run's algorithm is called so; did you mean QMIX?; there are QMIX, VDN"
+    assert said in capsys.readouterr().err
+    assert compare.main(words) == 0
+    said = "nothing is compared, since no run's algorithm is called MMSA: --reference takes one of QMIX, VDN\n"
+    assert capsys.readouterr().out.startswith(said) and reported[0].reference == "MMSA"
+    assert compare.main([*words, "--reference", "vdn"]) == 0
+    assert "compared" not in capsys.readouterr().out and reported[1].reference == "vdn"
+
+
 def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     record(stage.runs[0], "COMPLETED")
     record(stage.runs[1], "INTERRUPTED")
@@ -671,10 +712,20 @@ def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
     assert call.planned == [run.config for run in stage.runs] and call.title == "Two learners on a game"
+    assert not call.ranked and call.reference == "VDN", "the file's first algorithm, as none is called MMSA"
     assert call.problems[0].startswith(f"not counted, of another configuration: {other}")
     assert not any((run.folder / "run.log").exists() for run in stage.runs), "it has run something"
     assert compare.main([*stage.words, "--report", "with", "lr=0.1"]) == 0
     assert reported[1].planned[0]["lr"] == 0.1
+
+
+def test_a_search_is_ranked_not_compared(stage: Stage, reported: list) -> None:
+    search = stage.file.with_name("search.yaml")
+    rest = FILE.partition("tasks:")[2]
+    search.write_text("algorithm: {config: vdn}\nkeys: {lr: [0.1, 0.01]}\ntasks:" + rest)
+    (stage.out / "runs").mkdir(parents=True)
+    assert compare.main([f"--search={search}", "--out", str(stage.out), "--report"]) == 0
+    assert reported[0].ranked and reported[0].reference == "" and len(reported[0].planned) == 4
 
 
 # --- the real thing ---

@@ -39,6 +39,13 @@ def test_returns_alone(tmp_path: Path, drawn: list[Figure]) -> None:
     assert len(drawn[0].axes) == 1
 
 
+def test_a_single_train_point_is_seen(tmp_path: Path, drawn: list[Figure]) -> None:
+    """As in a run shorter than runner_log_interval."""
+    learning_curve(series(return_mean=[1], test_return_mean=[0, 2]), tmp_path / "curve.png", "title")
+    train, test = drawn[0].axes[0].lines
+    assert (train.get_label(), train.get_marker(), test.get_marker()) == ("train", ".", ".")
+
+
 def test_individual_rewards(tmp_path: Path, drawn: list[Figure]) -> None:
     learning_curve(
         series(test_total_return_mean=[0.5, 1], test_agent_0_return_mean=[1, 2]), tmp_path / "c.png", "title"

@@ -73,6 +73,14 @@ def test_another_environment_is_another_task(lay: Any, change: dict[str, Any]) -
     assert len(groups.tasks) == 2 and all(len(task.curves) == 1 for task in groups.tasks)
 
 
+def test_a_module_before_the_key_is_no_other_task(lay: Any) -> None:
+    """As upstream's users write it; so planned, too."""
+    prefixed = {"env_args": {"key": f"lbforaging:{sr.LBF}"}}
+    runs = lay((sr.configuration(), {}), (sr.configuration("vdn", **prefixed), {}))
+    assert names(group(runs)) == [(LBF, "qmix", [1]), (LBF, "vdn", [1])]
+    assert group(runs, [Planned.of(run.config) for run in runs]).left_out == ()
+
+
 @pytest.mark.parametrize(
     "backends",
     [("SMAX (jaxmarl 0.2.0)", "StarCraft II 4.10"), ("SMAX (jaxmarl 0.2.0)", "SMAX (jaxmarl 0.3.0)"), ("SMAX", "")],

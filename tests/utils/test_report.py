@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from support import sacred_runs as sr
 from utils import scores as sc
 from utils.config import ConfigError
 from utils.grouping import group
+from utils.plots import COLOURS
 from utils.runs import Planned, RunRecord, load_runs
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
@@ -115,6 +117,7 @@ def test_the_table_has_the_numbers(made: tuple[Path, list[RunRecord]]) -> None:
     assert "| 0.412 [" in row or "| 0.413 [" in row
     assert "4 (1, 2, 3, 4) | 1,000 |" in row
     assert "## 2 tasks together, lbforaging 2.0.0" in table and "crashed" in table
+    assert "\nScores: interquartile mean over seeds" in table and "ratio of the areas' plain means" in table
 
 
 def test_the_csv_has_every_test(made: tuple[Path, list[RunRecord]]) -> None:
@@ -142,6 +145,22 @@ def test_two_reports_of_the_same_runs_are_the_same(made: tuple[Path, list[RunRec
     write_report(runs[::-1], tmp_path, title="A & B")
     assert (tmp_path / "table.md").read_text() == (out / "table.md").read_text()
     assert (tmp_path / "results.csv").read_text() == (out / "results.csv").read_text()
+
+
+def test_ranked_the_best_score_comes_first(tmp_path: Path) -> None:
+    for number, (name, ends) in enumerate({"a": (0.1, 0.9), "b": (0.5, 0.5), "c": (0.9, 0.4)}.items()):
+        for key, end in zip("xy", ends, strict=True):
+            config = sr.configuration(name, env_args={"key": key})
+            sr.write(tmp_path / f"runs/{number}{key}", sr.record(config, sr.tests(end)))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", reference="", ranked=True).read_text()
+    table = (tmp_path / "out/table.md").read_text()
+    parts = {"x": "cba", "y": "abc", "2 tasks together": "cab"}  # the mean on both: 0.65, 0.5, 0.5
+    for head, order in parts.items():
+        section = table.partition(f"## {head}")[2].partition("## ")[0]
+        assert "".join(re.findall(r"^\| ([abc]) ", section, re.M)) == order
+        shown = page.partition(f"<h3>{head}")[2].partition("</table>")[0]
+        assert "".join(re.findall(r"<tr><td>([abc])</td>", shown)) == order
+    assert "best final score comes first" in page and "against the others" not in page
 
 
 # --- what is drawn ---
@@ -173,6 +192,48 @@ def test_curves_against_steps_updates_and_minutes(tmp_path: Path, drawn: Callabl
     assert steps.lines[0].get_ydata()[-1] == pytest.approx(0.825) and len(steps.collections) == 2
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["mmsa (4 seeds)", "qmix (4 seeds)"]
+
+
+def test_a_fast_run_cuts_nothing_off(tmp_path: Path) -> None:
+    """Every axis has the scores of all steps, each where the two runs were at that step on average."""
+    fast, slow = lay(tmp_path, seeds=2)[:2]
+    tests, updates = slow.metrics["test_return_mean"], slow.metrics["updates"]
+    later = {"test_return_mean": tests._replace(seconds=3 * tests.seconds)}
+    slow = replace(slow, metrics=later | {"updates": updates._replace(values=5 * updates.values)})
+    drawn = sc.bands([[fast, slow]], "test_return_mean")
+    for axis, end in {"steps": 1000, "updates": 300, "seconds": 2000 * sr.SECONDS / 60}.items():
+        band = drawn[axis]
+        assert band is not None and band.x == pytest.approx(np.linspace(0, end, 5)), axis
+        assert band.mid == pytest.approx(np.linspace(0, 0.815, 5)), axis
+
+
+def test_extremes_are_drawn(tmp_path: Path) -> None:
+    """Tests that are not evenly spaced, as where each comes at the end of an episode."""
+    metrics = {"test_return_mean": ([0, 130, 260, 390, 1000], [0, 0, -379, 0, 1])}
+    sr.write(tmp_path / "1", sr.record(sr.configuration(), metrics))
+    drawn = sc.bands([load_runs([str(tmp_path)])], "test_return_mean")["steps"]
+    assert drawn is not None and drawn.x.tolist() == [0, 130, 260, 390, 1000] and drawn.mid.min() == -379
+
+
+def test_where_no_time_is_known_nothing_is_drawn(tmp_path: Path) -> None:
+    """Steps of which one run has none, and all but the last test before the first update."""
+    one, other = lay(tmp_path, seeds=2)[:2]
+    tests, updates = one.metrics["test_return_mean"], one.metrics["updates"]
+    seconds = np.array([np.nan, *tests.seconds[1:]])
+    updates = updates._replace(values=np.array([0.0, 0, 0, 7, 9]))
+    one = replace(one, metrics={"test_return_mean": tests._replace(seconds=seconds), "updates": updates})
+    against = sc.bands([[one]], "test_return_mean")["updates"]
+    assert against is not None and against.x.tolist() == [0, 7, 9] and against.mid[0] == pytest.approx(0.405)
+    minutes = sc.bands([[one, other]], "test_return_mean")["seconds"]
+    assert minutes is not None and len(minutes.x) == 4 and minutes.mid[-1] == pytest.approx(0.815)
+    lost = replace(other, metrics={"test_return_mean": tests._replace(seconds=np.full(5, np.nan))})
+    assert [band is None for band in sc.bands([[one, lost]], "test_return_mean").values()] == [False, True, True]
+
+
+def test_bars_end_where_their_intervals_end(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    write_report(lay(tmp_path / "runs", seeds=3), tmp_path / "out")
+    bar = drawn("comparison_Foraging-a").axes[0].lines[0]
+    assert bar.get_linewidth() == 7 and bar.get_solid_capstyle() == "butt"
 
 
 def test_with_two_seeds_no_interval_is_drawn(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
@@ -227,16 +288,26 @@ def test_a_suite_has_all_tasks_or_none(tmp_path: Path) -> None:
     assert suite.missing == {"vdn": ["Foraging-b, lbforaging 2.0.0"]} and suite.scores[0].finals.shape == (4, 2)
     # of 0.81 .. 0.84 and 0.41 .. 0.44 the two lowest and the two highest are cut
     assert suite.scores[0].final.value == pytest.approx((0.43 + 0.44 + 0.81 + 0.82) / 4)
-    band = suite.bands["steps"]["mmsa"]
+    band = suite.bands["mmsa"]["steps"]
     assert band is not None and band.low is not None and band.high is not None
     assert band.mid[-1] == pytest.approx(suite.scores[0].final.value)
     assert band.low[-1] < 0.625 < band.high[-1]
-    minutes = suite.bands["seconds"]["qmix"]
+    minutes = suite.bands["qmix"]["seconds"]
     assert minutes is not None and minutes.x[-1] == pytest.approx(10 / 60)
     assert suite.scores[0].mean_area.value == pytest.approx((0.825 + 0.425) / 4)
     # VDN is compared on the task that it was run on alone
     assert [(row.baseline, row.chance_final.value) for row in sc.comparisons(suite, "QMIX")] == [("mmsa", 0)]
     assert [row.baseline for row in sc.comparisons(suite.tasks[0], "QMIX")] == ["mmsa", "vdn"]
+
+
+def test_tasks_that_no_curve_has_all_of_are_no_suite(tmp_path: Path) -> None:
+    for name, key in (("mmsa", "Foraging-a"), ("qmix", "Foraging-b")):
+        sr.write(tmp_path / "runs" / name, sr.record(sr.configuration(name, env_args={"key": key}), sr.tests(1)))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out").read_text()
+    assert "tasks together, " not in page and "No curve has scores on all tasks" in page
+    assert "tasks together, " not in (tmp_path / "out/table.md").read_text()
+    kinds = {path.name.split("_")[0] for path in (tmp_path / "out/figures").iterdir()}
+    assert kinds == {"curves"}
 
 
 def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> None:
@@ -300,6 +371,19 @@ def test_the_world_model_is_shown(tmp_path: Path, drawn: Callable[[str], Figure]
     assert "open loop 10" in section and "reward correlation" in section and "qmix" not in section.partition("<svg")[0]
 
 
+def test_a_world_model_of_many_curves(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    """With more than three, what no change errs is drawn for the first one, the reference, alone."""
+    for name in ("mmsa a", "mmsa b", "mmsa c", "mmsa"):
+        sr.write(tmp_path / "runs" / name, sr.record(sr.configuration(name), sr.tests(1) | sr.world_model()))
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out")
+    horizon, *rest = drawn("world_model").axes
+    first, dashed, *others = horizon.lines
+    assert [line.get_linestyle() for line in others] == ["-", "-", "-"] and "of the first curve" in horizon.get_title()
+    assert dashed.get_linestyle() == "--" and dashed.get_color() == first.get_color() == COLOURS[0]
+    ratio = next(panel for panel in rest if panel.get_title() == "SALE error over that of no change")
+    assert ratio.get_yscale() == "log" and [panel.get_yscale() for panel in rest].count("log") == 1
+
+
 def test_whatever_is_there_of_the_world_model_is_shown(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
     metrics = sr.tests(1) | {"mmsa_loss_sale": ([0, 1000], [2, 1])}
     sr.write(tmp_path / "runs/1", sr.record(sr.configuration("mmsa"), metrics))
@@ -313,6 +397,22 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
     runs = load_runs([str(tmp_path / "runs")])
     page = write_report(runs, tmp_path / "out", planned=[Planned.of(sr.configuration(seed=5))]).read_text()
     assert "nothing to average" in page and "0 of 1 runs averaged, 1 planned" in page and "no run was recorded" in page
+
+
+def test_missing_runs_of_an_algorithm_are_one_line(tmp_path: Path) -> None:
+    sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), {}, status="FAILED"))
+    planned = [Planned.of(sr.configuration(name, seed)) for seed in (1, 11, 12) for name in ("qmix", "vdn")]
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", planned=planned).read_text()
+    rows = [
+        ("qmix", f"{sr.LBF}, lbforaging 2.0.0", "1", "crashed: ValueError: a bad value"),
+        ("qmix", sr.LBF, "1", "missing: no complete run of this configuration"),
+        ("vdn", sr.LBF, "1, 11, 12", "missing: no run was recorded"),
+        ("qmix", sr.LBF, "11, 12", "missing: no run was recorded"),
+    ]
+    table = (tmp_path / "out/table.md").read_text().partition("## Not averaged")[2]
+    assert table.splitlines()[4:] == [f"| {' | '.join(row)} |" for row in rows]
+    section = page.partition('<h2 id="left-out">')[2].partition("</table>")[0]
+    assert [tuple(re.findall(r"<td[^>]*>([^<]*)</td>", line))[:4] for line in section.split("<tr>")[2:]] == rows
 
 
 def test_curves_that_share_no_steps(tmp_path: Path) -> None:

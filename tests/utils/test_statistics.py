@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
 from utils import statistics as st
+from utils.report import FEW_SEEDS
 
 rliable = pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
 from rliable import library, metrics  # noqa: E402
@@ -30,6 +33,14 @@ def test_runs_that_share_nothing_have_no_grid() -> None:
     assert st.common_grid([np.array([0.0, 1]), np.array([2.0, 3])]).size == 0
     assert st.common_grid([]).size == 0 and st.common_grid([np.empty(0)]).size == 0
     assert st.common_grid([np.array([0.0, 1]), np.array([1.0, 3])]).tolist() == [1]
+
+
+def test_a_drawn_grid_has_every_point_of_the_runs() -> None:
+    runs = [np.array([0.0, 10, 400]), np.array([5.0, 120, 390])]
+    assert st.drawn_grid(runs).tolist() == [5, 10, 120, 390]
+    assert st.drawn_grid([np.arange(200.0), np.arange(0.5, 200)]).tolist() == np.linspace(0.5, 199, 200).tolist()
+    assert st.drawn_grid([np.array([0.0, 1]), np.array([1.0, 3])]).tolist() == [1]
+    assert st.drawn_grid([np.array([0.0, 1]), np.array([2.0, 3])]).size == st.drawn_grid([]).size == 0
 
 
 def test_align_interpolates() -> None:
@@ -175,14 +186,18 @@ def test_ratio_of_means() -> None:
     assert math.isnan(st.ratio_of_means(x, y - 1.5))
 
 
-@pytest.mark.parametrize(("seeds", "low", "high"), [(3, 0.7, 0.8), (5, 0.79, 0.88), (20, 0.91, 0.96)])
-def test_how_often_intervals_of_few_seeds_hold_the_true_mean(seeds: int, low: float, high: float) -> None:
-    """What the report says of them: simulated with Gaussian seeds and the percentile bootstrap of their mean."""
+@pytest.mark.parametrize(("row", "statistic"), [(0, st.iqm), (1, lambda scores: scores.mean(0))])
+@pytest.mark.parametrize(("column", "seeds"), [(0, 3), (1, 5), (2, 10)])
+def test_how_often_intervals_of_few_seeds_hold_the_truth(
+    row: int, statistic: Callable[[np.ndarray], np.ndarray], column: int, seeds: int
+) -> None:
+    """What the report says of them: simulated with Gaussian seeds and the percentile bootstrap."""
+    said = re.findall(r"(\d+), (\d+) and (\d+) %", FEW_SEEDS)[row][column]
     rng = np.random.default_rng(0)
     runs = rng.normal(size=(1000, seeds))
-    samples = np.stack([own[rng.integers(seeds, size=(500, seeds))].mean(1) for own in runs])
+    samples = np.stack([statistic(own[rng.integers(seeds, size=(500, seeds))].T) for own in runs])
     bottom, top = np.percentile(samples, [2.5, 97.5], axis=1)
-    assert low < ((bottom <= 0) & (0 <= top)).mean() < high
+    assert ((bottom <= 0) & (0 <= top)).mean() == pytest.approx(int(said) / 100, abs=0.02)
 
 
 # --- tasks together ---
