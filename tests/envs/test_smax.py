@@ -152,3 +152,18 @@ def test_action_0_stands_still_and_1_to_4_move_apart() -> None:
 
 def test_step_is_compiled_once(battles: dict[str, Any]) -> None:
     assert _compile(scenario("3m", 16)).step._cache_size() == 1
+
+
+def test_a_battle_that_nobody_survives_is_not_won() -> None:
+    from envs.smax import SmaxVectorEnv
+
+    vector = SmaxVectorEnv(scenario("3m", 16), [5] * E)
+    vector.reset()
+    key, carried = vector._carry
+    places = np.array([[x, y] for x in (15, 17) for y in (14, 15, 16)], np.float32)  # face to face
+    changes = {"unit_positions": np.tile(places, (E, 1, 1)), "unit_health": np.ones((E, 6), np.float32)}
+    state = carried.state.replace(**{name: _import_jax()[0].numpy.asarray(x) for name, x in changes.items()})
+    vector._carry = key, carried.replace(state=state)
+    ended = vector.step(np.tile([5, 6, 7], (E, 1)), np.ones(E, bool))
+    assert not np.asarray(vector._carry[1].state.unit_alive).any() and vector.terminated.all()
+    assert ended == [(i, {"battle_won": 0.0}) for i in range(E)] and (vector.reward < 1).all()

@@ -13,6 +13,7 @@ from components.episode_buffer import complete_scheme
 from controllers.basic_controller import BasicMAC
 from learners import REGISTRY
 from learners.ppo_learner import PPOLearner
+from learners.returns import transition_mask
 from modules.critics import REGISTRY as CRITICS
 
 LENGTHS, ENDS = [6, 4, 1, 3], [False, True, True, False]
@@ -101,6 +102,61 @@ def test_what_left_the_clip_range_gives_no_gradient() -> None:
     assert free_logger.stats["clipped_share"][-1][1] == 0
 
 
+def test_the_surrogate_of_a_later_epoch_is_that_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lesser of the two gains, which past the clip range is not always the clipped one."""
+    learner, logger, a = build(epochs=2, entropy_coef=0.0, eps_clip=0.01, lr=0.1)
+    batch = random_batch(a, LENGTHS, ENDS)
+    policies, values = [], []
+    log_policy = learner.mac.log_policy
+
+    def watched(played: Any) -> th.Tensor:
+        policies.append(log_policy(played))
+        return policies[-1]
+
+    monkeypatch.setattr(learner.mac, "log_policy", watched)
+    learner.critic.register_forward_hook(lambda critic, inputs, output: values.append(output.detach()))
+    with th.no_grad():
+        returns = learner._returns(batch, transition_mask(batch["filled"]))
+    learner.train(batch, 10, 1)
+    (before, now), (_, v) = policies, values
+    gains, clipped, free = [], 0, 0
+    for b, length in enumerate(LENGTHS):
+        for t in range(length):
+            for i in range(a.n_agents):
+                action = batch["actions"][b, t, i, 0]
+                ratio = (now[b, t, i, action] - before[b, t, i, action]).exp().item()
+                advantage = (returns[b, t, i] - v[b, t, i]).item()
+                if advantage > 0:
+                    gains.append(min(ratio, 1.01) * advantage)
+                    clipped, free = clipped + (ratio > 1.01), free + (ratio < 0.99)
+                else:
+                    gains.append(max(ratio, 0.99) * advantage)
+                    clipped, free = clipped + (ratio < 0.99), free + (ratio > 1.01)
+    assert clipped and free
+    assert logger.stats["pg_loss"][-1][1] == pytest.approx(-sum(gains) / len(gains), rel=1e-4)
+
+
+def test_standardised_values_count_in_the_returns_units() -> None:
+    """One-step returns one by one: values are those of the statistics before, errors of the statistics after."""
+    learner, logger, a = build(standardise_returns=True, q_nstep=1, epochs=1)
+    earlier = 50 + 7 * th.randn(100, a.n_agents)
+    learner.return_stats.update(earlier)
+    batch = random_batch(a, LENGTHS, ENDS)
+    values, returns = [], []
+    with th.no_grad():
+        v = learner.critic(batch)  # the target critic is still the same
+        for b, length in enumerate(LENGTHS):
+            for t in range(length):
+                ahead = v[b, t + 1] * earlier.std(0, correction=0) + earlier.mean(0)
+                values.append(v[b, t])
+                returns.append(batch["reward"][b, t] + a.gamma * (1 - batch["terminated"][b, t].item()) * ahead)
+    g = th.stack(returns)
+    seen = th.cat([earlier, g])
+    expected = (th.stack(values) - (g - seen.mean(0)) / seen.std(0, correction=0)).square().mean().item()
+    learner.train(batch, 10, 1)
+    assert logger.stats["critic_loss"][-1][1] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("standardise_returns", [False, True])
 @pytest.mark.parametrize("critic_type", ["cv_critic", "ac_critic_ns"])
 def test_padded_steps_do_not_matter(critic_type: str, standardise_returns: bool) -> None:
@@ -128,6 +184,8 @@ def test_what_a_critic_reads(critic_type: str) -> None:
     assert moved == ([] if critic_type.startswith("cv") else [0])
     batch["state"][:] += 1.0
     assert (not th.equal(learner.critic(batch)[..., 1], before[..., 1])) == critic_type.startswith("cv")
+    numbers = learner.critic.inputs(batch)[..., -a.n_agents :]
+    assert th.equal(numbers, th.eye(a.n_agents).expand_as(numbers))  # else one network gives the team one value
     own = len(learner.critic.members)
     assert own == (a.n_agents if critic_type.endswith("_ns") else 1)
 

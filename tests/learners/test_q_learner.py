@@ -179,6 +179,32 @@ def test_standardised_returns(mixer: str | None, columns: int) -> None:
     assert learner.return_stats.var.tolist() == pytest.approx([rewards.var(unbiased=False).item()] * columns, rel=1e-5)
 
 
+@pytest.mark.parametrize(("mixer", "columns"), [(None, 3), ("vdn", 1)])
+def test_standardised_values_count_in_the_returns_units(mixer: str | None, columns: int) -> None:
+    """One-step targets one by one: values are those of the statistics before, errors of the statistics after."""
+    learner, logger, a = build(mixer=mixer, standardise_returns=True, td_lambda=0.0)
+    earlier = 50 + 7 * th.randn(100, columns)
+    learner.return_stats.update(earlier)
+    batch = random_batch(a, LENGTHS, ENDS)
+    taken, targets = [], []
+    with th.no_grad():
+        q = learner.mac.unroll(batch)  # the targets' networks are still the same
+        for b, length in enumerate(LENGTHS):
+            for t in range(length):
+                best = q[b, t + 1].masked_fill(batch["avail_actions"][b, t + 1] == 0, -math.inf).amax(-1)
+                chosen = q[b, t].gather(-1, batch["actions"][b, t]).squeeze(-1)
+                if mixer is not None:
+                    best, chosen = best.sum(-1, keepdim=True), chosen.sum(-1, keepdim=True)
+                ahead = best * earlier.std(0, correction=0) + earlier.mean(0)
+                taken.append(chosen)
+                targets.append(batch["reward"][b, t] + a.gamma * (1 - batch["terminated"][b, t].item()) * ahead)
+    returns = th.stack(targets)
+    seen = th.cat([earlier, returns])
+    expected = (th.stack(taken) - (returns - seen.mean(0)) / seen.std(0, correction=0)).square().mean().item()
+    learner.train(batch, 10, 1)
+    assert logger.stats["loss"][-1][1] == pytest.approx(expected, rel=1e-4)
+
+
 def test_metrics_come_at_the_interval() -> None:
     learner, logger, a = build(mixer="vdn", learner_log_interval=100)
     batch = random_batch(a, LENGTHS, ENDS)

@@ -253,6 +253,19 @@ def test_wrong_records(cut_off: Path, capsys: pytest.CaptureFixture[str], hurt: 
     assert said in refused(capsys, "--resume", str(cut_off))
 
 
+def test_no_other_simulator_takes_a_run_over(
+    cut_off: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """backend: auto began in StarCraft II, which is not here: SMAX would go on under the same name."""
+    monkeypatch.setenv("SC2PATH", str(cut_off))
+    battle = {"env": "sc2v2", "env_args": {"map_name": "zerg_5_vs_5", "backend": "auto", "time_limit": 8}}
+    (cut_off / "config.json").write_text(json.dumps(read(cut_off, "config") | battle))
+    (cut_off / "info.json").write_text(json.dumps({"backend": "StarCraft II Base75689 (smacv2 1.0.0)"}))
+    assert "would be by another simulator here" in refused(capsys, "--resume", str(cut_off))
+    (cut_off / "info.json").write_text(json.dumps({"backend": "SMAX (jaxmarl 0.2.0), not StarCraft II"}))
+    resume.prepare(str(cut_off)).checkpoints.unlock()
+
+
 @pytest.mark.parametrize("key", ["plugin", "env_module"])
 def test_code_that_a_record_names_is_not_imported(cut_off: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
     config = read(cut_off, "config")

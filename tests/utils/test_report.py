@@ -295,6 +295,9 @@ def test_a_suite_has_all_tasks_or_none(tmp_path: Path) -> None:
     minutes = suite.bands["qmix"]["seconds"]
     assert minutes is not None and minutes.x[-1] == pytest.approx(10 / 60)
     assert suite.scores[0].mean_area.value == pytest.approx((0.825 + 0.425) / 4)
+    # however often a seed is drawn, half of the eight are from either task
+    low, high = suite.scores[0].final.low, suite.scores[0].final.high
+    assert low is not None and high is not None and 0.61 <= low < 0.625 < high <= 0.64
     # VDN is compared on the task that it was run on alone
     assert [(row.baseline, row.chance_final.value) for row in sc.comparisons(suite, "QMIX")] == [("mmsa", 0)]
     assert [row.baseline for row in sc.comparisons(suite.tasks[0], "QMIX")] == ["mmsa", "vdn"]
@@ -316,6 +319,25 @@ def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> Non
     (suite,) = sc.suites([sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks])
     assert suite.scales == ((-20, 0), (0, 1))
     assert suite.scores[0].finals.tolist() == [[0.5, 1]] and suite.scores[1].finals.tolist() == [[0, 0.5]]
+    band = suite.bands["steps"]["x"]
+    assert band is not None and band.mid[[0, -1]].tolist() == [(1 + 0) / 2, (0.5 + 1) / 2]
+
+
+def test_the_plain_mean_counts_the_easiest_and_the_hardest_task(tmp_path: Path) -> None:
+    for key, end in (("a", 0.1), ("b", 0.2), ("c", 0.3), ("d", 1.0)):
+        sr.write(tmp_path / key, sr.record(sr.configuration(env_args={"key": key}), sr.tests(end)))
+    (suite,) = sc.suites([sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks])
+    (score,) = suite.scores
+    assert score.final.value == pytest.approx(0.25) and score.area.value == pytest.approx(0.125)
+    assert score.mean_area.value == pytest.approx(0.2)
+
+
+def test_tests_against_updates(tmp_path: Path) -> None:
+    """Of several before the first update the last one counts; what is after the last known update is left out."""
+    metrics = {"test_return_mean": ([0, 100, 200, 300, 400], [1, 2, 3, 4, 5]), "updates": ([0, 100, 300], [0, 0, 20])}
+    (run,) = load_runs([str(sr.write(tmp_path / "1", sr.record(sr.configuration(), metrics)))])
+    along = sc.along(run, "test_return_mean", "updates")
+    assert along is not None and [values.tolist() for values in along] == [[0, 10, 20], [2, 3, 4]]
 
 
 def test_a_comparison(tmp_path: Path) -> None:
@@ -336,6 +358,15 @@ def test_a_comparison(tmp_path: Path) -> None:
     (row,) = sc.comparisons(suite, "MMSA")
     assert row.area.value == pytest.approx((0.825 + 0.425) / (0.425 + 0.225)), "tasks count alike"
     assert row.level == pytest.approx(0.9 * 0.325) and row.ratio.value == pytest.approx(0.325 / 0.625)
+
+
+def test_who_is_faster_may_end_lower(tmp_path: Path) -> None:
+    for number, (name, values) in enumerate((("mmsa", [0, 0, 1]), ("qmix", [0.6, 0.6, 0.6]))):
+        metrics = {"test_return_mean": ([0, 500, 1000], values)}
+        sr.write(tmp_path / f"{number}", sr.record(sr.configuration(name), metrics))
+    (row,) = sc.comparisons(sc.score_task(group(load_runs([str(tmp_path)])).tasks[0]), "mmsa")
+    assert row.area.value == pytest.approx(0.25 / 0.6)
+    assert (row.chance_area.value, row.chance_final.value) == (0, 1)
 
 
 def test_what_cannot_be_compared_is_no_number(tmp_path: Path) -> None:

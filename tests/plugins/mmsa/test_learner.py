@@ -92,19 +92,29 @@ def test_the_world_models_losses_train_it_alone(name: str, changes: dict[str, An
     assert found and all(key.startswith("online.model.") for key in found)
 
 
+def moved_by(learner: MMSALearner, network: th.nn.Module) -> set[str]:
+    """The losses that change with its weights."""
+    batch = batch_of(learner)
+    before = losses(learner, batch)
+    for p in network.parameters():
+        p.data.mul_(1.5)
+    return {name for name, loss in losses(learner, batch).items() if not th.equal(loss, before[name])}
+
+
+def test_the_world_model_learns_what_the_target_trunk_and_the_fixed_encoder_see() -> None:
+    learner = build(**CONTINUATION)
+    agent, target = learner.mac.agent, learner.target.mac.agent
+    assert moved_by(learner, agent.trunk) == {"td"}
+    assert moved_by(learner, learner.sale) == {"sale"}
+    assert moved_by(learner, target.sale) == {"td"}
+    seen = {"td", *WORLD_MODEL_LOSSES}
+    assert moved_by(learner, target.trunk) == moved_by(learner, agent.sale) == seen
+
+
 def test_the_world_model_is_told_of_a_step_by_the_fixed_joint_encoder() -> None:
     learner = build(**CONTINUATION, **{"sale.scope": "joint"})
-    batch = batch_of(learner)
-
-    def moved(encoder: th.nn.Module) -> set[str]:
-        """The losses that change with it."""
-        before = losses(learner, batch)
-        for p in encoder.parameters():
-            p.data.mul_(1.5)
-        return {name for name, loss in losses(learner, batch).items() if not th.equal(loss, before[name])}
-
-    assert moved(learner.sale.g_joint) == {"sale"}
-    assert moved(learner.mac.agent.sale.g_joint) >= {"kl", "prior_reg", "reward", "prior_recon_state"}
+    assert moved_by(learner, learner.sale.g_joint) == {"sale"}
+    assert moved_by(learner, learner.mac.agent.sale.g_joint) >= {"kl", "prior_reg", "reward", "prior_recon_state"}
 
 
 def test_masks_that_were_never_closed_train_nothing() -> None:
