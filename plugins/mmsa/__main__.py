@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import yaml
 
-from .upstream import VARIABLE, UpstreamError, algorithms, compose, environments, find_checkout, train
+from .upstream import VARIABLE, UpstreamError, algorithms, compose, environments, find_checkout, nearest, train
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UpstreamError(f"{message}; python -m mmsa --help explains")
+        unknown = re.findall(r"(?<!\S)--[\w-]+", message) if message.startswith("unrecognized") else []
+        hints = "".join(nearest(option, self._option_string_actions) for option in unknown)
+        raise UpstreamError(f"{message}{hints}; python -m mmsa --help explains")
 
 
 def parser() -> argparse.ArgumentParser:

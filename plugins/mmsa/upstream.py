@@ -169,7 +169,7 @@ def compose(checkout: Checkout, algorithm: str | None, environment: str | None, 
 def _named(option: str, name: str | None, files: Mapping[str, Path]) -> Path:
     if name is None or name not in files:
         wrong = f"{option} is missing" if name is None else f"{option}={name}: there is no such file"
-        raise UpstreamError(f"{wrong}{_nearest(name or '', files)}; available: {', '.join(sorted(files))}")
+        raise UpstreamError(f"{wrong}{nearest(name or '', files)}; available: {', '.join(sorted(files))}")
     return files[name]
 
 
@@ -207,7 +207,7 @@ def _override(config: dict[str, Any], word: str, known: set[str], is_mmsa: bool)
             )
         return
     if top not in known:
-        raise UpstreamError(f"{word}: no file of this checkout has the key {top}{_nearest(top, known)}")
+        raise UpstreamError(f"{word}: no file of this checkout has the key {top}{nearest(top, known)}")
     parent: Any = config
     for group in groups:
         parent = parent.setdefault(group, {})
@@ -236,7 +236,7 @@ def _same_kind(old: Any, new: Any) -> bool:
     return old is None or (new is None and isinstance(old, str)) or _kind(old) == _kind(new)
 
 
-def _nearest(name: str, names: Mapping[str, Any] | set[str]) -> str:
+def nearest(name: str, names: Mapping[str, Any] | set[str]) -> str:
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
 

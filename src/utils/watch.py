@@ -140,8 +140,11 @@ def watch(
     require_environment(config)
     checkpoint = find_checkpoint(config["checkpoint_path"], config["load_step"])
     runner = load_policy(config, checkpoint)
+    asked, step = config["load_step"], int(checkpoint.name)
+    near = f", the nearest to load_step={asked}" if asked not in (0, step) else ""
+    print(f"networks: step {step:,}{near}", flush=True)
     try:
-        return _play(runner, config, path, info, int(checkpoint.name))
+        return _play(runner, config, path, info, step)
     except envs.MissingBackendError as error:
         raise ConfigError(str(error)) from None
     finally:

@@ -331,7 +331,7 @@ def test_print_config_and_list(fake: Path, capsys: pytest.CaptureFixture[str]) -
     ("words", "message"),
     [
         (["--config=mmsa", "t_max=3"], "'t_max=3' on the command line is not preceded by the word with"),
-        (["--confg=mmsa"], "--confg=mmsa; python -m mmsa --help explains"),
+        (["--confg=mmsa"], "--confg=mmsa; did you mean --config?; python -m mmsa --help explains"),
     ],
 )
 def test_wrong_use(fake: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

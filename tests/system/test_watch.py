@@ -107,6 +107,13 @@ def test_the_saved_policy_plays_and_not_another(run: Path, monkeypatch: pytest.M
     assert [int(path.name) for path in loaded] == [steps[1], steps[1], steps[1], steps[0]]
 
 
+@pytest.mark.parametrize(("word", "more"), [("load_step=0", ""), ("load_step=999", ", the nearest to load_step=999")])
+def test_the_step_that_is_taken_is_said(run: Path, capsys: pytest.CaptureFixture[str], word: str, more: str) -> None:
+    last = max(int(path.name) for path in (run.parents[3] / "models").glob("*/*") if path.is_dir())
+    assert main.main(["--watch", str(run), "with", word]) == 0
+    assert f"networks: step {last}{more}\n" in capsys.readouterr().out
+
+
 def test_a_policy_that_draws_its_actions_in_tests_plays_greedily(run: Path) -> None:
     values = compose("mappo", "gymma", [f"env_args.key={KEY}", "seed=1", "local_results_path=elsewhere"])
     assert values["action_selector"] == "soft_policies"
