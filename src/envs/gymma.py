@@ -147,8 +147,8 @@ class GymmaEnv(MultiAgentEnv):
     With common_reward the reward is the sum or mean of the agents' rewards.
 
     LBF ends its own 50 steps with `terminated`: that limit is part of the task and stays so, unless time_limit names
-    the same number. RWARE says `terminated` after 500 steps, too, but its task has no end and its robots do not see the
-    time: here that is `truncated`, as is a limit set here or by gymnasium's registry.
+    the same number; more is refused. RWARE says `terminated` after 500 steps, too, but its task has no end and its
+    robots do not see the time: here that is `truncated`, as is a limit set here or by gymnasium's registry.
     """
 
     def __init__(
@@ -183,13 +183,15 @@ class GymmaEnv(MultiAgentEnv):
         self._env, self.name = env, key
         raw = env.unwrapped
         own_limit = spec.max_episode_steps or spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
-        limits = [int(limit) for limit in (time_limit, own_limit) if limit]
-        if argument and time_limit:
-            limits = [time_limit]
-        if not limits:
+        if time_limit and own_limit and not argument and time_limit > own_limit:
+            raise ValueError(
+                f"env_args.time_limit={time_limit}: {key} ends by itself after {own_limit} steps; give at most that"
+            )
+        limit = time_limit or own_limit
+        if not limit:
             raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
-        self.episode_limit = min(limits)
-        self._limit_set = time_limit == own_limit  # the environment's own limit, but as one that was set here
+        self.episode_limit = int(limit)
+        self._clock_set = time_limit is not None and time_limit == getattr(raw, "_max_episode_steps", None)
 
         seen, taken = env.observation_space, env.action_space
         if not (isinstance(seen, gymnasium.spaces.Tuple) and isinstance(taken, gymnasium.spaces.Tuple)):
@@ -241,7 +243,9 @@ class GymmaEnv(MultiAgentEnv):
             actions = [a + first for a, first in zip(actions, self._first_action, strict=True)]
         self._raw, rewards, terminated, truncated, info = self._env.step(actions)
         self._t += 1
-        terminated = _for_all(terminated) and not (self._limit_set and self._t >= self.episode_limit)
+        terminated = _for_all(terminated)
+        if terminated and self._clock_set and self._t >= self.episode_limit:  # by its clock, or since all food is eaten
+            terminated = not np.any(getattr(self._env.unwrapped, "field", True))
         truncated = not terminated and (self._t >= self.episode_limit or _for_all(truncated))
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 

@@ -59,13 +59,32 @@ def test_player_levels(level: int | None, highest: int) -> None:
 def test_own_limit_is_termination_ours_is_truncation(make: Any) -> None:
     key = "Foraging-8x8-2p-3f-v3"
     noop, on = np.zeros((1, 2), np.int64), np.ones(1, bool)
-    for limit, steps, terminated in ((None, 50, True), (100, 50, True), (50, 50, False), (7, 7, False)):
+    for limit, steps, terminated in ((None, 50, True), (50, 50, False), (7, 7, False)):
         vector = make("gymma", key=key, time_limit=limit)
         assert vector.episode_limit == steps
         vector.reset()
         ends = [vector.step(noop, on) for _ in range(steps)]
         assert not any(ends[:-1]) and ends[-1]
         assert (vector.terminated[0], vector.truncated[0]) == (terminated, not terminated)
+
+
+def test_the_last_food_at_the_time_limit_is_the_task_s_end() -> None:
+    env = GymmaEnv("Foraging-5x5-2p-1f-v3", time_limit=50, max_player_level=1, seed=1)
+    env.reset()
+    assert not any(any(env.step([0, 0])[2:4]) for _ in range(49))
+    env._env.unwrapped.field[:] = 0
+    assert env.step([0, 0])[2:4] == (True, False)
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_an_end_at_the_registry_s_limit_is_an_end(
+    ragged: str, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    monkeypatch.setattr(RaggedEnv, "step", lambda self, actions: (self._obs(), [0.0, 0.0], [True, True], False, {}))
+    env = GymmaEnv(ragged, time_limit=limit)
+    env.reset()
+    env._t = 3
+    assert env.step([0, 0])[2:4] == (True, False)
 
 
 def test_rewards_are_the_sum_or_mean_of_the_agents() -> None:
@@ -123,6 +142,13 @@ def test_ragged_spaces_are_padded_and_masked(ragged: str) -> None:
 def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         GymmaArgs(**arguments)
+
+
+def test_more_than_the_limit_of_its_own_is_refused(ragged: str) -> None:
+    for key, limit in (("Foraging-8x8-2p-3f-v3", 50), (ragged, 4)):
+        assert GymmaEnv(key, time_limit=limit).episode_limit == limit
+        with pytest.raises(ValueError, match=f"env_args.time_limit={limit + 1}: {key} ends .* after {limit} steps"):
+            GymmaEnv(key, time_limit=limit + 1)
 
 
 def test_single_agent_environments_are_refused() -> None:
