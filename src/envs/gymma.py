@@ -106,8 +106,10 @@ def find_spec(key: str) -> Any:
     if module:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise MissingBackendError(f"{module}:{key}: there is no installed module {module}") from error
+        except Exception as error:  # whatever its code raises
+            absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+            why = "there is no such installed module" if absent else f"{type(error).__name__}: {error}"
+            raise MissingBackendError(f"{module}:{key}: {module} cannot be imported ({why})") from error
     for begin, package in PACKAGES.items():
         if key.lower().startswith(begin.lower()):
             try:
@@ -173,9 +175,10 @@ class GymmaEnv(MultiAgentEnv):
             changes = {**changes, argument: None}
         try:
             env = gymnasium.make(key, disable_env_checker=True, **changes)
-        except (TypeError, ValueError) as error:  # the constructor's own words name the argument
+        except Exception as error:  # of the package: its own words may name the argument
             given = f"env_args.make={make}: " if make else ""
-            raise ValueError(f"{given}{key} cannot be made with {changes}: {error}") from error
+            why = str(error) or type(error).__name__
+            raise ValueError(f"{given}{key} cannot be made with {changes}: {why}") from error
         # gymnasium's call-order and time-limit wrappers cost a third of the step: this class does both jobs itself.
         plain = (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)
         while isinstance(env, plain):

@@ -114,8 +114,9 @@ class VmasVectorEnv(VectorEnv):
                 self._env = vmas.make_env(
                     path, num_envs=e, continuous_actions=False, terminated_truncated=True, seed=seeds[0], **args.make
                 )
-            except (TypeError, UserWarning) as error:
-                raise ValueError(f"env_args.make={args.make}: {args.key} cannot be made with it: {error}") from error
+            except Exception as error:  # of the scenario: its own words may name the argument
+                why = str(error) or type(error).__name__
+                raise ValueError(f"env_args.make={args.make}: {args.key} cannot be made with it: {why}") from error
             boxes = list(self._env.observation_space)
             counts = [int(getattr(space, "n", 0)) for space in self._env.action_space]
             if not all(type(box).__name__ == "Box" for box in boxes) or not all(counts):

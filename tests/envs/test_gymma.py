@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -151,6 +152,15 @@ def test_more_than_the_limit_of_its_own_is_refused(ragged: str) -> None:
             GymmaEnv(key, time_limit=limit + 1)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [({"field_size": []}, "tuple index out of range"), ({"min_player_level": [1]}, "must be a scalar or a list")],
+)
+def test_what_the_package_cannot_make_is_said(make: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=f"env_args.make=.*Foraging.* cannot be made with .*: {words}"):
+        GymmaEnv("Foraging-8x8-2p-3f-v3", make=make)
+
+
 def test_single_agent_environments_are_refused() -> None:
     with pytest.raises(RuntimeError, match="tuples"):
         GymmaEnv("CartPole-v1")
@@ -162,8 +172,24 @@ def test_a_module_before_the_id() -> None:
     assert GymmaArgs(key=key, max_player_level=3).key == key
     env = GymmaEnv(key, max_player_level=3, seed=1)
     assert env.n_agents == 2 and env.name == "Foraging-8x8-2p-3f-v3"
-    with pytest.raises(ValidationError, match="no installed module no_such_module"):
-        GymmaArgs(key="no_such_module:Foraging-8x8-2p-3f-v3")
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("no_such_module", "no such installed module"),
+        ("os.no_such_module", "no such installed module"),
+        (".relative", "TypeError"),
+        ("toy_broken", "ModuleNotFoundError: No module named 'nothere'"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, words: str
+) -> None:
+    (tmp_path / "toy_broken.py").write_text("import nothere")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValidationError, match=rf"{module}:Foraging\S+: {module} cannot be imported \(.*{words}"):
+        GymmaArgs(key=f"{module}:Foraging-8x8-2p-3f-v3")
 
 
 # --- RWARE ---

@@ -129,6 +129,7 @@ def test_action_0_is_no_force() -> None:
     [
         ({"key": "ballance"}, "Did you mean balance"),
         ({"make": {"n_agent": 4}}, "env_args.make=.*n_agent"),
+        ({"make": {"n_agents": 1}}, "env_args.make=.*AssertionError"),
         ({"make": {"seed": 4}}, "seed cannot be set here"),
         ({"time_limit": 0}, "time_limit"),
     ],
