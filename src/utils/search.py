@@ -51,8 +51,8 @@ class Range(_Strict):
             return rng.randint(low, high)
         else:
             value = rng.uniform(low, high)
-        value = min(max(value, low), high)
-        return round(value) if isinstance(low, int) and isinstance(high, int) else float(f"{value:.4g}")
+        value = round(value) if isinstance(low, int) and isinstance(high, int) else float(f"{value:.4g}")
+        return min(max(value, low), high)
 
 
 class Search(_Strict):
@@ -106,11 +106,14 @@ class Search(_Strict):
     def points(self) -> list[dict[str, Any]]:
         """What each point sets. The first n of a random search stay the same when `samples` grows."""
         if self.samples is None:
-            return [dict(zip(self.keys, values, strict=True)) for values in product(*(v for _, v in self.lists))]
+            return self._grid()
         return list(islice(self._different(), self.samples))
 
+    def _grid(self) -> list[dict[str, Any]]:
+        return [dict(zip(self.keys, values, strict=True)) for values in product(*(v for _, v in self.lists))]
+
     def _different(self) -> Iterator[dict[str, Any]]:
-        """Random points, none twice; ends where none has been new for long, as when lists are used up."""
+        """Random points, none twice; where none has been new for long, what is left of lists, and the end."""
         rng = random.Random(self.search_seed)
         seen: set[str] = set()
         misses = 0
@@ -123,6 +126,10 @@ class Search(_Strict):
             if not misses:
                 seen.add(repr(point))
                 yield point
+        if len(self.lists) == len(self.keys):
+            left = [point for point in self._grid() if repr(point) not in seen]
+            rng.shuffle(left)
+            yield from left
 
 
 def name_of(point: dict[str, Any]) -> str:

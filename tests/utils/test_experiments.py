@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import mmsa.learner
 from utils import config, grouping, hosts, records, resume
 from utils.config import ConfigError, compose, parse_override
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan, words_of
-from utils.search import Search, load_search, name_of
+from utils.search import Range, Search, load_search, name_of
 
 EXPERIMENTS = sorted((config.ROOT / "config" / "experiments").glob("*.yaml"))
 SEARCHES = sorted((config.ROOT / "config" / "searches").glob("*.yaml"))
@@ -290,6 +291,20 @@ def test_log_uniform_is_even_in_the_logarithm() -> None:
     points = Search.model_validate(values | {"keys": keys, "samples": 2000}).points()
     below = sum(point["lr"] < 1e-3 for point in points) / len(points)
     assert 0.45 < below < 0.55  # evenly without the logarithm: 0.09
+
+
+def test_rounding_does_not_leave_the_bounds() -> None:
+    for bounds in ([0.99991, 0.99999], [0.10001, 0.10004]):
+        drawn = [Range(uniform=bounds).draw(random.Random(seed)) for seed in range(20)]
+        assert all(bounds[0] <= value <= bounds[1] for value in drawn)
+
+
+def test_samples_for_all_points_of_lists_take_all() -> None:
+    """The draws alone leave some out: each is new too seldom at the end."""
+    values = {"algorithm": {"config": "vdn"}, "tasks": {"a": {"env_config": "matrix"}}, "seeds": [1], "t_max": 1}
+    keys = {"lr": [n / 1000 for n in range(1, 51)], "gamma": [n / 50 for n in range(40)]}
+    fewer, all_ = (Search.model_validate(values | {"keys": keys, "samples": n}).points() for n in (90, 2000))
+    assert len({tuple(point.values()) for point in all_}) == 2000 and all_[:90] == fewer
 
 
 def test_a_grid(files: Files) -> None:
