@@ -253,7 +253,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
         status = 0
     except KeyboardInterrupt as error:
         status = getattr(error, "status", 130)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
     except Exception:
         traceback.print_exc()

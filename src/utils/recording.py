@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 import threading
 import time
@@ -13,9 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sacred.dependencies import get_digest
 from sacred.observers import FileStorageObserver
 from sacred.observers.base import RunObserver
 
+from utils.config import ConfigError
 from utils.logging import record_lock
 from utils.mongo import Address, Column, Snapshot, Store, connect, describe, document, files_of, parse_time, run_uid
 from utils.runs import JOURNAL, commit_of, facts_of, read_metrics
@@ -78,6 +81,30 @@ class RunFolder(FileStorageObserver):
         self.unwritten = False  # the journal lacks points
         self.problem: OSError | None = None
         self.said = False
+
+    def started_event(self, *args: Any, **kwargs: Any) -> str:
+        """ConfigError where the record cannot be begun, as on a full disk; no half of it is left."""
+        try:
+            return super().started_event(*args, **kwargs)
+        except OSError as error:
+            if self.dir is not None:
+                shutil.rmtree(self.dir, ignore_errors=True)
+                self.dir = None
+            raise _unwritable(Path(self.basedir), error) from None
+
+    def find_or_save(self, filename: str, store_dir: Path) -> Path:
+        """The copy of a source file. All runs share it: it is whole, or it is written again."""
+        path = Path(filename)
+        kept = store_dir / f"{path.stem}_{get_digest(filename)}{path.suffix}"
+        if not kept.exists() or kept.stat().st_size != path.stat().st_size:
+            store_dir.mkdir(parents=True, exist_ok=True)
+            part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
+            try:
+                shutil.copyfile(path, part)
+                os.replace(part, kept)
+            finally:
+                part.unlink(missing_ok=True)
+        return kept
 
     def log_metrics(self, metrics_by_name: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> None:
         """Appends the new points to the journal."""
@@ -172,8 +199,9 @@ class RunFolder(FileStorageObserver):
         super().interrupted_event(*args, **kwargs)
 
     def failed_event(self, *args: Any, **kwargs: Any) -> None:
-        self.finish()
-        super().failed_event(*args, **kwargs)
+        if self.dir is not None:  # the record was begun
+            self.finish()
+            super().failed_event(*args, **kwargs)
 
     def finish(self) -> None:
         """Everything is written, and the journal of no use any more; where it cannot be, the journal is left."""
@@ -202,6 +230,10 @@ class RunFolder(FileStorageObserver):
     def path(self, filename: str) -> Path:
         assert self.dir is not None
         return Path(self.dir) / filename
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"local_results_path: the record cannot be written in {folder}: {error.strerror}")
 
 
 class ResumedFolder(RunFolder):
@@ -256,12 +288,15 @@ class ResumedFolder(RunFolder):
         self.dir, self.config, self.info = str(self.folder), config, {}
         self.run_entry = entry | {"status": "RUNNING", "artifacts": [], "resources": []}
         self.unwritten = True
-        self._write_journal(self.series)
-        self.unwritten = False
-        self.save_metrics()
-        if self.changed:
-            self.save_json(config, "config.json")
-        self.save_json(self.run_entry, "run.json")
+        try:
+            self._write_journal(self.series)
+            self.unwritten = False
+            self.save_metrics()
+            if self.changed:
+                self.save_json(config, "config.json")
+            self.save_json(self.run_entry, "run.json")
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
         return self.folder.name
 
 

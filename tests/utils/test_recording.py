@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sacred.observers import file_storage
 from support.mongo_wire import Wire, server
 from support.sacred_runs import configuration
 
 from utils import recording, records
+from utils.config import ConfigError
 from utils.logging import Logger
 from utils.mongo import Column, Snapshot, Store, address, run_uid
 from utils.recording import Delivery, ResumedFolder, RunFolder
@@ -535,6 +538,25 @@ def test_on_a_full_disk_the_run_goes_on_and_nothing_is_missing_later(
     assert experiment.files.problem is not None and (experiment.folder / JOURNAL).exists()
 
 
+def test_a_disk_that_is_full_at_the_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above all no empty copy of a source, which the next run would take for its own."""
+
+    def full(source: Any, target: Any) -> None:
+        Path(target).touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        for module in (shutil, file_storage):
+            patch.setattr(module, "copyfile", full)
+        with pytest.raises(ConfigError, match="local_results_path: .*runs: No space left on device"):
+            Experiment(tmp_path / "runs")
+    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file() or path.name.isdecimal()] == []
+    source = Experiment(tmp_path / "runs").files.run_entry["experiment"]["sources"][0][1]
+    (tmp_path / "runs" / source).write_text("")  # as older versions left it
+    Experiment(tmp_path / "runs")
+    assert (tmp_path / "runs" / source).read_text() == "x = 1\n"
+
+
 def resume(experiment: Experiment, points: dict[str, int], where: str = "", changed: bool = False) -> Experiment:
     """The run of this folder goes on from where its metrics had so many points."""
     again = Experiment.__new__(Experiment)
@@ -547,6 +569,21 @@ def resume(experiment: Experiment, points: dict[str, int], where: str = "", chan
     for observer in again.observers:
         observer.started_event(NEXT, "main", {"cpu": "New CPU"}, START + timedelta(days=1), again.config, {}, None)
     return again
+
+
+def test_a_disk_that_is_full_when_a_run_goes_on_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment(tmp_path / "runs")
+    experiment.points(4)
+    experiment.end()
+    before = {path: path.read_bytes() for path in experiment.folder.iterdir()}
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(recording.os, "replace", full)
+    with pytest.raises(ConfigError, match="local_results_path: .*No space left on device"):
+        resume(experiment, {"loss": 2})
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_resumed_record_has_each_point_once(tmp_path: Path) -> None:
