@@ -140,19 +140,17 @@ def extras() -> Iterator[Line]:
     )
     yield _tried("Ray", lambda: _package("ray", "ray", "compare.py --ray ADDRESS"))
     yield _tried("report", _report)
-    yield _tried("films as GIF", lambda: _package("imageio", "", "--watch RUN"))
     yield _tried("films as MP4", lambda: _package("imageio-ffmpeg", "video", "--watch RUN --out film.mp4"))
 
 
 def _package(name: str, extra: str, use: str) -> str:
     """Installed packages; their import, which takes seconds, is left out."""
-    target = f"'.[{extra}]'" if extra else "."
     try:
         found = version(name)
     except PackageNotFoundError:
         found = ""
     if not found or importlib.util.find_spec(name.replace("-", "_")) is None:
-        raise Problem(f"needs the package {name}: pip install -e {target}")
+        raise Problem(f"needs the package {name}: pip install -e '.[{extra}]'")
     return f"{name} {found}: {use}"
 
 

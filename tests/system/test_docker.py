@@ -136,7 +136,7 @@ def test_starcraft_has_its_own_requirements() -> None:
     setup = configparser.ConfigParser()
     setup.read(DOCKER.parent / "setup.cfg")
     needed = {re.split(r"[<>=]", line)[0] for line in setup["options"]["install_requires"].split()}
-    for name in needed - {"jaxmarl", "jax", "imageio"}:  # SMAX, and films
+    for name in needed - {"jaxmarl", "jax"}:  # SMAX
         assert versions.get(name) == tested[name], f"{name} is missing or another one than in constraints.txt"
 
 
