@@ -6,6 +6,8 @@ ARGS: name -> pydantic model of env_args. make_vector_env(args) builds what the 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,6 +32,8 @@ __all__ = [
     "require",
     "simulator_suffix",
 ]
+
+DISPLAYS = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}  # variables, one of which names it
 
 REGISTRY: dict[str, Callable[..., MultiAgentEnv]] = {
     "gymma": gymma.GymmaEnv,
@@ -90,6 +94,8 @@ def require(config: Mapping[str, Any]) -> None:
         )
     if config["render"] and env != "gymma":
         raise ValueError(f"render=True: {env} cannot be shown; set render=False")
+    if config["render"] and sys.platform == "linux" and not DISPLAYS & set(os.environ):
+        raise ValueError("render=True needs a display; --watch makes a film without one")
 
 
 def _is_batched(env: str, env_args: Mapping[str, Any]) -> bool:

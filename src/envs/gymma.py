@@ -197,9 +197,10 @@ class GymmaEnv(MultiAgentEnv):
             raise ValueError(
                 f"env_args.time_limit={time_limit}: {key} ends by itself after {own_limit} steps; give at most that"
             )
-        if not (time_limit or own_limit):
+        limit = time_limit or own_limit
+        if not limit:
             raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
-        self.episode_limit = int(time_limit or own_limit)
+        self.episode_limit = int(limit)
         self._clock_set = time_limit is not None and time_limit == getattr(raw, "_max_episode_steps", None)
 
         seen, taken = env.observation_space, env.action_space

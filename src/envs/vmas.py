@@ -3,6 +3,8 @@
 Where this differs from the package:
 - All its environments share one random stream. Here each environment has its own, so that what it starts from depends
   on its seed only, and neither on their number nor on other runs in the process.
+  Three scenarios do not keep to it: episodes of wind_flocking and road_traffic depend on those before them, those of
+  road_traffic and mpe/simple_crypto on the number of environments.
 - Nothing resets itself, and a time limit (100 steps unless set) is `truncated`; `terminated` is the scenario's own end.
 Actions are the package's discrete ones (no force, back, ahead in each direction, times what can be said), the state is
 the observations joined, the CPU is used whatever the learner has.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from os.path import expanduser
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from components.checkpoint import find_checkpoint
 
@@ -60,7 +61,7 @@ class HostConfig(BaseModel):
     learner_log_interval: Positive
     save_model: bool
     save_model_interval: Positive
-    local_results_path: Annotated[str, Field(min_length=1)]
+    local_results_path: Annotated[str, Field(min_length=1), AfterValidator(expanduser)]  # ~ is the home folder
     record_checkpoint: bool
     use_tensorboard: bool
     use_wandb: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -141,3 +142,15 @@ def test_battle() -> None:
     bar = 60 - 9 - 6 + 1 + strip
     assert near(picture, 414, bar, drawing.HEALTHY) and near(picture, 427, bar, drawing.HURT)
     assert near(draw([(1, 0)]), 240, 240 + strip, drawing.ENEMY) and not near(picture, 240, 240 + strip, drawing.ENEMY)
+
+
+def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    env_args = {"key": "Foraging-5x5-2p-1f-v3"}
+    config = {"env": "gymma", "env_args": env_args, "common_reward": True, "env_workers": 0, "render": True}
+    with pytest.raises(ValueError, match="render=True needs a display; --watch makes a film without one"):
+        envs.require(config)
+    monkeypatch.setenv("DISPLAY", ":0")
+    envs.require(config)

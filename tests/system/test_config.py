@@ -95,6 +95,10 @@ def test_values(text: str, value: object) -> None:
     assert parsed == value and type(parsed) is type(value)
 
 
+def test_results_in_the_home_folder() -> None:
+    assert config.compose("vdn", "matrix", ["local_results_path=~/x"])["local_results_path"] == str(Path.home() / "x")
+
+
 @pytest.mark.parametrize("text", ["t_max", "=5", "env_args.=5", ".key=1", "a..b=1"])
 def test_overrides_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="key=value is wanted"):
