@@ -266,7 +266,7 @@ def _said(error: ErrorDetails) -> str:
         return message
     if error["type"] == "extra_forbidden":
         group: Any = MMSAConfig.model_fields[groups[0]].annotation
-        return f"{'.'.join((*groups, key))}: unknown key{_nearest(key, group.model_fields)}"
+        return f"{'.'.join((*groups, key))}: unknown key{nearest(key, group.model_fields)}"
     return f"{'.'.join((*groups, key))}={error['input']!r}: {message}"
 
 

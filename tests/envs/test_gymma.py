@@ -88,6 +88,15 @@ def test_an_end_at_the_registry_s_limit_is_an_end(
     assert env.step([0, 0])[2:4] == (True, False)
 
 
+@pytest.mark.parametrize("limit", [None, 50])
+def test_all_food_eaten_is_termination_whatever_the_limit(make: Any, limit: int | None) -> None:
+    vector = make("gymma", key="Foraging-8x8-2p-3f-v3", time_limit=limit)
+    vector.reset()
+    vector.envs[0]._env.unwrapped.field[:] = 0
+    assert vector.step(np.zeros((1, 2), np.int64), np.ones(1, bool))
+    assert (vector.terminated[0], vector.truncated[0]) == (True, False)
+
+
 def test_rewards_are_the_sum_or_mean_of_the_agents() -> None:
     def first_reward(**changes: Any) -> Any:
         env = GymmaEnv("Foraging-5x5-2p-1f-v3", max_player_level=1, seed=1, **changes)
