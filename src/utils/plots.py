@@ -36,7 +36,7 @@ WORLD_MODEL = {  # panel -> metrics drawn in it against environment steps, the s
     "correlation of imagined and real reward": ("mmsa_reward_correlation",),
     "TD error with another roll-out, imagined steps alone (dashed)": ("mmsa_td_other_rollout", "mmsa_td_other_future"),
 }
-LOGARITHMIC = "mmsa_sale_over_no_change"  # it falls from 6 to below 1, where the curves differ
+RATIOS = ("mmsa_sale_over_no_change", "mmsa_td_other_rollout")  # on a logarithmic axis: 100 would hide all about 1
 MANY = 3  # curves; with more a second line for each would hide them
 WORLD_MODEL_SERIES = (
     *(f"{prefix}_{k}" for prefix in HORIZON_ERRORS for k in HORIZONS),
@@ -143,12 +143,12 @@ def world_model(task: Task, curves: Sequence[Curve], look: Styles) -> Any | None
         if not drawn[0]:
             continue
 
-        def against_steps(panel: Any, drawn: list[dict[str, Band]] = drawn, log: bool = LOGARITHMIC in metrics) -> None:
+        def against_steps(panel: Any, drawn: list[dict[str, Band]] = drawn, log: bool = metrics[0] in RATIOS) -> None:
             for own, dash in zip(drawn, ("-", "--"), strict=False):
                 _draw(panel, own, {name: {**look[name], "linestyle": dash} for name in own})
             if log:
                 panel.set_yscale("log", subs=())
-                panel.yaxis.set_major_locator(_matplotlib().ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+                panel.yaxis.set_major_locator(_matplotlib().ticker.LogLocator(subs=(1, 2, 5)))
                 panel.yaxis.set_major_formatter(_short)
 
         draws.append((label, AXES["steps"], against_steps))
