@@ -163,7 +163,10 @@ def test_more_than_the_limit_of_its_own_is_refused(ragged: str) -> None:
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [({"field_size": []}, "tuple index out of range"), ({"min_player_level": [1]}, "must be a scalar or a list")],
+    [
+        ({"field_size": []}, "tuple index out of range"),
+        ({"min_player_level": [1]}, "min_player_level must be a scalar or a list"),
+    ],
 )
 def test_what_the_package_cannot_make_is_said(make: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=f"env_args.make=.*Foraging.* cannot be made with .*: {words}"):
