@@ -197,6 +197,17 @@ def test_global_generators_change_nothing(standin: Any, built: list[Any]) -> Non
     assert np.array_equal(seen[0], seen[1])
 
 
+def test_draws_of_a_battle_go_on_from_step_to_step(standin: Any, built: list[Any]) -> None:
+    env = smacv2.SmacV2Env("zerg_5_vs_5", seed=1)
+    env.reset()
+    drawn = []
+    for _ in range(2):
+        with env._own_random():
+            drawn.append((random.random(), np.random.random()))
+    (python, numpy), (next_python, next_numpy) = drawn
+    assert python != next_python and numpy != next_numpy
+
+
 def test_battle_won_and_counts_in_the_last_info(standin: Any, built: list[Any]) -> None:
     env = smacv2.SmacV2Env("zerg_5_vs_5", seed=1)
     _, info = play(env)

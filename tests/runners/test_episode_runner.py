@@ -194,6 +194,15 @@ def test_exactly_so_many_test_episodes_count(n_envs: int, n_tests: int) -> None:
     assert runner.t_env == t_env and "test_epsilon" not in logger.stats
 
 
+@pytest.mark.parametrize("test_mode", [False, True])
+def test_training_explores_and_tests_take_the_best_actions(test_mode: bool) -> None:
+    runner, _, _ = build(4, test_nepisode=4, epsilon_start=1.0, evaluation_epsilon=0.0)
+    batch = runner.run(test_mode=test_mode)
+    best = runner.mac.unroll(batch).masked_fill(batch["avail_actions"] == 0, -th.inf).argmax(-1)
+    played = batch["filled"][:, 1:, 0] == 1
+    assert bool((batch["actions"][:, :-1, :, 0] == best[:, :-1])[played].all()) is test_mode
+
+
 def test_individual_rewards() -> None:
     runner, logger, _ = build(2, common_reward=False)
     batch = runner.run()

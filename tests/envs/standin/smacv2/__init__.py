@@ -122,7 +122,7 @@ class StarCraft2Env:
             self.health = np.full(self.n_agents, 2.0)
             self.places = scenario["ally_start_positions"]["item"]
             self.types = scenario["team_gen"]["ally_team"]
-            health = 20.0 + np.arange(self.n_enemies)
+            health = np.array([20.0 + i + len(self.types[i % len(self.types)]) for i in range(self.n_enemies)])
             self.enemies = {i: SimpleNamespace(health=h, health_max=h, shield_max=0) for i, h in enumerate(health)}
             if self._episode_count == 0:
                 self.max_reward += 2 * health.sum()  # counted twice, as it can happen
