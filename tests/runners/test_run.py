@@ -197,7 +197,7 @@ def test_what_is_said_and_recorded_at_the_start(
         run.run(None, small(tmp_path, t_max=20), LOG)
     row = 8 * 4 + 3 * 6 * 4 + 3 + 3 * 5 + 4 + 1
     assert "one update for every 10 environment steps" in caplog.text
-    assert f"at most {20 * 7 * row / 1e6:.1f} MB" in caplog.text and "dummy 1.0" in caplog.text
+    assert f"up to {20 * 7 * row / 1e6:.1f} MB" in caplog.text and "dummy 1.0" in caplog.text
     records = loggers[0].records
     assert records["backend"] == "dummy 1.0" and records["buffer_bytes"] == 20 * 7 * row
     assert records["update_to_data"] == "one update for every 10 environment steps"

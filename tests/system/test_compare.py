@@ -209,7 +209,7 @@ def test_all_are_run_once(stage: Stage, reported: list, capsys: pytest.CaptureFi
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
     assert call.planned == [run.config for run in runs] and call.title == "Two learners on a game"
-    assert call.reference == "MMSA"
+    assert call.reference == "VDN"
     assert call.problems == ["a damaged record"]
 
 

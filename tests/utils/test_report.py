@@ -319,7 +319,7 @@ def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> Non
     (suite,) = sc.suites([sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks])
     assert suite.scales == ((-20, 0), (0, 1))
     assert suite.scores[0].finals.tolist() == [[0.5, 1]] and suite.scores[1].finals.tolist() == [[0, 0.5]]
-    band = suite.bands["steps"]["x"]
+    band = suite.bands["x"]["steps"]
     assert band is not None and band.mid[[0, -1]].tolist() == [(1 + 0) / 2, (0.5 + 1) / 2]
 
 
@@ -336,8 +336,8 @@ def test_tests_against_updates(tmp_path: Path) -> None:
     """Of several before the first update the last one counts; what is after the last known update is left out."""
     metrics = {"test_return_mean": ([0, 100, 200, 300, 400], [1, 2, 3, 4, 5]), "updates": ([0, 100, 300], [0, 0, 20])}
     (run,) = load_runs([str(sr.write(tmp_path / "1", sr.record(sr.configuration(), metrics)))])
-    along = sc.along(run, "test_return_mean", "updates")
-    assert along is not None and [values.tolist() for values in along] == [[0, 10, 20], [2, 3, 4]]
+    band = sc.bands([[run]], "test_return_mean")["updates"]
+    assert band is not None and (band.x.tolist(), band.mid.tolist()) == ([0, 10, 20], [2, 3, 4])
 
 
 def test_a_comparison(tmp_path: Path) -> None:
