@@ -160,6 +160,9 @@ def test_vector(name: str, make: Any, play: Any) -> None:
         assert array.shape == shape and array.dtype == dtype
     trace = play(first, episodes=2)
     assert equal(trace, play(second, episodes=2)), "the same seed gave different episodes"
+    if name != "matrix":
+        other = make(ENV.get(name, name), 3, seed=2, **CASES[name])
+        assert not np.array_equal(trace[0][1], play(other)[0][1]), "another seed gave the same episode"
     assert all(step[2].any(axis=-1).all() for step in trace)
     assert first.backend and first.info["backend"] == first.backend
     assert first.get_env_info()["episode_limit"] == first.episode_limit

@@ -113,7 +113,7 @@ def test_episodes_are_those_of_the_networks_of_one_run_ago(pipelined: Any) -> No
 def test_tests_take_the_networks_of_the_moment(pipelined: Any) -> None:
     runner, mac, logger = pipelined()
     here, our_mac, our_logger = build(EpisodeRunner, settings())
-    first, second, third = networks(mac, 3)
+    first, third, second = networks(mac, 3)
 
     runner.run()
     mac.agent.load_state_dict(second)
@@ -133,6 +133,9 @@ def test_tests_take_the_networks_of_the_moment(pipelined: Any) -> None:
     assert equal(after[0], ahead) and equal(after[1], copy_of(here.run()))
     assert [t for t, _ in logger.stats["test_return_mean"]] == [at] == [t]
     assert logger.stats["test_return_mean"] == our_logger.stats["test_return_mean"]
+    our_mac.agent.load_state_dict(first)
+    here.env.episode = 2  # the test's, once more
+    assert not equal(tested, copy_of(here.run(test_mode=True))), "the networks make no difference: nothing was tested"
     here.close_env()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
 from support.dummy_env import DummyVectorEnv, make_dummy
@@ -165,6 +167,20 @@ def test_two_runs_of_ppo_with_one_seed_are_identical(tmp_path: Path, loggers: Lo
     one, two, other = (logger.stats for logger in loggers)
     assert one == two and len(one["pg_loss"]) > 10
     assert one["pg_loss"] != other["pg_loss"]
+
+
+def test_the_seed_decides_networks_batches_and_all_draws(tmp_path: Path, loggers: Loggers) -> None:
+    """Each of them: where one were always the same, the seeds of a comparison would not be independent."""
+    parts: list[dict[str, Any]] = []
+    for seed in (3, 3, 4):
+        args = run.make_args(small(tmp_path) | {"seed": seed})
+        draws = {"python": random.random(), "numpy": np.random.random(), "torch": th.rand(()).item()}
+        buffer, learner = run.build(args, run.make_runner(args, loggers(LOG)), loggers(LOG))
+        weights = [p.tolist() for p in learner.mac.parameters()]
+        parts.append(draws | {"weights": weights, "batches": buffer.state_dict()["rng"]})
+    one, two, other = parts
+    assert one == two
+    assert [name for name in one if one[name] == other[name]] == []
 
 
 @pytest.mark.parametrize("n_envs", [1, 8])
