@@ -110,12 +110,11 @@ def find_spec(key: str) -> Any:
             absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
             why = "there is no such installed module" if absent else f"{type(error).__name__}: {error}"
             raise MissingBackendError(f"{module}:{key}: {module} cannot be imported ({why})") from error
-    for begin, package in PACKAGES.items():
-        if key.lower().startswith(begin.lower()):
-            try:
-                importlib.import_module(package)
-            except ModuleNotFoundError as error:
-                raise MissingBackendError(f"{key} needs the package {package}: pip install {package}") from error
+    if package := _package_of(key):
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            raise MissingBackendError(f"{key} needs the package {package}: pip install {package}") from error
     if key.startswith(_MPE) and key not in gymnasium.registry:
         from .pettingzoo_adapter import mpe_entry_point
 
@@ -138,8 +137,12 @@ def find_spec(key: str) -> Any:
 def plain_key(key: str) -> str:
     """The key without its module where find_spec imports that one anyway, so that a task has one name in reports."""
     module, _, plain = key.rpartition(":")
-    own = {package for begin, package in PACKAGES.items() if plain.lower().startswith(begin.lower())}
-    return plain if module in own else key
+    return plain if module == _package_of(plain) else key
+
+
+def _package_of(key: str) -> str | None:
+    """The package that registers ids with such a beginning."""
+    return next((package for begin, package in PACKAGES.items() if key.lower().startswith(begin.lower())), None)
 
 
 def _for_all(flag: Any) -> bool:

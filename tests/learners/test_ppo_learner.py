@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch as th
-from support.batches import random_batch, with_garbage
+from support.batches import random_batch, standardised_error, with_garbage
 from support.settings import RecordingLogger, args, scheme_of
 
 from components.episode_buffer import complete_scheme
@@ -150,9 +150,7 @@ def test_standardised_values_count_in_the_returns_units() -> None:
                 ahead = v[b, t + 1] * earlier.std(0, correction=0) + earlier.mean(0)
                 values.append(v[b, t])
                 returns.append(batch["reward"][b, t] + a.gamma * (1 - batch["terminated"][b, t].item()) * ahead)
-    g = th.stack(returns)
-    seen = th.cat([earlier, g])
-    expected = (th.stack(values) - (g - seen.mean(0)) / seen.std(0, correction=0)).square().mean().item()
+    expected = standardised_error(earlier, th.stack(returns), th.stack(values))
     learner.train(batch, 10, 1)
     assert logger.stats["critic_loss"][-1][1] == pytest.approx(expected, rel=1e-4)
 

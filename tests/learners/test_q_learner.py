@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch as th
-from support.batches import random_batch, with_garbage
+from support.batches import random_batch, standardised_error, with_garbage
 from support.settings import RecordingLogger, args, scheme_of
 
 from components.episode_buffer import EpisodeBatch, complete_scheme
@@ -198,9 +198,7 @@ def test_standardised_values_count_in_the_returns_units(mixer: str | None, colum
                 ahead = best * earlier.std(0, correction=0) + earlier.mean(0)
                 taken.append(chosen)
                 targets.append(batch["reward"][b, t] + a.gamma * (1 - batch["terminated"][b, t].item()) * ahead)
-    returns = th.stack(targets)
-    seen = th.cat([earlier, returns])
-    expected = (th.stack(taken) - (returns - seen.mean(0)) / seen.std(0, correction=0)).square().mean().item()
+    expected = standardised_error(earlier, th.stack(targets), th.stack(taken))
     learner.train(batch, 10, 1)
     assert logger.stats["loss"][-1][1] == pytest.approx(expected, rel=1e-4)
 

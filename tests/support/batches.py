@@ -42,6 +42,12 @@ def random_batch(
     return batch
 
 
+def standardised_error(earlier: th.Tensor, returns: th.Tensor, values: th.Tensor) -> float:
+    """Mean squared distance of values from returns, standardised by all that was seen: `earlier` ones and these."""
+    seen = th.cat([earlier, returns])
+    return (values - (returns - seen.mean(0)) / seen.std(0, correction=0)).square().mean().item()
+
+
 def with_garbage(batch: EpisodeBatch, seed: int = 5) -> EpisodeBatch:
     """A copy whose padded steps hold large random numbers and random flags."""
     g = th.Generator().manual_seed(seed)
