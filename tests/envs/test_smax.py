@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from envs.smax import MAPS, SmaxArgs, _compile, _import_jax, scenario
+from envs.smax import MAPS, SmaxArgs, SmaxVectorEnv, _compile, _import_jax, scenario
 
 E = 8
 
@@ -16,8 +16,6 @@ E = 8
 @pytest.fixture(scope="module")
 def battles() -> dict[str, Any]:
     """Four times E battles of 3m, each followed to its end: a row of arrays for each step."""
-    from envs.smax import SmaxVectorEnv
-
     vector = SmaxVectorEnv(scenario("3m", 16), list(range(E)))
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
@@ -134,8 +132,6 @@ def test_rows_of_ended_battles_stay(battles: dict[str, Any]) -> None:
 
 
 def test_action_0_stands_still_and_1_to_4_move_apart() -> None:
-    from envs.smax import SmaxVectorEnv
-
     vector = SmaxVectorEnv(scenario("3m", 16), [5] * E)
     vector.reset()
     start = np.asarray(vector._carry[1].state.unit_positions)[:, 0]
@@ -154,9 +150,24 @@ def test_step_is_compiled_once(battles: dict[str, Any]) -> None:
     assert _compile(scenario("3m", 16)).step._cache_size() == 1
 
 
-def test_a_battle_that_nobody_survives_is_not_won() -> None:
-    from envs.smax import SmaxVectorEnv
+def test_each_step_draws_anew() -> None:
+    """The same moment of one battle, counted as other steps: how long weapons cool down is drawn, and differs."""
+    vector = SmaxVectorEnv(scenario("3m", 16), [5] * E)
+    vector.reset()
+    distances = []
+    for _ in range(8):
+        actions = (vector.avail_actions * np.r_[5.0, np.ones(4), 300, 200, 100]).argmax(-1).astype(np.int32)
+        key, carried = vector._carry
+        counted = carried.state.step + np.repeat(np.arange(E // 2), 2).astype(np.int32)
+        moment = carried.replace(state=carried.state.replace(step=counted))
+        _, obs, *_ = vector._functions.step((key, moment), actions)
+        distances.append(np.abs(np.asarray(obs) - np.asarray(obs)[0]).max(axis=(1, 2)))
+        vector.step(actions, np.ones(E, bool))
+    assert np.max(distances, axis=0)[:2].tolist() == [0, 0]
+    assert (np.max(distances, axis=0)[2:] > 0).all()
 
+
+def test_a_battle_that_nobody_survives_is_not_won() -> None:
     vector = SmaxVectorEnv(scenario("3m", 16), [5] * E)
     vector.reset()
     key, carried = vector._carry
