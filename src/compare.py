@@ -20,7 +20,7 @@ from rich.table import Table
 from main import overrides
 from utils import config, records
 from utils.attempts import LocalPool, Pool, locked
-from utils.cli import refuse, require_writable
+from utils.cli import leave, refuse, require_writable
 from utils.conduct import Overview, conduct
 from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
@@ -403,4 +403,4 @@ def make_pool(options: argparse.Namespace, runs: Sequence[Run]) -> Pool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 try:
     import yaml
 
-    from utils.cli import refuse, require_writable
+    from utils.cli import leave, refuse, require_writable
     from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, Address, address, hide
 except ModuleNotFoundError as error:
@@ -377,4 +377,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from utils import statistics
-from utils.cli import refuse
+from utils.cli import leave, refuse
 from utils.config import ConfigError, Parser, nearest
 from utils.grouping import METRICS
 from utils.logging import number
@@ -257,10 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except ConfigError as error:
         return refuse(error)
-    except BrokenPipeError:  # track.py ls | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from utils.config import ConfigError
 from utils.mongo import hide
@@ -27,3 +30,15 @@ def refuse(error: ConfigError) -> int:
     message = problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems", *problems])
     print(f"error: {hide(message)}", file=sys.stderr)
     return 2
+
+
+def leave(main: Callable[[], int]) -> NoReturn:
+    """Ends the process with main's exit status; where nobody reads what it prints any longer (main.py --list | head)
+    without a word, with the status of a process that SIGPIPE ended."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -52,6 +54,16 @@ def test_list_names_maps_and_keys(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for word in ("mmsa", "qmix", "vdn", "protoss_5_vs_5", "Foraging-2s-8x8-2p-2f-coop-v3", "smacv2_5_units"):
         assert word in out
+
+
+def test_a_reader_who_leaves_is_no_error(tree: Path) -> None:
+    """main.py --list | head -0"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / "src" / "main.py"), "--list"]
+    left = subprocess.run(command, cwd=tree, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(writer)
+    assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize(
