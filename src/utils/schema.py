@@ -143,10 +143,11 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
         wrong["burn_in"] = "must be at least 1 with obs_last_action: the action before a stretch is not in it"
     if config["learner"] == "q_learner" and config["agent_output_type"] != "q":
         wrong["agent_output_type"] = "must be 'q' with learner=q_learner, which learns action values"
-    if (config["agent_output_type"] == "q") != (config["action_selector"] == "epsilon_greedy"):
+    takes = {"epsilon_greedy": "q", "multinomial": "pi_logits", "soft_policies": "pi_logits"}
+    if config["agent_output_type"] != takes.get(config["action_selector"], config["agent_output_type"]):
         wrong["action_selector"] = (
             f"does not go with agent_output_type={config['agent_output_type']}: "
-            "epsilon_greedy takes action values (q), the others draw from policies (pi_logits)"
+            "epsilon_greedy takes action values (q), multinomial and soft_policies draw from policies (pi_logits)"
         )
     if config["learner"] == "ppo_learner":
         wrong |= _on_policy(config)

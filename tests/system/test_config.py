@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components import action_selectors
 from utils import config, schema
 from utils.config import ConfigError, load_yaml, parse_override, parse_value
 
@@ -178,6 +179,14 @@ def test_a_problem_names_key_value_and_cure(
 ) -> None:
     (problem,) = problems(override)
     assert all(part in problem for part in parts), problem
+
+
+def test_a_plugins_own_selector_takes_what_it_likes(
+    compose: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(action_selectors.REGISTRY, "boltzmann", object)
+    assert compose("action_selector=boltzmann")["agent_output_type"] == "q"
+    assert compose(*PPO, "action_selector=boltzmann")["agent_output_type"] == "pi_logits"
 
 
 def test_keys_that_do_not_go_together(tree: Path, problems: Callable[..., list[str]]) -> None:
