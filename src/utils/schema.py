@@ -40,7 +40,7 @@ class HostConfig(BaseModel):
     reward_scalarisation: Literal["sum", "mean"]
 
     # acting
-    runner: Literal["episode", "parallel"]
+    runner: Name
     batch_size_run: Positive
     env_workers: Count
     env_timeout: Annotated[float, Field(gt=0.0, le=86400.0)] | None
@@ -126,6 +126,8 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
     wrong: dict[str, str] = {}
     if config["runner"] == "episode" and config["batch_size_run"] != 1:
         wrong["batch_size_run"] = "must be 1 with runner=episode; runner=parallel steps several environments"
+    if config["pipeline"] and config["runner"] not in ("episode", "parallel"):
+        wrong["pipeline"] = f"must be false with runner={config['runner']}: its process plays with the host's runner"
     if config["env_workers"] > config["batch_size_run"]:
         wrong["env_workers"] = f"must be at most batch_size_run={config['batch_size_run']}: a worker steps environments"
     if config["epsilon_finish"] > config["epsilon_start"]:

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import runners
 from components import action_selectors
 from utils import config, schema
 from utils.config import ConfigError, load_yaml, parse_override, parse_value
@@ -137,7 +138,7 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("double_q=1", ["double_q = 1", "true or false"]),
         ("batch_size=true", ["batch_size = True", "a whole number"]),
         ("hypernet_layers=3", ["hypernet_layers = 3", "1 or 2"]),
-        ("runner=serial", ["runner = 'serial'", "'episode' or 'parallel'"]),
+        ("runner=serial", ["runner = 'serial'", "available: episode, parallel"]),
         ("env_steps_per_update=episodes", ["env_steps_per_update = 'episodes'", "'episode'"]),
         ("seed=-1", ["seed = -1", "from 0 to 4294967295 or null"]),
         ("lr=1e400", ["lr = inf"]),
@@ -187,6 +188,15 @@ def test_a_plugins_own_selector_takes_what_it_likes(
     monkeypatch.setitem(action_selectors.REGISTRY, "boltzmann", object)
     assert compose("action_selector=boltzmann")["agent_output_type"] == "q"
     assert compose(*PPO, "action_selector=boltzmann")["agent_output_type"] == "pi_logits"
+
+
+def test_a_plugins_own_runner(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runners.REGISTRY, "mine", object)
+    assert compose("runner=mine", "batch_size_run=3")["runner"] == "mine"
+    (problem,) = problems("runner=mine", "pipeline=true")
+    assert "pipeline = True" in problem and "must be false with runner=mine" in problem
 
 
 def test_keys_that_do_not_go_together(tree: Path, problems: Callable[..., list[str]]) -> None:
