@@ -154,7 +154,10 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
     if config["learner"] == "ppo_learner":
         wrong |= _on_policy(config)
     elif config["env_steps_per_update"] == "batch":
-        wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
+        if config["agent_output_type"] == "q":  # action values are learnt from old episodes, too
+            wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
+        else:
+            wrong |= _new_batches(config, "env_steps_per_update=batch")
     if config["render"] and not config["evaluate"]:
         wrong["render"] = "needs evaluate=True: training is not shown"
     if config["record_checkpoint"] and not config["save_model"]:
@@ -181,21 +184,26 @@ def _on_policy(config: dict[str, Any]) -> dict[str, str]:
     wrong: dict[str, str] = {}
     if config["env_steps_per_update"] != "batch":
         wrong["env_steps_per_update"] = "must be batch with learner=ppo_learner: old episodes teach it nothing"
-    if config["buffer_size"] != config["batch_size"]:
-        wrong["buffer_size"] = (
-            f"must be batch_size={config['batch_size']} with learner=ppo_learner, which uses no others"
-        )
-    if config["batch_size"] % config["batch_size_run"]:
-        wrong["batch_size"] = (
-            f"must be a multiple of batch_size_run={config['batch_size_run']} with learner=ppo_learner: "
-            "a batch is played before each update"
-        )
+    wrong |= _new_batches(config, "learner=ppo_learner")
     if config["agent_output_type"] != "pi_logits":
         wrong["agent_output_type"] = "must be 'pi_logits' with learner=ppo_learner, which learns policies"
     if config["mixer"] is not None:
         wrong["mixer"] = "must be null with learner=ppo_learner, which has no action values to mix"
-    if config["pipeline"]:
-        wrong["pipeline"] = "must be false with learner=ppo_learner, which learns from the present policy only"
     if config["sequence_length"] is not None:
         wrong["sequence_length"] = "must be null with learner=ppo_learner, which trains on whole episodes"
+    return wrong
+
+
+def _new_batches(config: dict[str, Any], cause: str) -> dict[str, str]:
+    """What batches ask that are all new episodes of the present policy, as `cause` (key=value) wants them."""
+    wrong: dict[str, str] = {}
+    if config["buffer_size"] != config["batch_size"]:
+        wrong["buffer_size"] = f"must be batch_size={config['batch_size']} with {cause}, which uses no others"
+    if config["batch_size"] % config["batch_size_run"]:
+        wrong["batch_size"] = (
+            f"must be a multiple of batch_size_run={config['batch_size_run']} with {cause}: "
+            "a batch is played before each update"
+        )
+    if config["pipeline"]:
+        wrong["pipeline"] = f"must be false with {cause}, which learns from the present policy only"
     return wrong

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import learners
 import runners
 from components import action_selectors
 from utils import config, schema
@@ -240,6 +241,16 @@ def test_what_ppo_asks_of_its_settings(
     assert compose(*PPO)["learner"] == "ppo_learner"
     (problem,) = problems(*PPO, *override.split())
     assert all(part in problem for part in parts), problem
+
+
+def test_batches_of_new_episodes_for_a_plugins_learner(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(learners.REGISTRY, "my_ppo", object)
+    own = [*PPO, "learner=my_ppo"]
+    assert compose(*own)["env_steps_per_update"] == "batch"
+    wrong = problems(*own, "buffer_size=5000", "runner=parallel", "batch_size_run=3", "pipeline=true")
+    assert len(wrong) == 3 and all("with env_steps_per_update=batch" in problem for problem in wrong), wrong
 
 
 def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:
