@@ -153,6 +153,8 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("lr_.a={b: 1}", ["lr_.a = {'b': 1} (the command line): unknown key"]),
         ("env_args.time_limt=5", ["env_args.time_limt = 5", "did you mean env_args.time_limit?"]),
         ("env_args.sight=3", ["env_args.sight = 3", "unknown key; env_args.make.sight=3 passes it to"]),
+        ("env_args.pretrained_wrapper=null", ["env_args.pretrained_wrapper = None", "unknown key; upstream's trained"]),
+        ("save_replay=true", ["save_replay = True", "unknown key; --watch RUN plays"]),
         ("env_args=5", ["env_args = 5", "a mapping"]),
         ("t_max.inner=5", ["t_max.inner=5", "holds no further keys"]),
         ("time_limit=5", ["time_limit = 5", "did you mean env_args.time_limit?"]),
@@ -181,6 +183,10 @@ def test_a_problem_names_key_value_and_cure(
 ) -> None:
     (problem,) = problems(override)
     assert all(part in problem for part in parts), problem
+
+
+def test_upstreams_keys_that_have_a_word_of_their_own_are_no_keys_here() -> None:
+    assert not set(config.UPSTREAM) & set(schema.HostConfig.model_fields)
 
 
 def test_a_plugins_own_selector_takes_what_it_likes(
