@@ -349,6 +349,13 @@ def _import_host(src: Path) -> None:
     try:
         run = import_module("run")
     except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        found = getattr(sys.modules.get(package), "__file__", None)
+        # A folder of the checkout that has no __init__.py comes after packages anywhere else on the path.
+        if found and (src / package).is_dir() and not Path(found).resolve().is_relative_to(src):
+            raise UpstreamError(
+                f"{src} needs {error.name}, but {package} comes from {found}: take that off PYTHONPATH, or uninstall it"
+            ) from None
         raise UpstreamError(f"EPyMARL needs {error.name}, which is not installed: pip install {error.name}") from None
     if not Path(str(run.__file__)).resolve().is_relative_to(src):
         raise UpstreamError(f"the module run comes from {run.__file__} and not from {src}: start another process")

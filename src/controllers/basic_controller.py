@@ -18,7 +18,7 @@ from components.action_selectors import REGISTRY as action_REGISTRY
 from components.action_selectors import ActionSelector
 from components.episode_buffer import EpisodeBatch, Scheme
 from modules.agents import REGISTRY as agent_REGISTRY
-from modules.agents.playing import Player, play, player_of, softmax
+from modules.agents.playing import Player, goes_with_forward, play, player_of, softmax
 
 _ALL = slice(None)
 
@@ -66,9 +66,16 @@ class BasicMAC:
         return self._step(ep_batch, t, _ALL)
 
     def unroll(self, batch: EpisodeBatch) -> th.Tensor:
-        """All steps of all episodes, from a hidden state of zeros, in one call: the agents' outputs (B, T, N, A)."""
-        outputs, _ = self.agent.unroll(self.inputs(batch))
-        return outputs
+        """All steps of all episodes, from the agent's initial hidden state: the agents' outputs (B, T, N, A)."""
+        inputs = self.inputs(batch)
+        if goes_with_forward(self.agent, "unroll"):
+            return self.agent.unroll(inputs)[0]
+        hidden = self.agent.init_hidden().expand(batch.batch_size * self.n_agents, -1)
+        steps = []
+        for step in inputs.unbind(1):  # (B, N, I)
+            outputs, hidden = self.agent(step.flatten(0, 1), hidden)
+            steps.append(outputs.unflatten(0, (-1, self.n_agents)))
+        return th.stack(steps, 1)
 
     def log_policy(self, batch: EpisodeBatch) -> th.Tensor:
         """Log-probabilities of all actions at all steps, (B, T, N, A); policies (pi_logits) only."""

@@ -23,6 +23,17 @@ ROOT = hosts.ROOT
 COMMAND_LINE = "the command line"
 MAX_BYTES = 2**20  # of one YAML file
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+# Keys of upstream's own files that there are not here, and what takes their place
+UPSTREAM = {
+    "add_value_last_step": "returns always bootstrap where an episode is cut off; leave it out",
+    "hypergroup": "compare.py --search tells its points apart itself; leave it out, or use label",
+    "optim_alpha": "the optimiser is Adam; leave it out",
+    "optim_eps": "the optimiser is Adam; leave it out",
+    "repeat_id": "seed tells repetitions apart; leave it out",
+    "save_replay": "--watch RUN plays and films saved networks",
+    "wandb_save_model": "record_checkpoint=True keeps the networks with the run's record",
+    "env_args.pretrained_wrapper": "upstream's trained opponents are in its checkout (--epymarl); leave it out",
+}
 T = TypeVar("T")
 Path_ = tuple[str, ...]  # of a key: env_args.map_name is ("env_args", "map_name")
 
@@ -315,6 +326,7 @@ class _Report:
         others = (one for one in available("algs").items() if shown_path(one[1]) not in self.sources.values())
         owner = next((name for name, file in others if path[0] in (_attempt([], load_yaml, file) or ())), "")
         hint = f"; it belongs to --config={owner}" if owner and path[0] not in self.valid else close
+        hint = f"; {UPSTREAM[name]}" if name in UPSTREAM else hint
         self.add(path, "unknown key" + hint)
 
     def validate(self, model: type[BaseModel], values: Mapping[str, Any], prefix: Path_ = ()) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class HostConfig(BaseModel):
     reward_scalarisation: Literal["sum", "mean"]
 
     # acting
-    runner: Literal["episode", "parallel"]
+    runner: Name
     batch_size_run: Positive
     env_workers: Count
     env_timeout: Annotated[float, Field(gt=0.0, le=86400.0)] | None
@@ -126,6 +126,8 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
     wrong: dict[str, str] = {}
     if config["runner"] == "episode" and config["batch_size_run"] != 1:
         wrong["batch_size_run"] = "must be 1 with runner=episode; runner=parallel steps several environments"
+    if config["pipeline"] and config["runner"] not in ("episode", "parallel"):
+        wrong["pipeline"] = f"must be false with runner={config['runner']}: its process plays with the host's runner"
     if config["env_workers"] > config["batch_size_run"]:
         wrong["env_workers"] = f"must be at most batch_size_run={config['batch_size_run']}: a worker steps environments"
     if config["epsilon_finish"] > config["epsilon_start"]:
@@ -143,15 +145,19 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
         wrong["burn_in"] = "must be at least 1 with obs_last_action: the action before a stretch is not in it"
     if config["learner"] == "q_learner" and config["agent_output_type"] != "q":
         wrong["agent_output_type"] = "must be 'q' with learner=q_learner, which learns action values"
-    if (config["agent_output_type"] == "q") != (config["action_selector"] == "epsilon_greedy"):
+    takes = {"epsilon_greedy": "q", "multinomial": "pi_logits", "soft_policies": "pi_logits"}
+    if config["agent_output_type"] != takes.get(config["action_selector"], config["agent_output_type"]):
         wrong["action_selector"] = (
             f"does not go with agent_output_type={config['agent_output_type']}: "
-            "epsilon_greedy takes action values (q), the others draw from policies (pi_logits)"
+            "epsilon_greedy takes action values (q), multinomial and soft_policies draw from policies (pi_logits)"
         )
     if config["learner"] == "ppo_learner":
         wrong |= _on_policy(config)
     elif config["env_steps_per_update"] == "batch":
-        wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
+        if config["agent_output_type"] == "q":  # action values are learnt from old episodes, too
+            wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
+        else:
+            wrong |= _new_batches(config, "env_steps_per_update=batch")
     if config["render"] and not config["evaluate"]:
         wrong["render"] = "needs evaluate=True: training is not shown"
     if config["record_checkpoint"] and not config["save_model"]:
@@ -178,21 +184,26 @@ def _on_policy(config: dict[str, Any]) -> dict[str, str]:
     wrong: dict[str, str] = {}
     if config["env_steps_per_update"] != "batch":
         wrong["env_steps_per_update"] = "must be batch with learner=ppo_learner: old episodes teach it nothing"
-    if config["buffer_size"] != config["batch_size"]:
-        wrong["buffer_size"] = (
-            f"must be batch_size={config['batch_size']} with learner=ppo_learner, which uses no others"
-        )
-    if config["batch_size"] % config["batch_size_run"]:
-        wrong["batch_size"] = (
-            f"must be a multiple of batch_size_run={config['batch_size_run']} with learner=ppo_learner: "
-            "a batch is played before each update"
-        )
+    wrong |= _new_batches(config, "learner=ppo_learner")
     if config["agent_output_type"] != "pi_logits":
         wrong["agent_output_type"] = "must be 'pi_logits' with learner=ppo_learner, which learns policies"
     if config["mixer"] is not None:
         wrong["mixer"] = "must be null with learner=ppo_learner, which has no action values to mix"
-    if config["pipeline"]:
-        wrong["pipeline"] = "must be false with learner=ppo_learner, which learns from the present policy only"
     if config["sequence_length"] is not None:
         wrong["sequence_length"] = "must be null with learner=ppo_learner, which trains on whole episodes"
+    return wrong
+
+
+def _new_batches(config: dict[str, Any], cause: str) -> dict[str, str]:
+    """What batches ask that are all new episodes of the present policy, as `cause` (key=value) wants them."""
+    wrong: dict[str, str] = {}
+    if config["buffer_size"] != config["batch_size"]:
+        wrong["buffer_size"] = f"must be batch_size={config['batch_size']} with {cause}, which uses no others"
+    if config["batch_size"] % config["batch_size_run"]:
+        wrong["batch_size"] = (
+            f"must be a multiple of batch_size_run={config['batch_size_run']} with {cause}: "
+            "a batch is played before each update"
+        )
+    if config["pipeline"]:
+        wrong["pipeline"] = f"must be false with {cause}, which learns from the present policy only"
     return wrong

@@ -130,6 +130,33 @@ def test_agents_and_controllers_of_others_play_by_their_own_steps() -> None:
             assert th.equal(other.select_actions(batch, t, 0, test_mode=True), worst[:, t])
 
 
+def test_agents_of_others_are_trained_by_their_own_steps() -> None:
+    mac, a = build(obs_last_action=True)
+    batch = random_batch(a, LENGTHS, ENDS)
+
+    class Doubled(type(mac.agent)):  # type: ignore[misc]
+        def forward(self, x: th.Tensor, h: th.Tensor) -> Any:
+            q, h = super().forward(x, h)
+            return 2 * q, h
+
+    class Bare(th.nn.Module):  # upstream's contract
+        def __init__(self, agent: Any) -> None:
+            super().__init__()
+            self.inner, self.init_hidden = agent, agent.init_hidden
+
+        def forward(self, x: th.Tensor, h: th.Tensor) -> Any:
+            return self.inner(x, h)
+
+    agent, q = mac.agent, mac.unroll(batch).detach()
+    mac.agent = Bare(agent)
+    th.testing.assert_close(mac.unroll(batch).detach(), q, rtol=1e-5, atol=1e-6)
+    mac.unroll(batch).sum().backward()
+    assert all(p.grad is not None for p in mac.parameters())
+    agent.__class__ = Doubled
+    mac.agent = agent
+    th.testing.assert_close(mac.unroll(batch).detach(), 2 * q, rtol=1e-5, atol=1e-6)
+
+
 def test_a_selector_with_upstreams_form_alone() -> None:
     mac, a = build()
 

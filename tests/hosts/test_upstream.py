@@ -282,6 +282,18 @@ def test_a_changed_contract_is_named(tmp_path: Path, changes: dict[str, str], me
     assert not Path("results").exists()
 
 
+def test_a_package_that_hides_the_checkouts_is_named(tmp_path: Path) -> None:
+    """As our own src does on PYTHONPATH: its utils has an __init__.py, upstream's has none."""
+    fake = fake_epymarl.make(tmp_path / "epymarl", {"src/utils/__init__.py": None})
+    other = tmp_path / "other/utils/__init__.py"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    path = os.pathsep.join([str(ROOT / "plugins"), str(tmp_path / "other")])
+    done = shell(f"--epymarl={fake}", *RUN, PYTHONPATH=path)
+    assert done.returncode == 2 and "pip install utils" not in done.stderr
+    assert f"but utils comes from {other}: take that off PYTHONPATH" in done.stderr
+
+
 def test_without_pkg_resources_sacred_still_records(fake: Path) -> None:
     """As with setuptools 82: here the module is hidden from the import system."""
     hidden = (

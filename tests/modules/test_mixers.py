@@ -47,3 +47,8 @@ def test_qmix_refuses_other_depths() -> None:
 
 def test_plugins_find_their_registries() -> None:
     assert isinstance(world_models.REGISTRY, dict) and isinstance(critics.REGISTRY, dict)
+
+
+def test_vdn_is_made_as_upstreams_learners_make_it() -> None:
+    q = th.randn(B, T, N)
+    th.testing.assert_close(REGISTRY["vdn"]()(q, th.randn(B, T, S)), q.sum(-1, keepdim=True))

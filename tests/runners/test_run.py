@@ -152,6 +152,26 @@ def test_updates_are_counted(tmp_path: Path, loggers: Loggers, monkeypatch: pyte
     assert on[-1] == 3 * (loggers[1].progressed[-1][1] // 4)
 
 
+def test_a_learner_with_upstreams_contract_alone(
+    tmp_path: Path, loggers: Loggers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+
+    class Bare:
+        def __init__(self, *given: Any) -> None: ...
+
+        def train(self, batch: Any, t_env: int, episode_num: int) -> None:
+            trained.append(t_env)
+
+        def save_models(self, path: Path) -> None:
+            (path / "agent.th").touch()
+
+    monkeypatch.setitem(run.le_REGISTRY, "bare", Bare)
+    run.run(None, small(tmp_path, learner="bare", save_model=True), LOG)
+    assert len(trained) > 10 and loggers[0].stats["test_return_mean"] and "updates" not in loggers[0].stats
+    assert list(tmp_path.glob("models/*/*/agent.th"))
+
+
 def test_two_runs_with_one_seed_are_identical(tmp_path: Path, loggers: Loggers) -> None:
     changes = {"mixer": "qmix", "standardise_rewards": True, "sequence_length": 3, "burn_in": 1, **parallel(2)}
     for seed in (3, 3, 4):

@@ -12,6 +12,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import learners
+import runners
+from components import action_selectors
 from utils import config, schema
 from utils.config import ConfigError, load_yaml, parse_override, parse_value
 
@@ -136,7 +139,7 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("double_q=1", ["double_q = 1", "true or false"]),
         ("batch_size=true", ["batch_size = True", "a whole number"]),
         ("hypernet_layers=3", ["hypernet_layers = 3", "1 or 2"]),
-        ("runner=serial", ["runner = 'serial'", "'episode' or 'parallel'"]),
+        ("runner=serial", ["runner = 'serial'", "available: episode, parallel"]),
         ("env_steps_per_update=episodes", ["env_steps_per_update = 'episodes'", "'episode'"]),
         ("seed=-1", ["seed = -1", "from 0 to 4294967295 or null"]),
         ("lr=1e400", ["lr = inf"]),
@@ -150,6 +153,8 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("lr_.a={b: 1}", ["lr_.a = {'b': 1} (the command line): unknown key"]),
         ("env_args.time_limt=5", ["env_args.time_limt = 5", "did you mean env_args.time_limit?"]),
         ("env_args.sight=3", ["env_args.sight = 3", "unknown key; env_args.make.sight=3 passes it to"]),
+        ("env_args.pretrained_wrapper=null", ["env_args.pretrained_wrapper = None", "unknown key; upstream's trained"]),
+        ("save_replay=true", ["save_replay = True", "unknown key; --watch RUN plays"]),
         ("env_args=5", ["env_args = 5", "a mapping"]),
         ("t_max.inner=5", ["t_max.inner=5", "holds no further keys"]),
         ("time_limit=5", ["time_limit = 5", "did you mean env_args.time_limit?"]),
@@ -178,6 +183,27 @@ def test_a_problem_names_key_value_and_cure(
 ) -> None:
     (problem,) = problems(override)
     assert all(part in problem for part in parts), problem
+
+
+def test_upstreams_keys_that_have_a_word_of_their_own_are_no_keys_here() -> None:
+    assert not set(config.UPSTREAM) & set(schema.HostConfig.model_fields)
+
+
+def test_a_plugins_own_selector_takes_what_it_likes(
+    compose: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(action_selectors.REGISTRY, "boltzmann", object)
+    assert compose("action_selector=boltzmann")["agent_output_type"] == "q"
+    assert compose(*PPO, "action_selector=boltzmann")["agent_output_type"] == "pi_logits"
+
+
+def test_a_plugins_own_runner(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runners.REGISTRY, "mine", object)
+    assert compose("runner=mine", "batch_size_run=3")["runner"] == "mine"
+    (problem,) = problems("runner=mine", "pipeline=true")
+    assert "pipeline = True" in problem and "must be false with runner=mine" in problem
 
 
 def test_keys_that_do_not_go_together(tree: Path, problems: Callable[..., list[str]]) -> None:
@@ -221,6 +247,16 @@ def test_what_ppo_asks_of_its_settings(
     assert compose(*PPO)["learner"] == "ppo_learner"
     (problem,) = problems(*PPO, *override.split())
     assert all(part in problem for part in parts), problem
+
+
+def test_batches_of_new_episodes_for_a_plugins_learner(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(learners.REGISTRY, "my_ppo", object)
+    own = [*PPO, "learner=my_ppo"]
+    assert compose(*own)["env_steps_per_update"] == "batch"
+    wrong = problems(*own, "buffer_size=5000", "runner=parallel", "batch_size_run=3", "pipeline=true")
+    assert len(wrong) == 3 and all("with env_steps_per_update=batch" in problem for problem in wrong), wrong
 
 
 def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:

@@ -28,13 +28,16 @@ Player = Callable[[Array, Array], tuple[Array, Array]]  # inputs (M, I), h (M, H
 def player_of(agent: Any, hidden: th.Tensor) -> Player | None:
     """The agent's player for episodes with these hidden states (B, N, H); None where torch is to play them.
 
-    That is on a GPU, in another precision, and for agents of others: those without a `player`, and those which inherit
-    one beside a `forward` of their own.
+    That is on a GPU, in another precision, and for agents of others, whose player does not go with their forward.
     """
-    if not compiled.runs(hidden):
-        return None
-    owner = next((cls for cls in type(agent).__mro__ if "forward" in vars(cls) or "player" in vars(cls)), object)
-    return agent.player() if "player" in vars(owner) else None
+    return agent.player() if compiled.runs(hidden) and goes_with_forward(agent, "player") else None
+
+
+def goes_with_forward(agent: Any, method: str) -> bool:
+    """Whether the agent's method does what `forward` does: not where it has none, nor where it inherits one beside a
+    `forward` of its own."""
+    owner = next((cls for cls in type(agent).__mro__ if "forward" in vars(cls) or method in vars(cls)), object)
+    return method in vars(owner)
 
 
 def play(

@@ -9,7 +9,7 @@ from torch import nn
 
 
 class VDNMixer(nn.Module):
-    def __init__(self, args: SimpleNamespace) -> None:
+    def __init__(self, args: SimpleNamespace | None = None) -> None:  # upstream's learners give none
         super().__init__()
 
     def forward(self, agent_qs: th.Tensor, states: th.Tensor) -> th.Tensor:
