@@ -21,12 +21,32 @@ from modules.agents import REGISTRY as agent_REGISTRY
 from modules.agents.playing import Player, goes_with_forward, play, player_of, softmax
 
 _ALL = slice(None)
+STEP = ("_step", "_build_inputs")  # what forward is made of
+
+
+def unroll(mac: Any, batch: EpisodeBatch) -> th.Tensor:
+    """Any MAC's `unroll`: the agents' outputs (B, T, N, A). One of upstream's contract, or with a step of its own, goes
+    step by step."""
+    return mac.unroll(batch) if goes_with_forward(mac, "unroll", *STEP) else _step_by_step(mac, batch)
+
+
+def log_policy(mac: Any, batch: EpisodeBatch) -> th.Tensor:
+    """Any MAC's `log_policy`, (B, T, N, A); policies (pi_logits) only."""
+    if any(goes_with_forward(mac, name, *STEP) for name in ("log_policy", "unroll")):
+        return mac.log_policy(batch)
+    return (_step_by_step(mac, batch) + 1e-10).log()  # 0 where an action is not available
+
+
+def _step_by_step(mac: Any, batch: EpisodeBatch) -> th.Tensor:
+    mac.init_hidden(batch.batch_size)
+    return th.stack([mac.forward(batch, t) for t in range(batch.max_seq_length)], 1)
 
 
 class BasicMAC:
     """An agent's input is its observation, its last action (obs_last_action) and its number (obs_agent_id).
 
-    The batch may be on another device than the agents: what a step needs is moved.
+    The batch may be on another device than the agents: what a step needs is moved. A subclass may change `forward`,
+    `_build_inputs`, `_get_input_shape` or `_build_agents`, as upstream's may: it then acts and learns step by step.
     """
 
     def __init__(self, scheme: Scheme, groups: Mapping[str, int], args: SimpleNamespace) -> None:
@@ -34,8 +54,7 @@ class BasicMAC:
         self.n_agents = args.n_agents
         self.n_actions = args.n_actions
         self.agent_output_type = args.agent_output_type
-        input_shape = self._input_shape(scheme)
-        self.agent = agent_REGISTRY[args.agent](input_shape, args)
+        self._build_agents(self._get_input_shape(scheme))
         self.action_selector = action_REGISTRY[args.action_selector](args)
         self.hidden_states: Any = None  # (B, N, H), of the episodes being acted in
         self.device = "cpu"
@@ -49,8 +68,10 @@ class BasicMAC:
         rows = bs if isinstance(bs, slice) else np.asarray(bs)
         avail = ep_batch.numpy("avail_actions")[rows, t_ep]
         if self._player is None:
+            ours = goes_with_forward(self, *STEP)
             with th.inference_mode():
-                outputs = self._step(ep_batch, t_ep, bs).numpy(force=True)
+                step = self._step(ep_batch, t_ep, bs) if ours else self.forward(ep_batch, t_ep, test_mode=test_mode)[bs]
+            outputs = step.numpy(force=True)
         else:
             outputs = play(self._player, ep_batch, t_ep, rows, self.hidden_states, self.args)
             if self.agent_output_type != "q":
@@ -96,29 +117,33 @@ class BasicMAC:
         if isinstance(self.action_selector, ActionSelector):  # others have upstream's select_action alone
             self.action_selector.begin()
         # A controller with a step of its own is not to be played by ours.
-        ours = type(self)._step is BasicMAC._step
+        ours = all(getattr(type(self), name) is getattr(BasicMAC, name) for name in ("forward", *STEP))
         self._player = player_of(self.agent, self.hidden_states) if ours else None
 
     def _step(self, batch: EpisodeBatch, t: int, bs: Any) -> th.Tensor:
+        everyone = isinstance(bs, slice) and bs == _ALL
+        hidden = self.hidden_states if everyone else self.hidden_states[bs]
+        inputs = self._build_inputs(batch, t) if everyone else self._build_inputs(batch, t, bs)
+        outputs, hidden = self.agent(inputs, hidden.flatten(0, 1))
+        hidden = hidden.view(-1, self.n_agents, hidden.shape[-1])
+        if everyone:
+            self.hidden_states = hidden
+        else:
+            self.hidden_states[bs] = hidden
+        outputs = outputs.view(len(hidden), self.n_agents, -1)
+        if self.agent_output_type == "q":
+            return outputs
+        return self._logits(outputs, self._at(batch["avail_actions"], t, bs)).softmax(-1)
+
+    def _build_inputs(self, batch: EpisodeBatch, t: int, bs: Any = _ALL) -> th.Tensor:
+        """The agents' inputs at one step, (b*N, I)."""
         obs = self._at(batch["obs"], t, bs)
         parts = [obs]
         if self.args.obs_last_action:
             parts.append(self._last_actions(batch, t, bs, obs))
         if self.args.obs_agent_id:
             parts.append(self._ids.expand(len(obs), -1, -1))
-        inputs = th.cat(parts, -1) if len(parts) > 1 else obs
-        everyone = isinstance(bs, slice) and bs == _ALL
-        hidden = self.hidden_states if everyone else self.hidden_states[bs]
-        outputs, hidden = self.agent(inputs.flatten(0, 1), hidden.flatten(0, 1))
-        hidden = hidden.view(len(obs), self.n_agents, -1)
-        if everyone:
-            self.hidden_states = hidden
-        else:
-            self.hidden_states[bs] = hidden
-        outputs = outputs.view(len(obs), self.n_agents, -1)
-        if self.agent_output_type == "q":
-            return outputs
-        return self._logits(outputs, self._at(batch["avail_actions"], t, bs)).softmax(-1)
+        return (th.cat(parts, -1) if len(parts) > 1 else obs).flatten(0, 1)
 
     def _logits(self, outputs: th.Tensor, avail: th.Tensor) -> th.Tensor:
         return outputs.masked_fill(avail == 0, -1e10) if self.args.mask_before_softmax else outputs
@@ -133,7 +158,10 @@ class BasicMAC:
             step = step[bs]
         return step if self.device == "cpu" else step.to(self.device, non_blocking=True)
 
-    def _input_shape(self, scheme: Scheme) -> int:
+    def _build_agents(self, input_shape: int) -> None:
+        self.agent = agent_REGISTRY[self.args.agent](input_shape, self.args)
+
+    def _get_input_shape(self, scheme: Scheme) -> int:
         size = scheme["obs"]["vshape"]
         size = size if isinstance(size, int) else size[0]
         if self.args.obs_last_action:

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from components.episode_buffer import EpisodeBatch, Scheme
 from components.running_stats import RunningStats
+from controllers.basic_controller import log_policy
 from learners.learner import Learner
 from learners.returns import n_step, transition_mask
 from modules.critics import REGISTRY as critic_REGISTRY
@@ -57,7 +58,7 @@ class PPOLearner(Learner):
         steps_before = self.training_steps
         for _ in range(args.epochs):
             # 2. Policy: the clipped surrogate, and the entropy
-            log_probs = self.mac.log_policy(played)  # (B, T-1, N, A)
+            log_probs = log_policy(self.mac, played)  # (B, T-1, N, A)
             probs = log_probs.exp()
             log_pi = log_probs.gather(3, actions).squeeze(3)  # (B, T-1, N)
             if old_log_pi is None:  # the policy that played is the one before the first step
@@ -65,7 +66,8 @@ class PPOLearner(Learner):
             values = self.critic(played)  # (B, T-1, N)
             td_error = returns - values
             advantage = td_error.detach()
-            ratio = (log_pi - old_log_pi).exp()
+            log_ratio = log_pi - old_log_pi
+            ratio = log_ratio.exp()
             clipped = ratio.clamp(1 - args.eps_clip, 1 + args.eps_clip)
             entropy = -(probs * log_probs).sum(-1)
             gain = th.min(ratio * advantage, clipped * advantage)
@@ -105,7 +107,7 @@ class PPOLearner(Learner):
                 "pi_max": (probs.amax(-1) * weight).sum(),
                 "entropy": (entropy * weight).sum(),
                 "clipped_share": ((off.abs() > args.eps_clip) * weight).sum(),
-                "approx_kl": ((off - (log_pi - old_log_pi)) * weight).sum(),
+                "approx_kl": ((off - log_ratio) * weight).sum(),
             }
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)

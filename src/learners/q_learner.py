@@ -13,6 +13,7 @@ import torch as th
 
 from components.episode_buffer import EpisodeBatch, Scheme
 from components.running_stats import RunningStats
+from controllers.basic_controller import unroll
 from learners.learner import Learner
 from learners.returns import q_lambda, transition_mask
 from modules.mixers import REGISTRY as mixer_REGISTRY
@@ -50,7 +51,7 @@ class QLearner(Learner):
         mask = transition_mask(batch["filled"])  # (B, T-1, 1)
 
         # 1. Values of the actions taken
-        q = self.mac.unroll(batch)  # (B, T, N, A)
+        q = unroll(self.mac, batch)  # (B, T, N, A)
         chosen = q[:, :-1].gather(3, batch["actions"][:, :-1]).squeeze(3)  # (B, T-1, N)
         if self.mixer is not None:
             chosen = self.mixer(chosen, batch["state"][:, :-1])  # (B, T-1, C)
@@ -89,7 +90,7 @@ class QLearner(Learner):
 
     def _targets(self, batch: EpisodeBatch, q: th.Tensor, mask: th.Tensor, avail: th.Tensor) -> th.Tensor:
         unavailable = avail[:, 1:] == 0
-        target_q = self.target_mac.unroll(batch)[:, 1:]  # (B, T-1, N, A)
+        target_q = unroll(self.target_mac, batch)[:, 1:]  # (B, T-1, N, A)
         judge = q[:, 1:] if self.args.double_q else target_q
         best = judge.masked_fill(unavailable, _UNAVAILABLE).argmax(3, keepdim=True)
         values = target_q.gather(3, best).squeeze(3)  # (B, T-1, N)

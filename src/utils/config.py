@@ -34,6 +34,14 @@ UPSTREAM = {
     "wandb_save_model": "record_checkpoint=True keeps the networks with the run's record",
     "env_args.pretrained_wrapper": "upstream's trained opponents are in its checkout (--epymarl); leave it out",
 }
+# Its algorithms and environments that there are not here, likewise; agents that share nothing (iql_ns): see _instead
+UPSTREAM_FILES = dict.fromkeys(
+    ("coma", "coma_ns", "ia2c", "ia2c_ns", "maddpg", "maddpg_ns", "pac_ns", "pac_dcg_ns"),
+    "upstream's own runs in its checkout, with --epymarl PATH",
+) | dict.fromkeys(
+    ("sc2", "sc2_beta", "smaclite"),
+    "--env-config=smax has SMAC's maps (3m, 2s3z, ...) in SMAX (not StarCraft II); upstream's own: --epymarl PATH",
+)
 T = TypeVar("T")
 Path_ = tuple[str, ...]  # of a key: env_args.map_name is ("env_args", "map_name")
 
@@ -137,8 +145,20 @@ def find(kind: str, name: str | None) -> Path:
         wanted = "there is no such file" if own else "a name without path, or a path that ends in .yaml, is wanted"
         raise ConfigError(f"{option}={name}: {wanted}; {there}")
     if name not in files:
-        raise ConfigError(f"{option}={name}: there is no such {thing}{nearest(name, files)}; {there}")
+        raise ConfigError(f"{option}={name}: there is no such {thing}{_instead(name, files)}; {there}")
     return files[name]
+
+
+def _instead(name: str, files: Mapping[str, Path]) -> str:
+    """What to take in the place of a file that there is not."""
+    shared = name.removesuffix("_ns")
+    if name in UPSTREAM_FILES:
+        return f"; {UPSTREAM_FILES[name]}"
+    if shared == name or shared not in files:
+        return nearest(name, files)
+    critic = load_yaml(files[shared]).get("critic_type")
+    words = f"agent=rnn_ns obs_agent_id=False{f' critic_type={critic}_ns' if critic else ''}"
+    return f"; agents that share no parameters: --config={shared} with {words}"
 
 
 # --- Command line ---

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from support.settings import args, scheme_of
 
 from components.episode_buffer import complete_scheme
 from controllers import REGISTRY
+from controllers.basic_controller import BasicMAC, log_policy, unroll
 
 LENGTHS, ENDS = [6, 4, 5, 6], [True] * 4
 
@@ -155,6 +157,59 @@ def test_agents_of_others_are_trained_by_their_own_steps() -> None:
     agent.__class__ = Doubled
     mac.agent = agent
     th.testing.assert_close(mac.unroll(batch).detach(), 2 * q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", [False, True])
+@pytest.mark.parametrize("change", ["forward", "_build_inputs", "_get_input_shape"])
+def test_controllers_of_others_act_and_learn_as_they_say(change: str, policy: bool) -> None:
+    """Subclasses as they are written for upstream: what forward returns decides the action, and is what is trained."""
+
+    class Theirs(BasicMAC):
+        if change == "forward":
+
+            def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> th.Tensor:
+                inputs = self._build_inputs(ep_batch, t)
+                outputs, self.hidden_states = self.agent(inputs, self.hidden_states)  # (B*N, H) from the first step on
+                outputs = -outputs.view(ep_batch.batch_size, self.n_agents, -1)
+                return outputs.softmax(-1) if policy else outputs
+
+        if change != "forward":
+
+            def _build_inputs(self, batch: Any, t: int) -> th.Tensor:  # type: ignore[override]
+                inputs = super()._build_inputs(batch, t)
+                if change == "_build_inputs":
+                    return -inputs
+                return th.cat([inputs, th.full((len(inputs), 1), float(t))], 1)
+
+        if change == "_get_input_shape":
+
+            def _get_input_shape(self, scheme: Any) -> int:
+                return super()._get_input_shape(scheme) + 1
+
+    changes: Any = {"agent_output_type": "pi_logits", "action_selector": "soft_policies"} if policy else {}
+    a = args(hidden_dim=16, obs_last_action=True, **changes)
+    scheme, groups, preprocess = scheme_of(a)
+    mac = Theirs(complete_scheme(scheme, preprocess), groups, a)
+    batch = random_batch(a, LENGTHS, ENDS)
+    mac.init_hidden(4)
+    outputs = th.stack([mac.forward(batch, t) for t in range(batch.max_seq_length)], 1).detach()
+    trained = log_policy(mac, batch).exp() if policy else unroll(mac, batch)
+    th.testing.assert_close(trained.detach(), outputs, rtol=1e-5, atol=1e-6)
+    trained[..., 0].sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in mac.parameters())
+    mac.init_hidden(4)
+    seen: list[Any] = []
+    mac.action_selector.choose = lambda outputs, *_, **__: (seen.append(outputs), outputs.argmax(-1))[1]
+    for t, active in enumerate(([0, 1, 2, 3], [0, 1, 3], [3])):
+        mac.select_actions(batch, t, 0, bs=slice(None) if len(active) == 4 else th.tensor(active))
+        np.testing.assert_allclose(seen[t], outputs[active, t], rtol=1e-5, atol=1e-6)
+
+
+def test_a_controller_with_upstreams_contract_alone_is_trained_by_its_forward() -> None:
+    mac, a = build(obs_last_action=True)
+    batch = random_batch(a, LENGTHS, ENDS)
+    contract = SimpleNamespace(init_hidden=mac.init_hidden, forward=mac.forward)
+    th.testing.assert_close(unroll(contract, batch), mac.unroll(batch), rtol=1e-5, atol=1e-6)
 
 
 def test_a_selector_with_upstreams_form_alone() -> None:

@@ -301,6 +301,27 @@ def test_a_missing_file_lists_what_there_is(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("files", "instead"),
+    [
+        (("mappo_ns", "gymma"), "--config=mappo with agent=rnn_ns obs_agent_id=False critic_type=cv_critic_ns"),
+        (("iql_ns", "gymma"), "--config=iql with agent=rnn_ns obs_agent_id=False;"),
+        (("maddpg_ns", "gymma"), "--epymarl PATH"),
+        (("qmix", "sc2"), "--env-config=smax has SMAC's maps"),
+    ],
+)
+def test_upstreams_files_that_there_are_not_are_refused_with_what_takes_their_place(
+    files: tuple[str, str], instead: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.compose(*files)
+    (problem,) = caught.value.problems
+    assert instead in problem
+    name, _, words = instead.removesuffix(";").removeprefix("--config=").partition(" with ")
+    if words:
+        assert config.compose(name, "matrix", words.split())["agent"] == "rnn_ns"
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("name: vdn\nlr: [1, 2\n", r"vdn\.yaml, line 3"),

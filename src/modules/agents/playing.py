@@ -33,10 +33,11 @@ def player_of(agent: Any, hidden: th.Tensor) -> Player | None:
     return agent.player() if compiled.runs(hidden) and goes_with_forward(agent, "player") else None
 
 
-def goes_with_forward(agent: Any, method: str) -> bool:
-    """Whether the agent's method does what `forward` does: not where it has none, nor where it inherits one beside a
-    `forward` of its own."""
-    owner = next((cls for cls in type(agent).__mro__ if "forward" in vars(cls) or method in vars(cls)), object)
+def goes_with_forward(module: Any, method: str, *parts: str) -> bool:
+    """Whether the module's method does what `forward` does: not where it has none, nor where it inherits one beside a
+    `forward`, or one of the `parts` that forward is made of, of its own."""
+    names = {"forward", method, *parts}
+    owner = next((cls for cls in type(module).__mro__ if names & vars(cls).keys()), object)
     return method in vars(owner)
 
 

@@ -74,8 +74,8 @@ class AgentGroup(nn.Module):
         return self.members[0].fc1.weight.new_zeros(1, self.hidden_dim)
 
     def forward(self, inputs: th.Tensor, h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """One step: inputs (B*N, I), h (B*N, H) -> q (B*N, A), h (B*N, H); the agent is the faster index."""
-        n = len(self.members)
+        """One step: inputs (B*N, I), h (B*N, H) or (B, N, H) -> q (B*N, A), h (B*N, H); agents are the faster index."""
+        n, h = len(self.members), h.reshape(-1, self.hidden_dim)
         if n == 1:
             return self.members[0](inputs, h)
         outputs = [member(inputs[i::n], h[i::n]) for i, member in enumerate(self.members)]
