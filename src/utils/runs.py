@@ -143,8 +143,9 @@ def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRe
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; runs are recorded in local_results_path/sacred")
     there = sorted(path.parent for path in folder.rglob("run.json"))
-    damaged = [f"{path.parent}: run.json is missing" for path in sorted(folder.rglob("cout.txt"))]
-    damaged = [problem for problem in damaged if Path(problem.partition(": ")[0]) not in there]
+    damaged = [
+        f"{path.parent}: run.json is missing" for path in sorted(folder.rglob("cout.txt")) if path.parent not in there
+    ]
     count = 0
     for path in there:
         try:
