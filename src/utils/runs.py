@@ -17,7 +17,7 @@ from envs.gymma import plain_key
 from utils.commands import rebuilt_command
 from utils.config import ConfigError
 from utils.logging import backend_note, task_name
-from utils.mongo import address, connect, is_mongo
+from utils.mongo import address, connect, is_mongo, parse_time
 
 JOURNAL = "metrics.jsonl"  # every metric of a run that has not ended, one line a heartbeat; see utils.recording
 MONGO_PATIENCE_MS = 5000  # how long a server may take to answer
@@ -355,11 +355,8 @@ def numbers(values: Sequence[Any]) -> list[float]:
 
 def time_of(value: Any) -> datetime | None:
     """None where it is none. Sacred's times are UTC without a zone: ISO text in files, datetimes in MongoDB."""
-    try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return time.replace(tzinfo=None)
+    time = parse_time(value)
+    return time.replace(tzinfo=None) if isinstance(time, datetime) else None
 
 
 def _iso(time: datetime | None) -> str:
