@@ -22,12 +22,10 @@ try:
 
     from utils.cli import leave, refuse, require_writable
     from utils.config import ConfigError, Parser, available, compose, describe, require_environment
-    from utils.mongo import DATABASE, Address, address, hide
+    from utils.mongo import DATABASE, LOCAL_MONGO, MONGO_VARIABLE, Address, address, hide
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
 
-LOCAL_MONGO = "mongodb://127.0.0.1:27017"
-MONGO_VARIABLE = "SACRED_MONGO_URL"
 UPSTREAM_VARIABLE = "EPYMARL_PATH"
 # whose versions are recorded
 PACKAGES = (

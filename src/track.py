@@ -22,6 +22,7 @@ from utils.config import ConfigError, Parser, nearest
 from utils.grouping import METRICS
 from utils.logging import number
 from utils.mongo import (
+    MONGO_VARIABLE,
     Column,
     Snapshot,
     Store,
@@ -38,7 +39,6 @@ from utils.mongo import (
 from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files
 
 FOLDER = "results/sacred"
-MONGO_VARIABLE = "SACRED_MONGO_URL"
 SCORE = "mean of the last tenth"  # what `score` is
 HEAD = ("status", "algorithm", "task", "seed", "steps", f"tests: {SCORE}", "started", "run")  # of `ls`
 

@@ -31,6 +31,8 @@ READABLE = re.compile(  # as pymongo divides it: options begin at the first "?",
     r"(?:/(?P<database>[^/?\\. \"$@]*))?(?:\?(?:\w+=.*)?)?",
     re.I | re.S,
 )
+LOCAL_MONGO = "mongodb://127.0.0.1:27017"  # where --mongo has no value
+MONGO_VARIABLE = "SACRED_MONGO_URL"  # the environment's, in place of --mongo
 DATABASE = "sacred"  # where the address names none
 PATIENCE_MS = 5000  # how long a server may take to be found, and to answer
 BATCH = 5000  # points of a metric in one write
