@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from utils.cli import require_writable
 from utils.config import ROOT, ConfigError, available, load_yaml, require_environment
+from utils.experiments import usable_cores
 from utils.mongo import LOCAL_MONGO, MONGO_VARIABLE, address, connect
 
 WIDTH = 120
@@ -61,13 +62,9 @@ def machine() -> Iterator[Line]:
         "Python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
     )
     yield _tried("torch", _torch)
-    yield Line("threads", "-", f"{os.cpu_count()} cores, {_usable_cores()} for this process; torch_threads=1 a run")
+    yield Line("threads", "-", f"{os.cpu_count()} cores, {usable_cores()} for this process; torch_threads=1 a run")
     yield _tried("GPU", _gpu)
     yield _tried("results", _results)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _torch() -> str:

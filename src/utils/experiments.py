@@ -349,7 +349,10 @@ def folder_name(label: str) -> str:
 
 
 def default_jobs(runs: Iterable[Run], cores: int | None = None) -> int:
-    """How many of the runs fit on this machine's cores (those that this process may use) at once."""
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(run.threads for run in runs))
+    """How many of the runs fit on so many cores (by default those that this process may use) at once."""
+    return max(1, (cores or usable_cores()) // max(run.threads for run in runs))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
