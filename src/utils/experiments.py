@@ -25,6 +25,7 @@ from utils.config import (
     parse_value,
     require_environment,
     shown_path,
+    shown_value,
 )
 from utils.schema import MAX_SEED, AboveZero, Positive
 
@@ -200,7 +201,7 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
                 continue
             elif "[key]" in error["loc"]:
                 said = "a name is of letters, digits, spaces and _ . , = + ( ) -, 120 at most: it names a folder"
-            problems.append(f"{source}: {'.'.join(path)} = {_short(error['input'])}: {said}")
+            problems.append(f"{source}: {'.'.join(path)} = {shown_value(error['input'])}: {said}")
         raise ConfigError(problems) from None
 
 
@@ -215,11 +216,7 @@ def _text(key: str, value: Any, source: str) -> str:
         if again == value and type(again) is type(value):
             return text
     wanted = "a number, a word, true, false, null, a list or a mapping is wanted"
-    raise ConfigError(f"{key} = {_short(value)} ({source}): {wanted}")
-
-
-def _short(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    raise ConfigError(f"{key} = {shown_value(value)} ({source}): {wanted}")
 
 
 # --- The plan ---
@@ -293,7 +290,7 @@ def _check_names(experiment: Experiment, source: str, words: Sequence[str]) -> N
                 problems.append(f"{source}: {key}.{label}.{part} = {getattr(entry, part)!r}: {said}")
     for prefix, overrides in layers:
         problems += [
-            f"{source}: {prefix}overrides.{key} = {_short(overrides[key])}: not to be set here; {cure}"
+            f"{source}: {prefix}overrides.{key} = {shown_value(overrides[key])}: not to be set here; {cure}"
             for key, cure in ELSEWHERE.items()
             if key in overrides
         ]
