@@ -278,16 +278,15 @@ def _check_names(experiment: Experiment, source: str, words: Sequence[str]) -> N
         except ConfigError as error:
             problems += [f"{source}: runs_of: {problem}" for problem in error.problems]
     layers = [("", experiment.overrides)]
-    for group in (experiment.algorithms, experiment.tasks):
-        key = "algorithms" if group is experiment.algorithms else "tasks"
-        for label, entry in group.items():
+    for key, kind, part in (("algorithms", "algs", "config"), ("tasks", "envs", "env_config")):
+        for label, entry in getattr(experiment, key).items():
             layers.append((f"{key}.{label}.", entry.overrides))
-            kind, part = ("algs", "config") if isinstance(entry, Algorithm) else ("envs", "env_config")
+            name = getattr(entry, part)
             try:
-                find(kind, getattr(entry, part))
+                find(kind, name)
             except ConfigError as error:
                 said = error.problems[0].partition(": ")[2] or error.problems[0]
-                problems.append(f"{source}: {key}.{label}.{part} = {getattr(entry, part)!r}: {said}")
+                problems.append(f"{source}: {key}.{label}.{part} = {name!r}: {said}")
     for prefix, overrides in layers:
         problems += [
             f"{source}: {prefix}overrides.{key} = {shown_value(overrides[key])}: not to be set here; {cure}"
