@@ -219,7 +219,10 @@ def conclude(
         say(console, f"report: {page}")
         return 0
     except Exception as error:
-        print(f"error: {error}", file=sys.stderr) if isinstance(error, ConfigError) else traceback.print_exc()
+        if isinstance(error, ConfigError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         say(
             console,
             f"the runs are recorded, but there is no report; python src/compare.py --report {out}/runs --out DIR",
