@@ -71,9 +71,8 @@ class Snapshot:
     metrics: Mapping[str, Column]
     sources: Sequence[tuple[str, Path]] = ()  # name in the record, file
     artifacts: Sequence[tuple[str, Path]] = ()
-    stored: dict[tuple[str, Path], Any] = field(
-        default_factory=dict
-    )  # file -> its id, of those already in the database
+    # file -> its id, of those already in the database
+    stored: dict[tuple[str, Path], Any] = field(default_factory=dict)
 
 
 # --- addresses ---
