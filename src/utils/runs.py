@@ -20,7 +20,6 @@ from utils.logging import backend_note, task_name
 from utils.mongo import address, connect, is_mongo, parse_time
 
 JOURNAL = "metrics.jsonl"  # every metric of a run that has not ended, one line a heartbeat; see utils.recording
-MONGO_PATIENCE_MS = 5000  # how long a server may take to answer
 
 
 class Series(NamedTuple):
@@ -247,7 +246,7 @@ def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]
     shown = where.shown
     import pymongo.errors
 
-    client = connect(where, MONGO_PATIENCE_MS)
+    client = connect(where)
     try:
         database = client[where.database]
         runs = list(database["runs"].find().sort("_id", 1))
