@@ -90,19 +90,13 @@ def check(options: argparse.Namespace) -> list[str]:
         raise ConfigError(f"--jobs {options.jobs}: must be 1 or more")
     words = overrides(options.words)
     if options.report is not None or options.publish:
-        refused = ["jobs", "ray", "dry_run"]
         if options.report is None:
-            refused, mode, why = [*refused, *PART], "--publish", "publishes all that is finished"
+            mode, why, refused = "--publish", "publishes all that is finished", [*PART]
         elif not options.report:
-            refused, mode, why = [*refused, "publish"], "--report", "runs nothing"
+            mode, why, refused = "--report", "runs nothing", ["publish"]
         else:
-            refused, mode, why = (
-                [*refused, "publish", *PART, "words"],
-                "--report RUNS",
-                "knows no plan and runs nothing",
-            )
-        given = [name for name in refused if getattr(options, name)]
-        if given:
+            mode, why, refused = "--report RUNS", "knows no plan and runs nothing", ["publish", *PART, "words"]
+        if given := [name for name in ("jobs", "ray", "dry_run", *refused) if getattr(options, name)]:
             what = "with key=value" if given[0] == "words" else f"--{given[0].replace('_', '-')}"
             raise ConfigError(f"{what} does not go with {mode}, which {why}")
         if options.report and options.out is None:
@@ -161,13 +155,8 @@ def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console
         speed, source = speeds[group[0]]
         left = [run for run in group if run not in done]
         hours = sum(run.config["t_max"] for run in left) / speed / 3600 if speed else None
-        cells = [
-            algorithm,
-            task,
-            " ".join(str(run.seed) for run in group),
-            str(len(group)),
-            str(len(group) - len(left)),
-        ]
+        seeds = " ".join(str(run.seed) for run in group)
+        cells = [algorithm, task, seeds, str(len(group)), str(len(group) - len(left))]
         cells += [f"{group[0].config['t_max']:,}", f"{speed:,.0f}" if speed else "unknown"]
         table.add_row(*cells, "unknown" if hours is None else f"{hours:.2f}", source)
     say(console, f"{loaded}: {loaded.title}" if loaded.title else str(loaded))
@@ -177,11 +166,7 @@ def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console
     counted = f"{len(done)} done" + (f" ({published} of them published)" if published else "")
     text = f"{len(runs)} runs, {counted}, {len(left)} to run, {jobs} at once, into {out}"
     if left:
-        text += (
-            f"\nestimated time: {duration(max(sum(known) / jobs, max(known)))}"
-            if known
-            else "\nestimated time: unknown"
-        )
+        text += "\nestimated time: " + (duration(max(sum(known) / jobs, max(known))) if known else "unknown")
         if known and len(known) < len(left):
             text += f" for {len(known)} of them; unknown for the other {len(left) - len(known)}"
     say(console, "\n".join([text, *miscounted(runs)]))
@@ -219,7 +204,10 @@ def conclude(
         say(console, f"report: {page}")
         return 0
     except Exception as error:
-        print(f"error: {error}", file=sys.stderr) if isinstance(error, ConfigError) else traceback.print_exc()
+        if isinstance(error, ConfigError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         say(
             console,
             f"the runs are recorded, but there is no report; python src/compare.py --report {out}/runs --out DIR",
@@ -270,17 +258,15 @@ def report(
     planned = [Planned.of(run.config) for run in runs]
     if not planned:
         reference = reference_among(sorted({run.algorithm for run in loaded}), reference)
-    return Path(
-        write_report(
-            loaded,
-            out,
-            title=title,
-            planned=planned,
-            reference=reference,
-            problems=[*problems, *damaged],
-            wall_clock=wall_clock,
-            ranked=ranked,
-        )
+    return write_report(
+        loaded,
+        out,
+        title=title,
+        planned=planned,
+        reference=reference,
+        problems=[*problems, *damaged],
+        wall_clock=wall_clock,
+        ranked=ranked,
     )
 
 

@@ -22,12 +22,10 @@ try:
 
     from utils.cli import leave, refuse, require_writable
     from utils.config import ConfigError, Parser, available, compose, describe, require_environment
-    from utils.mongo import DATABASE, Address, address, hide
+    from utils.mongo import DATABASE, LOCAL_MONGO, MONGO_VARIABLE, Address, address, hide
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
 
-LOCAL_MONGO = "mongodb://127.0.0.1:27017"
-MONGO_VARIABLE = "SACRED_MONGO_URL"
 UPSTREAM_VARIABLE = "EPYMARL_PATH"
 # whose versions are recorded
 PACKAGES = (
@@ -185,11 +183,10 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     from sacred import SETTINGS, Experiment
 
     import envs
-    from utils.checkpoints import CheckpointError
+    from utils.checkpoints import CheckpointError, Checkpoints
     from utils.commands import rebuilt_command
-    from utils.logging import backend_note, get_logger, task_name
+    from utils.logging import get_logger, task_name
     from utils.progress import stop_display
-    from utils.recorded import named_code
     from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
     from utils.resume import checkpoints_of
     from utils.signals import StopSignals
@@ -220,9 +217,11 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     experiment.observers.append(observer)
     if mongo is not None:
         experiment.observers.append(Delivery(mongo, observer, console))
+    checkpoints: Checkpoints | None = None if resumed is None else resumed.checkpoints
 
     @experiment.main
     def main(_run: Any) -> None:
+        nonlocal checkpoints
         # The command is made from the configuration: what was typed may lack the drawn seed and hold a password.
         _run.info |= {"versions": versions(), "cores": os.cpu_count()}
         if resumed is None or resumed.changed:
@@ -234,13 +233,13 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
                 observer.sync()
 
             if resumed is None:
-                kept["checkpoints"] = checkpoints_of(config, Path(str(observer.dir)), console)
-            if kept["checkpoints"] is not None:
-                kept["checkpoints"].flush = flush
+                checkpoints = checkpoints_of(config, Path(str(observer.dir)), console)
+            if checkpoints is not None:
+                checkpoints.flush = flush
             try:
                 saved = None if resumed is None else resumed.saved
                 import_module("run").run(
-                    _run, copy.deepcopy(config), console, checkpoints=kept["checkpoints"], saved=saved, stop=stop
+                    _run, copy.deepcopy(config), console, checkpoints=checkpoints, saved=saved, stop=stop
                 )
             finally:
                 stop_display()
@@ -250,7 +249,6 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
                     console.warning("the learning curve or the networks are not in the record: %r", error)
 
     status = 1
-    kept: dict[str, Any] = {"checkpoints": None if resumed is None else resumed.checkpoints}
     stop = StopSignals()
     try:
         with stop:
@@ -267,23 +265,30 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
         if observer.problem is not None:
             print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
             status = status or 1
-        if kept["checkpoints"] is not None:
+        if checkpoints is not None:
             if status == 0 and not config["keep_finished"]:
-                kept["checkpoints"].remove()
-            kept["checkpoints"].unlock()
-    info = experiment.current_run.info if experiment.current_run is not None else {}
+                checkpoints.remove()
+            checkpoints.unlock()
     if observer.dir is not None:
-        backend = backend_note(info.get("backend", ""))
-        curve = Path(observer.dir) / "learning_curve.png"
-        outcome = {0: "done"}.get(status, "stopped" if status > 128 else "failed") + (
-            f" [{backend}]" if envs.simulator_suffix(config) else ""
-        )
-        print(f"{outcome}: {observer.dir}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
-        if status and any(Path(observer.dir).glob("checkpoints/*/manifest.json")):
-            trust = [word for _, name in named_code(config) for word in ("--trust", name)]
-            command = shlex.join(["python", "src/main.py", "--resume", str(observer.dir), *trust])
-            print(f"to go on: {command}", flush=True)
+        info = experiment.current_run.info if experiment.current_run is not None else {}
+        say_end(config, Path(observer.dir), info.get("backend", ""), status)
     return status
+
+
+def say_end(config: Mapping[str, Any], folder: Path, backend: str, status: int) -> None:
+    """How the run in this folder ended, and the command with which it can go on."""
+    from envs import simulator_suffix
+    from utils.logging import backend_note
+    from utils.recorded import named_code
+
+    outcome = "done" if status == 0 else "stopped" if status > 128 else "failed"
+    simulator = f" [{backend_note(backend)}]" if simulator_suffix(config) else ""
+    curve = folder / "learning_curve.png"
+    print(f"{outcome}{simulator}: {folder}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
+    if status and any(folder.glob("checkpoints/*/manifest.json")):
+        trust = [word for _, name in named_code(config) for word in ("--trust", name)]
+        command = shlex.join(["python", "src/main.py", "--resume", str(folder), *trust])
+        print(f"to go on: {command}", flush=True)
 
 
 def resume(options: argparse.Namespace, mongo: Address | None) -> int:

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from utils.config import ConfigError, Parser, nearest
 from utils.grouping import METRICS
 from utils.logging import number
 from utils.mongo import (
+    MONGO_VARIABLE,
     Column,
     Snapshot,
     Store,
@@ -37,7 +39,6 @@ from utils.mongo import (
 from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files
 
 FOLDER = "results/sacred"
-MONGO_VARIABLE = "SACRED_MONGO_URL"
 SCORE = "mean of the last tenth"  # what `score` is
 HEAD = ("status", "algorithm", "task", "seed", "steps", f"tests: {SCORE}", "started", "run")  # of `ls`
 
@@ -188,7 +189,9 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
         if is_mongo(source):
             where = address(divided(source)[0], "RUN")
             mine = [run for run in runs if run.source.startswith(f"{where.shown} run ")]
-            with_database(where.url, lambda store, mine=mine: [store.remove(run.run_id) for run in mine])
+            with database(where.url) as store:
+                for run in mine:
+                    store.remove(run.run_id)
     print(f"{len(runs)} deleted")
     return 0
 
@@ -196,14 +199,11 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
 def sync(runs: Sequence[RunRecord], url: str) -> None:
     if wrong := [run.source for run in runs if is_mongo(run.source)]:
         raise ConfigError(f"{wrong[0]}: sync uploads folders; this is in a database")
-
-    def upload(store: Store) -> None:
+    with database(url) as store:
         for run in runs:
             snapshot = snapshot_of(Path(run.source))
             new = store.save(snapshot)
             print(f"{run.source}: run {store.ids[snapshot.uid]}, {new} new points", flush=True)
-
-    with_database(url, upload)
 
 
 def snapshot_of(folder: Path) -> Snapshot:
@@ -220,15 +220,16 @@ def snapshot_of(folder: Path) -> Snapshot:
     return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), columns, *files_of(folder, run))
 
 
-def with_database(url: str, work: Any) -> None:
-    """work(store); no error of the driver is passed on: it may quote the password."""
+@contextmanager
+def database(url: str) -> Iterator[Store]:
+    """The database at this address. No error of the driver is passed on: it may quote the password."""
     where = address(url)
     client = connect(where)
     from bson.errors import BSONError
     from pymongo.errors import PyMongoError
 
     try:
-        work(Store(client, where.database))
+        yield Store(client, where.database)
     except (PyMongoError, BSONError) as error:
         cure = (
             "is the server running, and may this user write? What was done stays; the same command goes on from there"

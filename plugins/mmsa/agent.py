@@ -82,9 +82,8 @@ class Head(nn.Module):
             self.zsa = Linear(dim, width, bias=False)  # W
             self.action = Linear(n_actions, width, bias=False)  # column a is w_a
             self.q2 = Linear(width, 1)
-            if (
-                cfg.head.zero_init
-            ):  # normalised features are large: values of -1 and less at the start teach to end soon
+            # Normalised features are large: values of -1 and less at the start teach to end soon.
+            if cfg.head.zero_init:
                 nn.init.zeros_(self.q2.weight)
                 nn.init.zeros_(self.q2.bias)
             self.normalised = cfg.sale.normalise

@@ -12,7 +12,7 @@ from .agent import MMSAAgent
 from .imagination import RolloutEncoder, decide
 from .mixer import MMSAMixer
 from .returns import Rows
-from .world_model import WorldModel
+from .world_model import WorldModel, symexp
 
 HORIZON = 10
 
@@ -115,8 +115,3 @@ def reliance(
             others["td_other_future"] = error(state, th.cat([states[:1], states[1:, other]]))
     real = max(error(state, states), 1e-12)
     return {name: other / real for name, other in others.items()}
-
-
-def symexp(x: Tensor) -> Tensor:
-    """The inverse of `world_model.symlog`."""
-    return x.sign() * x.abs().expm1()

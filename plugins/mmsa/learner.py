@@ -233,8 +233,8 @@ class MMSALearner:
         if self.sale is not None:  # it predicts its next embedding
             zs = self.sale.zs(h if self.cfg.sale.input == "hidden" else data.obs)
             src = rows.trained_src
-            current, actions, successor = *_rows(src, zs, data.actions), zs.index_select(0, src + 1)
-            losses["sale"] = self.sale.loss(current, actions, successor)
+            current, successor = zs.index_select(0, src), zs.index_select(0, src + 1)
+            losses["sale"] = self.sale.loss(current, data.actions.index_select(0, src), successor)
         if self.online.model is not None:  # two VAEs over the agents' hidden states
             dynamics = None
             if fixed is not None:
@@ -484,11 +484,6 @@ def _total(losses: Iterable[Tensor]) -> Tensor:
 def _some(x: Any) -> Any:
     assert x is not None
     return x
-
-
-def _rows(index: Tensor, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """The given rows of each tensor."""
-    return tuple(None if x is None else x.index_select(0, index) for x in tensors)
 
 
 def _halves(x: Tensor) -> list[slice]:

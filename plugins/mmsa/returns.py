@@ -101,7 +101,6 @@ def q_lambda(
 class RewardStandardiser:
     """Running mean and deviation of valid rewards, for a host that does not standardise them itself, as upstream.
 
-
     Upstream's replay gives no way to tell new samples from old ones, so a replayed reward counts at every draw, as
     in its own learners; padding does not.
     """

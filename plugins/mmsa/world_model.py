@@ -56,6 +56,11 @@ def symlog(x: Tensor) -> Tensor:
     return x.sign() * x.abs().log1p()
 
 
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
 def _before(x: Tensor) -> Tensor:
     """Each row's predecessor; the first row, which has none and is masked like the first of any episode, stays."""
     return th.cat([x[:1], x[:-1]])

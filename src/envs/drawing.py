@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK, LINE = (250, 250, 248), (40, 40, 40), (222, 222, 216)
-FOOD, ALLY, ENEMY, SHOT = (196, 62, 48), (38, 98, 178), (198, 84, 28), (120, 120, 120)
+FOOD, ALLY, ENEMY = (196, 62, 48), (38, 98, 178), (198, 84, 28)
 AGENTS = ((38, 98, 178), (0, 128, 104), (120, 72, 160), (176, 110, 0), (92, 92, 92), (180, 50, 110))  # in turn
 HEALTHY, HURT = (46, 150, 70), (205, 205, 200)
 SIZE = 480  # pixels across, about

@@ -328,13 +328,11 @@ class SmacV2Env(MultiAgentEnv):
         truncated = bool(over and info.pop("episode_limit", False))
         if over:
             self._lost, self._playing = 0, False
-        return self.get_obs(), self._rewards(reward), bool(over) and not truncated, truncated, self._told(info)
+        info = {**info, "sc2_restarts": self._restarts}
+        return self.get_obs(), self._rewards(reward), bool(over) and not truncated, truncated, info
 
     def _rewards(self, reward: float) -> float | list[float]:
         return float(reward) if self._common else [float(reward)] * self.n_agents
-
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
-        return {**info, "sc2_restarts": self._restarts}
 
     def get_obs(self) -> list[np.ndarray]:
         return list(self._obs.copy())

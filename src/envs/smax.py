@@ -295,9 +295,8 @@ class SmaxVectorEnv(VectorEnv):
             raise EnvContractError("SMAX: render() before reset()")
         arena, units = self._functions.arena, self._carry[1].state
         n, moves = arena.num_allies, arena.num_movement_actions
-        types, alive, health = (
-            np.asarray(x[0]) for x in (units.unit_types, units.unit_alive, units.unit_health)
-        )  # (U,) each
+        of_units = units.unit_types, units.unit_alive, units.unit_health
+        types, alive, health = (np.asarray(x[0]) for x in of_units)  # (U,) each
         letters = dict(zip(arena.unit_type_shorthands, arena.unit_type_names, strict=True))
         there = [letter for i, letter in enumerate(letters) if i in types]
         shots = []

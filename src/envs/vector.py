@@ -586,7 +586,7 @@ def _work(
     last = first + len(factories)
     actions, active = arrays["actions"][first:last], arrays["active"][first:last]
     envs: list[MultiAgentEnv] = []
-    threading.Thread(target=_end_with_parent, args=(envs,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(envs,), daemon=True).start()
     group = None
     try:
         for make in factories:
@@ -622,7 +622,8 @@ def _work(
             env.close()
 
 
-def _end_with_parent(envs: list[MultiAgentEnv]) -> None:
+def end_with_parent(envs: Sequence[MultiAgentEnv] = ()) -> None:
+    """For a thread: ends this process once the one that started it is gone; the environments are abandoned first."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])

@@ -170,9 +170,8 @@ class VmasVectorEnv(VectorEnv):
                 [chosen[:, i : i + 1] for i in range(self.n_agents)]
             )
         self._t += 1
-        paid = np.stack(
-            [reward.numpy().reshape(self.n_envs) for reward in rewards], axis=1
-        )  # (E, N); wheel: (E, 1) each
+        # (E, N), of rewards that are (E,) or, in wheel, (E, 1)
+        paid = np.stack([reward.numpy().reshape(self.n_envs) for reward in rewards], axis=1)
         if self.common_reward:
             paid = paid.mean(axis=1) if self._mean else paid.sum(axis=1)
         if np.isnan(paid[active]).any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch as th
@@ -15,14 +16,14 @@ from learners.guard import UpdateGuard
 class Learner:
     """`networks` names everything with weights; `agent` is the MAC's, which saves and loads it itself."""
 
-    mac: Any
     optimiser: th.optim.Optimizer
     return_stats: RunningStats | None
-    training_steps: int  # of the optimiser
-    last_log_t: int
 
-    def __init__(self) -> None:
+    def __init__(self, mac: Any, logger: Any, args: SimpleNamespace) -> None:
+        self.mac, self.logger, self.args = mac, logger, args
         self.guard = UpdateGuard()
+        self.training_steps = 0  # of the optimiser
+        self.last_log_t = -args.learner_log_interval - 1
 
     def networks(self) -> dict[str, nn.Module]:
         raise NotImplementedError

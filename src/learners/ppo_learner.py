@@ -27,8 +27,7 @@ class PPOLearner(Learner):
     """Trains on episodes that the present policy has just played; each call of `train` makes `epochs` steps on them."""
 
     def __init__(self, mac: Any, scheme: Scheme, logger: Any, args: SimpleNamespace) -> None:
-        super().__init__()
-        self.args, self.mac, self.logger = args, mac, logger
+        super().__init__(mac, logger, args)
         if args.critic_type not in critic_REGISTRY:
             raise ValueError(
                 f"unknown critic_type {args.critic_type!r}; there are {', '.join(sorted(critic_REGISTRY))}"
@@ -38,8 +37,6 @@ class PPOLearner(Learner):
         self.agent_params, self.critic_params = list(mac.parameters()), list(self.critic.parameters())
         self.optimiser = th.optim.Adam([*self.agent_params, *self.critic_params], lr=args.lr, fused=True)
         self.return_stats = RunningStats((args.n_agents,)) if args.standardise_returns else None
-        self.training_steps = 0  # of the optimiser: `epochs` for each call of train
-        self.last_log_t = -args.learner_log_interval - 1
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """`epochs` optimisation steps on a batch of fresh episodes."""

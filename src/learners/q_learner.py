@@ -23,10 +23,7 @@ _UNAVAILABLE = -1e7  # not -inf, which a mixer's zero weight would turn into NaN
 
 class QLearner(Learner):
     def __init__(self, mac: Any, scheme: Scheme, logger: Any, args: SimpleNamespace) -> None:
-        super().__init__()
-        self.args = args
-        self.mac = mac
-        self.logger = logger
+        super().__init__(mac, logger, args)
         self.mixer: Any = None
         if args.mixer is not None:
             if not args.common_reward:
@@ -42,8 +39,6 @@ class QLearner(Learner):
         self.return_stats = None
         if args.standardise_returns:
             self.return_stats = RunningStats((args.n_agents if self.mixer is None else 1,))
-        self.training_steps = 0
-        self.last_log_t = -args.learner_log_interval - 1
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One optimisation step on a batch of episodes."""

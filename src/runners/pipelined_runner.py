@@ -18,7 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from torch import multiprocessing
 from components.episode_buffer import EpisodeBatch, Preprocess, Scheme, complete_scheme
 from components.random_state import RandomState
 from controllers import REGISTRY as mac_REGISTRY
+from envs.vector import end_with_parent
 from runners.episode_runner import EpisodeRunner
 from utils.hosts import register_environment, register_plugin
 from utils.process import prepare
@@ -268,7 +269,7 @@ def _collect(pipe: Connection, args: SimpleNamespace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(END, lambda *_: sys.exit())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     collector: _Collector | None = None
     command, what = "sizes", ()
     try:
@@ -286,10 +287,3 @@ def _collect(pipe: Connection, args: SimpleNamespace) -> None:
     finally:
         if collector is not None:
             collector.runner.close_env()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

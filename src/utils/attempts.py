@@ -123,12 +123,12 @@ def _begin(run: Run, main: Path | None, folder: Path | None) -> Attempt | Result
     return Attempt(run, process, log, start)
 
 
-def stop(attempts: Sequence[Attempt], grace: float | None = None) -> None:
+def stop(attempts: Sequence[Attempt]) -> None:
     """Interrupts them, so that their records say so, and kills those that do not end in time."""
     try:
         for attempt in attempts:
             attempt.signal(signal.SIGINT)
-        deadline = time.monotonic() + (GRACE if grace is None else grace)
+        deadline = time.monotonic() + GRACE
         while any(attempt.poll() is None for attempt in attempts) and time.monotonic() < deadline:
             time.sleep(POLL)
     finally:  # also at a second Ctrl-C

@@ -326,8 +326,7 @@ class _Report:
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
         source = next((self.sources[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.sources), "")
-        shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        self.problems[path] = f"{'.'.join(path)} = {shown}{f' ({source})' if source else ''}: {problem}"
+        self.problems[path] = f"{'.'.join(path)} = {shown_value(value)}{f' ({source})' if source else ''}: {problem}"
 
     def add_unknown(self, path: Path_, value: Any) -> None:
         """An unknown key; where its inner keys were given one by one, each of these, as it was given."""
@@ -499,6 +498,11 @@ def nearest(name: str, names: Iterable[str], group: str = "") -> str:
     lower = {one.lower(): one for one in names}
     close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     return f"; did you mean {group}{lower[close[0]]}?" if close else ""
+
+
+def shown_value(value: Any) -> str:
+    """The value as messages have it, its end left out where it is long."""
+    return repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
 
 
 def shown_path(path: Path) -> str:

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 from utils.cli import require_writable
 from utils.config import ROOT, ConfigError, available, load_yaml, require_environment
+from utils.experiments import usable_cores
+from utils.mongo import LOCAL_MONGO, MONGO_VARIABLE, address, connect
 
 WIDTH = 120
 PATIENCE_MS = 500  # for MongoDB, which is next door or not there
@@ -60,13 +62,9 @@ def machine() -> Iterator[Line]:
         "Python", "ok", f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
     )
     yield _tried("torch", _torch)
-    yield Line("threads", "-", f"{os.cpu_count()} cores, {_usable_cores()} for this process; torch_threads=1 a run")
+    yield Line("threads", "-", f"{os.cpu_count()} cores, {usable_cores()} for this process; torch_threads=1 a run")
     yield _tried("GPU", _gpu)
     yield _tried("results", _results)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _torch() -> str:
@@ -155,18 +153,16 @@ def _package(name: str, extra: str, use: str) -> str:
 
 
 def _mongo() -> str:
-    mongo = importlib.import_module("utils.mongo")
-    variable = "SACRED_MONGO_URL"
-    url = os.environ.get(variable, "") or "mongodb://127.0.0.1:27017"
+    url = os.environ.get(MONGO_VARIABLE)
     text = _package("pymongo", "mongo", "--mongo URL")
-    where = mongo.address(url, variable if os.environ.get(variable) else "--mongo")
-    client = mongo.connect(where, PATIENCE_MS)
+    where = address(url or LOCAL_MONGO, MONGO_VARIABLE if url else "--mongo")
+    client = connect(where, PATIENCE_MS)
     try:
         client.admin.command("ping")
     except Exception as error:  # its own words may hold the password
         raise Problem(
             f"{text}; but no server answers at {where.shown} ({type(error).__name__}); start one, or name another "
-            f"with --mongo or {variable}: docker run -d -p 127.0.0.1:27017:27017 mongo"
+            f"with --mongo or {MONGO_VARIABLE}: docker run -d -p 127.0.0.1:27017:27017 mongo"
         ) from None
     finally:
         client.close()

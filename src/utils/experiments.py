@@ -25,6 +25,7 @@ from utils.config import (
     parse_value,
     require_environment,
     shown_path,
+    shown_value,
 )
 from utils.schema import MAX_SEED, AboveZero, Positive
 
@@ -200,7 +201,7 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
                 continue
             elif "[key]" in error["loc"]:
                 said = "a name is of letters, digits, spaces and _ . , = + ( ) -, 120 at most: it names a folder"
-            problems.append(f"{source}: {'.'.join(path)} = {_short(error['input'])}: {said}")
+            problems.append(f"{source}: {'.'.join(path)} = {shown_value(error['input'])}: {said}")
         raise ConfigError(problems) from None
 
 
@@ -215,11 +216,7 @@ def _text(key: str, value: Any, source: str) -> str:
         if again == value and type(again) is type(value):
             return text
     wanted = "a number, a word, true, false, null, a list or a mapping is wanted"
-    raise ConfigError(f"{key} = {_short(value)} ({source}): {wanted}")
-
-
-def _short(value: Any) -> str:
-    return repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    raise ConfigError(f"{key} = {shown_value(value)} ({source}): {wanted}")
 
 
 # --- The plan ---
@@ -281,19 +278,18 @@ def _check_names(experiment: Experiment, source: str, words: Sequence[str]) -> N
         except ConfigError as error:
             problems += [f"{source}: runs_of: {problem}" for problem in error.problems]
     layers = [("", experiment.overrides)]
-    for group in (experiment.algorithms, experiment.tasks):
-        key = "algorithms" if group is experiment.algorithms else "tasks"
-        for label, entry in group.items():
+    for key, kind, part in (("algorithms", "algs", "config"), ("tasks", "envs", "env_config")):
+        for label, entry in getattr(experiment, key).items():
             layers.append((f"{key}.{label}.", entry.overrides))
-            kind, part = ("algs", "config") if isinstance(entry, Algorithm) else ("envs", "env_config")
+            name = getattr(entry, part)
             try:
-                find(kind, getattr(entry, part))
+                find(kind, name)
             except ConfigError as error:
                 said = error.problems[0].partition(": ")[2] or error.problems[0]
-                problems.append(f"{source}: {key}.{label}.{part} = {getattr(entry, part)!r}: {said}")
+                problems.append(f"{source}: {key}.{label}.{part} = {name!r}: {said}")
     for prefix, overrides in layers:
         problems += [
-            f"{source}: {prefix}overrides.{key} = {_short(overrides[key])}: not to be set here; {cure}"
+            f"{source}: {prefix}overrides.{key} = {shown_value(overrides[key])}: not to be set here; {cure}"
             for key, cure in ELSEWHERE.items()
             if key in overrides
         ]
@@ -349,7 +345,10 @@ def folder_name(label: str) -> str:
 
 
 def default_jobs(runs: Iterable[Run], cores: int | None = None) -> int:
-    """How many of the runs fit on this machine's cores (those that this process may use) at once."""
-    if cores is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(run.threads for run in runs))
+    """How many of the runs fit on so many cores (by default those that this process may use) at once."""
+    return max(1, (cores or usable_cores()) // max(run.threads for run in runs))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

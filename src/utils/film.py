@@ -58,9 +58,8 @@ class Film:
                 f"render() of this environment gives {picture.dtype} {picture.shape}, not (height, width, 3) uint8"
             )
         frame = np.concatenate([picture, strip(text, picture.shape[1])])
-        frame = np.pad(
-            frame, [(0, side % 2) for side in frame.shape[:2]] + [(0, 0)], mode="edge"
-        )  # MP4 wants even ones
+        odd = [(0, side % 2) for side in frame.shape[:2]]  # MP4 wants even ones
+        frame = np.pad(frame, [*odd, (0, 0)], mode="edge")
         self._shape = self._shape or frame.shape
         if frame.shape != self._shape:
             raise ConfigError(f"render() gives pictures of several sizes: {self._shape[:2]}, then {frame.shape[:2]}")

@@ -27,12 +27,7 @@ class PluginError(Exception):
 
 def import_plugin(name: str) -> ModuleType:
     """The plugin's package. It offers `Config` (a pydantic model of its keys) and `register()`."""
-    try:
-        plugin = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0]:
-            raise
-        raise PluginError(f"there is no installed package {name!r}; this project's: pip install -e .") from None
+    plugin = _import_name(name, f"there is no installed package {name!r}; this project's: pip install -e .")
     missing = [part for part in ("Config", "register") if not hasattr(plugin, part)]
     if missing:
         raise PluginError(f"the package {name!r} is no plugin: it has no {' and no '.join(missing)}")
@@ -54,7 +49,11 @@ def register_environment(module: str) -> None:
     """
     if module in _registered:
         return
-    imported = _import_file(file_of(module)) if module.endswith(".py") else _import_name(module)
+    if module.endswith(".py"):
+        imported = _import_file(file_of(module))
+    else:
+        missing = f"there is no installed module {module!r}; name a file: env_module=path/to/my_env.py"
+        imported = _import_name(module, missing)
     if not hasattr(imported, "register"):
         raise PluginError(f"{module!r} adds no environment: it has no register(); examples/my_env.py shows one")
     if imported.register is importlib.import_module("envs").register:
@@ -75,13 +74,14 @@ def file_of(module: str) -> Path:
     return own if own.is_file() else Path(module)
 
 
-def _import_name(name: str) -> ModuleType:
+def _import_name(name: str, missing: str) -> ModuleType:
+    """PluginError with the text `missing` where there is no such module; one that it lacks itself is its own error."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0]:
             raise
-        raise PluginError(f"there is no installed module {name!r}; name a file: env_module=path/to/my_env.py") from None
+        raise PluginError(missing) from None
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -17,6 +17,7 @@ import json
 import mimetypes
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -31,6 +32,8 @@ READABLE = re.compile(  # as pymongo divides it: options begin at the first "?",
     r"(?:/(?P<database>[^/?\\. \"$@]*))?(?:\?(?:\w+=.*)?)?",
     re.I | re.S,
 )
+LOCAL_MONGO = "mongodb://127.0.0.1:27017"  # where --mongo has no value
+MONGO_VARIABLE = "SACRED_MONGO_URL"  # the environment's, in place of --mongo
 DATABASE = "sacred"  # where the address names none
 PATIENCE_MS = 5000  # how long a server may take to be found, and to answer
 BATCH = 5000  # points of a metric in one write
@@ -68,9 +71,8 @@ class Snapshot:
     metrics: Mapping[str, Column]
     sources: Sequence[tuple[str, Path]] = ()  # name in the record, file
     artifacts: Sequence[tuple[str, Path]] = ()
-    stored: dict[tuple[str, Path], Any] = field(
-        default_factory=dict
-    )  # file -> its id, of those already in the database
+    # file -> its id, of those already in the database
+    stored: dict[tuple[str, Path], Any] = field(default_factory=dict)
 
 
 # --- addresses ---
@@ -272,6 +274,8 @@ class Store:
 
     def _store_file(self, run: Snapshot, name: str, path: Path) -> Any:
         """The id of the file in GridFS, made from its name and content: the same sources are kept once for all runs."""
+        from gridfs.errors import FileExists
+
         content = path.read_bytes()
         artifact = (name, path) in run.artifacts
         filename = f"artifact://runs/{self.ids[run.uid]}/{name}" if artifact else name
@@ -280,24 +284,11 @@ class Store:
             self.files.delete(_id)  # the pieces of a write that was cut off
             kind = MIME.get(path.suffix) or mimetypes.guess_type(path.name)[0]
             digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-            # Omniboard hands out a file's first chunk only
-            self._put(
-                content,
-                chunkSize=min(max(len(content), 1), CHUNK),
-                _id=_id,
-                filename=filename,
-                contentType=kind,
-                md5=digest,
-            )
+            size = min(max(len(content), 1), CHUNK)  # Omniboard hands out a file's first chunk only
+            fields = {"chunkSize": size, "filename": filename, "contentType": kind, "md5": digest}
+            with suppress(FileExists):  # somebody else was faster with the same content
+                self.files.put(content, _id=_id, **fields)
         return _id
-
-    def _put(self, content: bytes, **fields: Any) -> None:
-        from gridfs.errors import FileExists
-
-        try:
-            self.files.put(content, **fields)
-        except FileExists:  # somebody else was faster with the same content
-            pass
 
     def remove(self, run_id: Any) -> None:
         """Deletes the run, its metrics and its artifacts. Its sources stay: other runs may have the same."""

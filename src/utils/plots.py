@@ -213,9 +213,9 @@ def _figure(title: str, columns: int, rows: int, height: float = 3.6) -> tuple[A
 
 def _short(x: float, _: int) -> str:
     """Ticks as 0.5, 20, 150k, 2M"""
-    for size, letter in ((1e6, "M"), (1e4, "k")):
-        if abs(x) >= size:
-            return f"{x / (1e6 if letter == 'M' else 1e3):g}{letter}"
+    for least, unit, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(x) >= least:
+            return f"{x / unit:g}{letter}"
     return f"{x:g}"
 
 

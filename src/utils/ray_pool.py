@@ -83,8 +83,7 @@ class RayPool:
     def stop(self) -> None:
         for reference in self._going:
             self._ray.cancel(reference)
-        self._ray.wait(
-            list(self._going), num_returns=len(self._going), timeout=2 * attempts.GRACE
-        ) if self._going else 0
+        if self._going:
+            self._ray.wait(list(self._going), num_returns=len(self._going), timeout=2 * attempts.GRACE)
         self._going = {}
         self._ray.shutdown()

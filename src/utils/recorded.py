@@ -63,8 +63,8 @@ def inside(name: str) -> str:
 
 def refuse_links(folder: Path) -> None:
     """ConfigError for a symbolic link in the folder: what is written there would be written elsewhere."""
-    for path in (folder, *folder.rglob("*")):
-        if path != folder and path.is_symlink():
+    for path in folder.rglob("*"):
+        if path.is_symlink():
             raise ConfigError(f"{path}: this is a symbolic link, as no record has one; nothing is written there")
 
 

@@ -20,7 +20,7 @@ from utils.config import ConfigError
 from utils.grouping import METRICS, Curve, Groups, LeftOut, Task, group
 from utils.runs import Planned, RunRecord
 
-NEEDED = {"rliable": "rliable", "scipy": "scipy", "jinja2": "jinja2", "matplotlib": "matplotlib"}
+NEEDED = ("rliable", "scipy", "jinja2", "matplotlib")
 SERIES = frozenset((*METRICS, scores.UPDATES, *plots.WORLD_MODEL_SERIES))  # of all that runs record, what is read here
 PROFILE_POINTS = 101
 HOW = (
@@ -67,7 +67,7 @@ def write_report(
 
 def require_packages() -> None:
     """ConfigError where a package that the report needs is missing."""
-    missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
+    missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         raise ConfigError(f"a report needs {', '.join(missing)}: pip install -e '.[report]'")
 

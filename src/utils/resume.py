@@ -83,7 +83,8 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
         )
         raise ConfigError(f"--resume={name}: this run has no checkpoints ({why})")
     config, changed = _changed(recorded, overrides, source, trusted)
-    _same_simulator(folder, config)
+    info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
+    _same_simulator(folder, info, config)
     root = root_of(folder)  # where the record lies now: moved, or seen from another working directory
     if root is not None and Path(config["local_results_path"]).absolute() != root:
         config = {**config, "local_results_path": str(root)}
@@ -112,7 +113,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     except BaseException:
         checkpoints.unlock()
         raise
-    return Resumed(folder, config, changed, checkpoints, saved, points, _files(folder), problems)
+    return Resumed(folder, config, changed, checkpoints, saved, points, _files(info), problems)
 
 
 def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | None, list[str]]:
@@ -161,8 +162,7 @@ def _changed(
     return config, config != recorded
 
 
-def _files(folder: Path) -> tuple[str, str]:
-    info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
+def _files(info: Mapping[str, Any]) -> tuple[str, str]:
     try:
         words = shlex.split(str(info.get("command") or ""))
     except ValueError:  # a quote that is not closed
@@ -180,9 +180,8 @@ def _has(recorded: Mapping[str, Any], path: tuple[str, ...], value: Any) -> bool
     return bool(inner == value)
 
 
-def _same_simulator(folder: Path, config: Mapping[str, Any]) -> None:
+def _same_simulator(folder: Path, info: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """ConfigError where env_args.backend=auto would now take another simulator than before."""
-    info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
     was = str(info.get("backend") or "")
     if was and envs.simulator_suffix(config, was) != envs.simulator_suffix(config):
         raise ConfigError(f"{folder}: this run was simulated by {was}, and would be by another simulator here")

@@ -17,10 +17,9 @@ from envs.gymma import plain_key
 from utils.commands import rebuilt_command
 from utils.config import ConfigError
 from utils.logging import backend_note, task_name
-from utils.mongo import address, connect, is_mongo
+from utils.mongo import address, connect, is_mongo, parse_time
 
 JOURNAL = "metrics.jsonl"  # every metric of a run that has not ended, one line a heartbeat; see utils.recording
-MONGO_PATIENCE_MS = 5000  # how long a server may take to answer
 
 
 class Series(NamedTuple):
@@ -143,8 +142,9 @@ def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRe
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; runs are recorded in local_results_path/sacred")
     there = sorted(path.parent for path in folder.rglob("run.json"))
-    damaged = [f"{path.parent}: run.json is missing" for path in sorted(folder.rglob("cout.txt"))]
-    damaged = [problem for problem in damaged if Path(problem.partition(": ")[0]) not in there]
+    damaged = [
+        f"{path.parent}: run.json is missing" for path in sorted(folder.rglob("cout.txt")) if path.parent not in there
+    ]
     count = 0
     for path in there:
         try:
@@ -246,7 +246,7 @@ def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]
     shown = where.shown
     import pymongo.errors
 
-    client = connect(where, MONGO_PATIENCE_MS)
+    client = connect(where)
     try:
         database = client[where.database]
         runs = list(database["runs"].find().sort("_id", 1))
@@ -354,11 +354,8 @@ def numbers(values: Sequence[Any]) -> list[float]:
 
 def time_of(value: Any) -> datetime | None:
     """None where it is none. Sacred's times are UTC without a zone: ISO text in files, datetimes in MongoDB."""
-    try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        return None
-    return time.replace(tzinfo=None)
+    time = parse_time(value)
+    return time.replace(tzinfo=None) if isinstance(time, datetime) else None
 
 
 def _iso(time: datetime | None) -> str:

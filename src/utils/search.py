@@ -151,9 +151,7 @@ def load_search(name: str) -> Loaded:
     search = read(Search, load_yaml(path), source, {"algorithm": Algorithm, "tasks": Task})
     base = search.algorithm
     algorithms = {
-        name_of(point): {"config": base.config, "overrides": {**base.overrides, **point}}
-        | ({} if base.steps_per_second is None else {"steps_per_second": base.steps_per_second})
-        for point in search.points()
+        name_of(point): base.model_dump() | {"overrides": {**base.overrides, **point}} for point in search.points()
     }
     values = {
         "algorithms": algorithms,

@@ -156,7 +156,7 @@ def load_policy(config: Mapping[str, Any], checkpoint: Path) -> Any:
     host, logging = import_module("run"), import_module("utils.logging")
     args = host.make_args(config)
     logger = logging.Logger(logging.get_logger())
-    runner = host.r_REGISTRY[args.runner](args=args, logger=logger)
+    runner = host.make_runner(args, logger)
     try:
         _, learner = host.build(args, runner, logger)
         learner.load_models(checkpoint)

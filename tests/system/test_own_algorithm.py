@@ -30,7 +30,7 @@ def test_it_trains_and_its_record_names_the_whole_path(own: Path) -> None:
     info, config = (json.loads((record / f"{name}.json").read_text()) for name in ("info", "config"))
     assert config["mixing_embed_dim"] == 4 and info["loss"]
     assert info["command"].startswith(f"python src/main.py --config={own} --env-config=matrix with ")
-    assert resume._files(record) == (str(own), "matrix")
+    assert resume._files(info) == (str(own), "matrix")
 
 
 def test_an_experiment_finds_it(own: Path, capsys: pytest.CaptureFixture[str]) -> None:

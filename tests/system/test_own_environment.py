@@ -133,10 +133,8 @@ def test_the_command_of_its_run_is_recorded_and_read_again(own: Path, monkeypatc
     command = rebuilt_command(composed, "qmix", "my corridor.yaml")
     file = str(own / "my corridor.yaml")
     assert shlex.split(command)[2:] == ["--config=qmix", f"--env-config={file}", "with", "seed=3"]
-    (own / "info.json").write_text(json.dumps({"command": command}))
-    assert resume._files(own) == ("qmix", file)
-    (own / "info.json").write_text(json.dumps({"command": "python 'src"}))
-    assert resume._files(own) == ("", "")
+    assert resume._files({"command": command}) == ("qmix", file)
+    assert resume._files({"command": "python 'src"}) == ("", "")
 
 
 def test_an_experiment_finds_it_from_every_run_s_folder(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support import sacred_runs as sr
 
-from utils import records, runs
+from utils import records
 from utils.commands import rebuilt_command
 from utils.config import ConfigError, compose
 from utils.mongo import without_credentials
@@ -253,11 +253,10 @@ def test_wrong_addresses(url: str) -> None:
     assert "mongodb://" in str(error.value) and "cret" not in str(error.value) and error.value.__cause__ is None
 
 
-def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer() -> None:
     pytest.importorskip("pymongo", reason="pymongo is not installed: pip install -e '.[mongo]'")
-    monkeypatch.setattr(runs, "MONGO_PATIENCE_MS", 100)
     with pytest.raises(ConfigError) as error:
-        load_runs(["mongodb://user:s3cret@127.0.0.1:1/lab"])
+        load_runs(["mongodb://user:s3cret@127.0.0.1:1/lab?serverSelectionTimeoutMS=100"])
     assert "127.0.0.1:1/lab: the database cannot be read" in str(error.value) and "s3cret" not in str(error.value)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch as th
 from support.mmsa import LENGTHS, batch_of, build
 
-from mmsa.diagnostics import open_loop, reliance, symexp
+from mmsa.diagnostics import open_loop, reliance
 from mmsa.learner import MMSALearner, Seen
-from mmsa.world_model import symlog
+from mmsa.world_model import symexp
 
 Losses = tuple[dict[str, th.Tensor], dict[str, th.Tensor], Seen]
 
@@ -189,8 +189,3 @@ def test_what_the_time_alone_decides_is_seen_where_all_episodes_are_as_long() ->
     states = time.view(1, -1, 1, 1)
     found = reliance(lambda q, c: c, lambda s: s[0, :, 0], time.view(-1, 1), None, states, time + 1, th.arange(80))
     assert 8 < found["td_other_rollout"] < 30  # 1 + twice the variance of the time, 16.5
-
-
-def test_symexp_inverts_symlog() -> None:
-    x = th.linspace(-5, 5, 31)
-    th.testing.assert_close(symexp(symlog(x)), x)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmsa import world_model
 from mmsa.config import MMSAConfig
 from mmsa.returns import Rows
-from mmsa.world_model import LOSSES, Gaussian, WorldModel, balanced_kl, symlog
+from mmsa.world_model import LOSSES, Gaussian, WorldModel, balanced_kl, symexp, symlog
 
 N, A, H, Z, D, T = 3, 5, 12, 7, 3, 6
 LENGTHS = [6, 3, 2, 4]  # filled steps
@@ -121,6 +121,7 @@ def test_symlog() -> None:
     x = th.tensor([-10.0, -1.0, 0.0, 1.0, 10.0])
     th.testing.assert_close(symlog(x), x.sign() * (x.abs() + 1).log())
     assert th.equal(symlog(-x), -symlog(x))
+    th.testing.assert_close(symexp(symlog(x)), x)
 
 
 # --- losses ---
