@@ -91,7 +91,7 @@ class BasicMAC:
         inputs = self.inputs(batch)
         if goes_with_forward(self.agent, "unroll"):
             return self.agent.unroll(inputs)[0]
-        hidden = self.agent.init_hidden().expand(batch.batch_size * self.n_agents, -1)
+        hidden = self.agent.init_hidden().expand(batch.batch_size, self.n_agents, -1).flatten(0, 1)
         steps = []
         for step in inputs.unbind(1):  # (B, N, I)
             outputs, hidden = self.agent(step.flatten(0, 1), hidden)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -205,11 +204,22 @@ def test_controllers_of_others_act_and_learn_as_they_say(change: str, policy: bo
         np.testing.assert_allclose(seen[t], outputs[active, t], rtol=1e-5, atol=1e-6)
 
 
-def test_a_controller_with_upstreams_contract_alone_is_trained_by_its_forward() -> None:
-    mac, a = build(obs_last_action=True)
+@pytest.mark.parametrize(("agent", "rows"), [("rnn", 1), ("rnn_ns", 3)])
+def test_a_controller_with_upstreams_contract_alone_is_trained_by_its_forward(agent: str, rows: int) -> None:
+    mac, a = build(agent=agent, obs_last_action=True)
     batch = random_batch(a, LENGTHS, ENDS)
-    contract = SimpleNamespace(init_hidden=mac.init_hidden, forward=mac.forward)
-    th.testing.assert_close(unroll(contract, batch), mac.unroll(batch), rtol=1e-5, atol=1e-6)
+
+    class Contract:
+        def init_hidden(self, batch_size: int) -> None:
+            """As upstream's: agents with a network each have a row each."""
+            assert mac.agent.init_hidden().shape == (rows, 16)
+            self.hidden_states = mac.agent.init_hidden().unsqueeze(0).expand(batch_size, -1 if rows > 1 else 3, -1)
+
+        def forward(self, ep_batch: Any, t: int, test_mode: bool = False) -> th.Tensor:
+            q, self.hidden_states = mac.agent(mac._build_inputs(ep_batch, t), self.hidden_states)
+            return q.view(4, 3, -1)
+
+    th.testing.assert_close(unroll(Contract(), batch), mac.unroll(batch), rtol=1e-5, atol=1e-6)
 
 
 def test_a_selector_with_upstreams_form_alone() -> None:

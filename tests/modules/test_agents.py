@@ -25,7 +25,7 @@ def test_unroll_equals_step_by_step(name: str, use_rnn: bool) -> None:
     net, inputs = agent(name, use_rnn=use_rnn), th.randn(B, T, N, INPUT)
     q, h = net.unroll(inputs)
     assert q.shape == (B, T, N, A) and h.shape == (B, T, N, H)
-    state = net.init_hidden().expand(B * N, -1)
+    state = net.init_hidden().expand(B, N, -1)
     for t in range(T):
         q_t, state = net(inputs[:, t].flatten(0, 1), state)
         assert q_t.shape == (B * N, A) and state.shape == (B * N, H)

@@ -70,8 +70,8 @@ class AgentGroup(nn.Module):
         self.members: Any = nn.ModuleList(RNNAgent(input_shape, args) for _ in range(1 if shared else args.n_agents))
 
     def init_hidden(self) -> th.Tensor:
-        """(1, H) zeros on the network's device."""
-        return self.members[0].fc1.weight.new_zeros(1, self.hidden_dim)
+        """(1, H) zeros on the network's device, or (N, H) of a network each."""
+        return self.members[0].fc1.weight.new_zeros(len(self.members), self.hidden_dim)
 
     def forward(self, inputs: th.Tensor, h: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """One step: inputs (B*N, I), h (B*N, H) or (B, N, H) -> q (B*N, A), h (B*N, H); agents are the faster index."""
