@@ -287,7 +287,8 @@ def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) ->
         valid |= {".".join(("env_args", *path)) for path in _model_paths(env_args)}
     report.valid = sorted(valid)
     if plugin_config is not None:
-        checked |= report.validate(plugin_config, extra)
+        of_both = {key: config[key] for key in plugin_config.model_fields if key in host}  # may narrow the host's keys
+        checked |= report.validate(plugin_config, extra | of_both)
     elif plugin_works:
         for key, value in extra.items():
             report.add_unknown((key,), value)

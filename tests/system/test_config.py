@@ -285,6 +285,14 @@ def test_no_key_is_left_out_because_a_plugins_config_says_nothing_of_further_one
     assert "onw = 2" in problem and "did you mean own?" in problem
 
 
+def test_a_plugins_config_may_narrow_a_key_of_the_host_and_does_not_replace_its_value(
+    plugin: SimpleNamespace, compose: Callable[..., dict], problems: Callable[..., list[str]]
+) -> None:
+    assert compose("plugin=mine", "lr=0.002")["lr"] == 0.002
+    (problem,) = problems("plugin=mine", "lr=0.2")
+    assert "lr = 0.2" in problem and "<= 0.1" in problem
+
+
 def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:
     assert len(problems("gama=1", "lr=0", "no_value", "t_max.x=1", "env_args.keyy=2")) == 5
 
