@@ -35,9 +35,9 @@ def import_plugin(name: str) -> ModuleType:
 
 
 def register_plugin(name: str) -> None:
-    """Let the plugin fill the registries, once a process."""
+    """Let the plugin fill the registries, once a process; PluginError where it cannot."""
     if name not in _registered:
-        import_plugin(name).register()
+        _register(import_plugin(name), name)
         _registered.add(name)
 
 
@@ -61,11 +61,15 @@ def register_environment(module: str) -> None:
             f"{module!r} has the register() of envs alone: define one of its own, which calls envs.register; "
             "examples/my_env.py shows one"
         )
-    try:
-        imported.register()
-    except ValueError as error:
-        raise PluginError(f"register() of {module!r}: {error}") from None
+    _register(imported, module)
     _registered.add(module)
+
+
+def _register(module: ModuleType, name: str) -> None:
+    try:
+        module.register()
+    except ValueError as error:
+        raise PluginError(f"register() of {name!r}: {error}") from None
 
 
 def file_of(module: str) -> Path:

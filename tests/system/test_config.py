@@ -293,6 +293,15 @@ def test_a_plugins_config_may_narrow_a_key_of_the_host_and_does_not_replace_its_
     assert "lr = 0.2" in problem and "<= 0.1" in problem
 
 
+def test_a_plugin_that_cannot_register_says_why(plugin: SimpleNamespace, problems: Callable[..., list[str]]) -> None:
+    def register() -> None:
+        raise ValueError("learners.REGISTRY already has another 'mine'")
+
+    plugin.register = register
+    (problem,) = problems("plugin=mine")
+    assert "plugin = 'mine'" in problem and "already has another 'mine'" in problem
+
+
 def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:
     assert len(problems("gama=1", "lr=0", "no_value", "t_max.x=1", "env_args.keyy=2")) == 5
 
