@@ -104,6 +104,13 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def trains_as(learner: str, host: str) -> bool:
+    """Whether the learner of that name is the host's of the other, or a plugin's that took over its `train`."""
+    registry = importlib.import_module(REGISTRIES["learner"]).REGISTRY
+    train = getattr(registry[host], "train", None)
+    return learner == host or getattr(registry.get(learner), "train", None) is train
+
+
 def names(key: str) -> list[str]:
     """The names that the config key `key` can take at this moment."""
     return sorted(importlib.import_module(REGISTRIES[key]).REGISTRY)

@@ -252,6 +252,28 @@ def test_what_ppo_asks_of_its_settings(
     assert all(part in problem for part in parts), problem
 
 
+def test_a_plugins_learner_that_trains_as_the_hosts_asks_the_same(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Same(learners.PPOLearner):
+        pass
+
+    class Own(learners.PPOLearner):
+        def train(self, *batch: object) -> None:
+            pass
+
+    class Values(learners.QLearner):
+        pass
+
+    for name, learner in {"same": Same, "own": Own, "values": Values}.items():
+        monkeypatch.setitem(learners.REGISTRY, name, learner)
+    (problem,) = problems(*PPO, "learner=same", "env_steps_per_update=50")
+    assert "env_steps_per_update = 50" in problem and "must be batch with learner=same" in problem
+    assert compose(*PPO, "learner=own", "env_steps_per_update=50")["learner"] == "own"
+    (problem,) = problems("learner=values", "agent_output_type=pi_logits", "action_selector=multinomial")
+    assert "must be 'q' with learner=values" in problem
+
+
 def test_batches_of_new_episodes_for_a_plugins_learner(
     compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
