@@ -37,6 +37,17 @@ def log_policy(mac: Any, batch: EpisodeBatch) -> th.Tensor:
     return (_step_by_step(mac, batch) + 1e-10).log()  # 0 where an action is not available
 
 
+def networks_of(mac: Any) -> dict[str, th.nn.Module]:
+    """Everything with weights in any MAC, by the name of its attribute: its `agent`, and what a subclass has beside."""
+    return {name: part for name, part in vars(mac).items() if isinstance(part, th.nn.Module)}
+
+
+def weights_of(mac: Any) -> dict[str, th.Tensor]:
+    """All tensors of any MAC's networks, by name."""
+    networks = networks_of(mac).items()
+    return {f"{name}.{key}": tensor for name, network in networks for key, tensor in network.state_dict().items()}
+
+
 def _step_by_step(mac: Any, batch: EpisodeBatch) -> th.Tensor:
     mac.init_hidden(batch.batch_size)
     return th.stack([mac.forward(batch, t) for t in range(batch.max_seq_length)], 1)
@@ -46,7 +57,8 @@ class BasicMAC:
     """An agent's input is its observation, its last action (obs_last_action) and its number (obs_agent_id).
 
     The batch may be on another device than the agents: what a step needs is moved. A subclass may change `forward`,
-    `_build_inputs`, `_get_input_shape` or `_build_agents`, as upstream's may: it then acts and learns step by step.
+    `_build_inputs`, `_get_input_shape` or `_build_agents`, as upstream's may: it then acts and learns step by step. One
+    with networks beside `agent` has `parameters`, `load_state`, `cuda`, `save_models` and `load_models` of its own.
     """
 
     def __init__(self, scheme: Scheme, groups: Mapping[str, int], args: SimpleNamespace) -> None:

@@ -10,11 +10,12 @@ import torch as th
 from torch import nn
 
 from components.running_stats import RunningStats
+from controllers.basic_controller import networks_of
 from learners.guard import UpdateGuard
 
 
 class Learner:
-    """`networks` names everything with weights; `agent` is the MAC's, which saves and loads it itself."""
+    """`networks` names everything with weights; those of the MAC are saved and loaded by itself."""
 
     optimiser: th.optim.Optimizer
     return_stats: RunningStats | None
@@ -74,7 +75,7 @@ class Learner:
         path = Path(path)
         self.mac.save_models(path)
         for name, network in self.networks().items():
-            if name != "agent":
+            if name not in networks_of(self.mac):
                 th.save(network.state_dict(), path / f"{name}.th")
         th.save(self.optimiser.state_dict(), path / "opt.th")
         th.save(self._counters(), path / "learner.th")
@@ -88,7 +89,7 @@ class Learner:
 
         self.mac.load_models(path)
         for name, network in self.networks().items():
-            if name != "agent":
+            if name not in networks_of(self.mac):
                 network.load_state_dict(read(name))
         rates = [group["lr"] for group in self.optimiser.param_groups]  # of this run, whatever the other one had
         self.optimiser.load_state_dict(read("opt"))

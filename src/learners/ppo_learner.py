@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from components.episode_buffer import EpisodeBatch, Scheme
 from components.running_stats import RunningStats
-from controllers.basic_controller import log_policy
+from controllers.basic_controller import log_policy, networks_of
 from learners.learner import Learner
 from learners.returns import n_step, transition_mask
 from modules.critics import REGISTRY as critic_REGISTRY
@@ -134,4 +134,4 @@ class PPOLearner(Learner):
             th._foreach_lerp_(list(self.target_critic.parameters()), self.critic_params, interval)
 
     def networks(self) -> dict[str, th.nn.Module]:
-        return {"agent": self.mac.agent, "critic": self.critic, "target_critic": self.target_critic}
+        return {**networks_of(self.mac), "critic": self.critic, "target_critic": self.target_critic}

@@ -13,7 +13,7 @@ import torch as th
 
 from components.episode_buffer import EpisodeBatch, Scheme
 from components.running_stats import RunningStats
-from controllers.basic_controller import unroll
+from controllers.basic_controller import networks_of, unroll
 from learners.learner import Learner
 from learners.returns import q_lambda, transition_mask
 from modules.mixers import REGISTRY as mixer_REGISTRY
@@ -120,5 +120,6 @@ class QLearner(Learner):
         self.target_mac.cuda()
 
     def networks(self) -> dict[str, th.nn.Module]:
-        networks = {"agent": self.mac.agent, "target_agent": self.target_mac.agent}
+        targets = {f"target_{name}": network for name, network in networks_of(self.target_mac).items()}
+        networks = networks_of(self.mac) | targets
         return networks if self.mixer is None else {**networks, "mixer": self.mixer, "target_mixer": self.target_mixer}

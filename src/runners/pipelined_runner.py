@@ -28,6 +28,7 @@ from torch import multiprocessing
 from components.episode_buffer import EpisodeBatch, Preprocess, Scheme, complete_scheme
 from components.random_state import RandomState
 from controllers import REGISTRY as mac_REGISTRY
+from controllers.basic_controller import weights_of
 from envs.vector import end_with_parent
 from runners.episode_runner import EpisodeRunner
 from utils.hosts import register_environment, register_plugin
@@ -175,7 +176,7 @@ class PipelinedRunner:
     @th.no_grad()
     def _hand_over_networks(self) -> None:
         """Only while the collector waits for a command."""
-        for name, tensor in self.mac.agent.state_dict().items():
+        for name, tensor in weights_of(self.mac).items():
             self._their_networks[name].copy_(tensor)
 
     def _ask(self, command: str, *what: Any) -> Any:
@@ -243,7 +244,7 @@ class _Collector:
         # Two: while the main process reads one, the other is written.
         batches = [self.runner.new_batch(scheme, groups, preprocess).share_memory() for _ in range(2)]
         self.runner.setup(scheme, groups, preprocess, mac, batches)
-        return batches, {name: tensor.share_memory_() for name, tensor in mac.agent.state_dict().items()}
+        return batches, {name: tensor.share_memory_() for name, tensor in weights_of(mac).items()}
 
     def play(self, t_env: int, test_mode: bool) -> Played:
         self.runner.t_env = t_env

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -287,7 +287,8 @@ def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) ->
         valid |= {".".join(("env_args", *path)) for path in _model_paths(env_args)}
     report.valid = sorted(valid)
     if plugin_config is not None:
-        checked |= report.validate(plugin_config, extra)
+        of_both = {key: config[key] for key in plugin_config.model_fields if key in host}  # may narrow the host's keys
+        checked |= report.validate(plugin_config, extra | of_both)
     elif plugin_works:
         for key, value in extra.items():
             report.add_unknown((key,), value)
@@ -351,7 +352,9 @@ class _Report:
     def validate(self, model: type[BaseModel], values: Mapping[str, Any], prefix: Path_ = ()) -> dict[str, Any]:
         """The values by the model, with its defaults; what does not fit is added to the problems."""
         try:
-            return model.model_validate(dict(values)).model_dump()
+            # A model that says nothing of further keys would leave them out in silence.
+            extra: Literal["forbid"] | None = None if "extra" in model.model_config else "forbid"
+            return model.model_validate(dict(values), extra=extra).model_dump()
         except ValidationError as errors:
             schema = _schema(model)
             for error in errors.errors(include_url=False):

@@ -35,9 +35,9 @@ def import_plugin(name: str) -> ModuleType:
 
 
 def register_plugin(name: str) -> None:
-    """Let the plugin fill the registries, once a process."""
+    """Let the plugin fill the registries, once a process; PluginError where it cannot."""
     if name not in _registered:
-        import_plugin(name).register()
+        _register(import_plugin(name), name)
         _registered.add(name)
 
 
@@ -61,11 +61,15 @@ def register_environment(module: str) -> None:
             f"{module!r} has the register() of envs alone: define one of its own, which calls envs.register; "
             "examples/my_env.py shows one"
         )
-    try:
-        imported.register()
-    except ValueError as error:
-        raise PluginError(f"register() of {module!r}: {error}") from None
+    _register(imported, module)
     _registered.add(module)
+
+
+def _register(module: ModuleType, name: str) -> None:
+    try:
+        module.register()
+    except ValueError as error:
+        raise PluginError(f"register() of {name!r}: {error}") from None
 
 
 def file_of(module: str) -> Path:
@@ -98,6 +102,13 @@ def _import_file(path: Path) -> ModuleType:
         there = module.__file__ or "Python itself"
         raise PluginError(f"another module has the name {path.stem} ({there}): rename {path.name}")
     return module
+
+
+def trains_as(learner: str, host: str) -> bool:
+    """Whether the learner of that name is the host's of the other, or a plugin's that took over its `train`."""
+    registry = importlib.import_module(REGISTRIES["learner"]).REGISTRY
+    train = getattr(registry[host], "train", None)
+    return learner == host or getattr(registry.get(learner), "train", None) is train
 
 
 def names(key: str) -> list[str]:

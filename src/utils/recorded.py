@@ -70,12 +70,14 @@ def refuse_links(folder: Path) -> None:
 
 def refuse_code(config: Mapping[str, Any], source: Path, trusted: Sequence[str]) -> None:
     """ConfigError where checking this configuration would import what is neither this checkout's nor trusted."""
-    for key, name in named_code(config):
-        if name not in trusted:
-            raise ConfigError(
-                f"{source}: {key} names code to import that is not this checkout's: {name!r}. If you know it and trust "
-                f"it: --trust {name}"
-            )
+    problems = [
+        f"{source}: {key} names code to import that is not this checkout's: {name!r}. If you know it and trust it: "
+        f"--trust {name}"
+        for key, name in named_code(config)
+        if name not in trusted
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

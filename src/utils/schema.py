@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from components.checkpoint import find_checkpoint
+from utils import hosts
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -143,16 +144,17 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
         wrong["common_reward"] = f"must be true with mixer={config['mixer']}: a mixer learns from the team's one reward"
     if config["sequence_length"] is not None and config["obs_last_action"] and not config["burn_in"]:
         wrong["burn_in"] = "must be at least 1 with obs_last_action: the action before a stretch is not in it"
-    if config["learner"] == "q_learner" and config["agent_output_type"] != "q":
-        wrong["agent_output_type"] = "must be 'q' with learner=q_learner, which learns action values"
+    learner = f"learner={config['learner']}"
+    if hosts.trains_as(config["learner"], "q_learner") and config["agent_output_type"] != "q":
+        wrong["agent_output_type"] = f"must be 'q' with {learner}, which learns action values"
     takes = {"epsilon_greedy": "q", "multinomial": "pi_logits", "soft_policies": "pi_logits"}
     if config["agent_output_type"] != takes.get(config["action_selector"], config["agent_output_type"]):
         wrong["action_selector"] = (
             f"does not go with agent_output_type={config['agent_output_type']}: "
             "epsilon_greedy takes action values (q), multinomial and soft_policies draw from policies (pi_logits)"
         )
-    if config["learner"] == "ppo_learner":
-        wrong |= _on_policy(config)
+    if hosts.trains_as(config["learner"], "ppo_learner"):
+        wrong |= _on_policy(config, learner)
     elif config["env_steps_per_update"] == "batch":
         if config["agent_output_type"] == "q":  # action values are learnt from old episodes, too
             wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
@@ -179,18 +181,21 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
     return wrong
 
 
-def _on_policy(config: dict[str, Any]) -> dict[str, str]:
-    """What ppo_learner asks: it learns from episodes that the present policy has played, and from no others."""
+def _on_policy(config: dict[str, Any], learner: str) -> dict[str, str]:
+    """What ppo_learner asks, or `learner` (key=value), which trains as it does.
+
+    It learns from episodes that the present policy has played, and from no others.
+    """
     wrong: dict[str, str] = {}
     if config["env_steps_per_update"] != "batch":
-        wrong["env_steps_per_update"] = "must be batch with learner=ppo_learner: old episodes teach it nothing"
-    wrong |= _new_batches(config, "learner=ppo_learner")
+        wrong["env_steps_per_update"] = f"must be batch with {learner}: old episodes teach it nothing"
+    wrong |= _new_batches(config, learner)
     if config["agent_output_type"] != "pi_logits":
-        wrong["agent_output_type"] = "must be 'pi_logits' with learner=ppo_learner, which learns policies"
+        wrong["agent_output_type"] = f"must be 'pi_logits' with {learner}, which learns policies"
     if config["mixer"] is not None:
-        wrong["mixer"] = "must be null with learner=ppo_learner, which has no action values to mix"
+        wrong["mixer"] = f"must be null with {learner}, which has no action values to mix"
     if config["sequence_length"] is not None:
-        wrong["sequence_length"] = "must be null with learner=ppo_learner, which trains on whole episodes"
+        wrong["sequence_length"] = f"must be null with {learner}, which trains on whole episodes"
     return wrong
 
 

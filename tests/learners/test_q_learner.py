@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,39 @@ def test_saved_and_loaded_learners_go_on_alike(tmp_path: Path) -> None:
         each.train(batch, 10, 1)
     assert same(learner.mac, other.mac) and same(learner.mixer, other.mixer)
     assert same(learner.target_mac, other.target_mac) and same(learner.target_mixer, other.target_mixer)
+
+
+class Talking(BasicMAC):
+    """Agents that hear something of each other: a network beside theirs."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.talk = th.nn.Linear(6, 6)
+
+    def _build_inputs(self, batch: EpisodeBatch, t: int, bs: Any = slice(None)) -> th.Tensor:
+        inputs = super()._build_inputs(batch, t, bs)
+        heard = self.talk(batch["obs"][bs, t].mean(1, keepdim=True)).expand(-1, self.n_agents, -1)
+        return th.cat([inputs[:, :6] + heard.flatten(0, 1), inputs[:, 6:]], 1)
+
+    def parameters(self) -> Any:
+        return [*self.agent.parameters(), *self.talk.parameters()]
+
+    def load_state(self, other: Any) -> None:
+        super().load_state(other)
+        self.talk.load_state_dict(other.talk.state_dict())
+
+
+def test_a_checkpoint_has_all_networks_of_a_controller_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "BasicMAC", Talking)
+    learner, _, a = build()
+    batch = random_batch(a, LENGTHS, ENDS)
+    learner.train(batch, 10, 1)
+    other, _, _ = build(seed=99)
+    other.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for each in (learner, other):
+        each.train(batch, 10, 1)
+    assert all(th.equal(mine, its) for mine, its in zip(learner.params, other.params, strict=True))
+    assert th.equal(learner.target_mac.talk.weight, other.target_mac.talk.weight)
 
 
 @pytest.mark.parametrize("saved", [True, False])

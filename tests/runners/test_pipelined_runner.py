@@ -18,9 +18,11 @@ import torch as th
 from support.settings import RecordingLogger, config, scheme_of
 
 from components.episode_buffer import complete_scheme
+from controllers import REGISTRY as mac_REGISTRY
 from controllers.basic_controller import BasicMAC
 from runners.episode_runner import EpisodeRunner
 from runners.pipelined_runner import CollectorError, PipelinedRunner
+from utils.hosts import register_environment
 from utils.process import prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +53,7 @@ def build(kind: Any, args: SimpleNamespace) -> tuple[Any, BasicMAC, RecordingLog
     runner = kind(args, logger)
     vars(args).update(runner.get_env_info())
     scheme, groups, preprocess = scheme_of(args)
-    mac = BasicMAC(complete_scheme(scheme, preprocess), groups, args)
+    mac = mac_REGISTRY[args.mac](complete_scheme(scheme, preprocess), groups, args)
     runner.setup(scheme, groups, preprocess, mac)
     return runner, mac, logger
 
@@ -108,6 +110,30 @@ def test_episodes_are_those_of_the_networks_of_one_run_ago(pipelined: Any) -> No
     assert not equal(wanted[1], wanted[2]), "the networks make no difference: nothing was tested"
     assert logger.stats == our_logger.stats and logger.stats["epsilon"]
     here.close_env()
+
+
+def test_all_networks_of_a_controller_of_others_are_handed_over(pipelined: Any, tmp_path: Path) -> None:
+    own = tmp_path / "talking_mac.py"
+    own.write_text(
+        textwrap.dedent("""
+            import torch
+            import controllers
+
+            class Talking(controllers.BasicMAC):
+                def __init__(self, *parts):
+                    super().__init__(*parts)
+                    self.talk = torch.nn.Linear(3, 3)
+
+            def register():
+                controllers.REGISTRY["talking"] = Talking
+        """)
+    )
+    register_environment(str(own))
+    runner, mac, _ = pipelined(mac="talking", env_module=str(own))
+    th.nn.init.constant_(mac.talk.weight, 7.0)
+    runner.run()
+    assert th.equal(runner._their_networks["talk.weight"], mac.talk.weight)
+    assert {name.partition(".")[0] for name in runner._their_networks} == {"agent", "talk"}
 
 
 def test_tests_take_the_networks_of_the_moment(pipelined: Any) -> None:

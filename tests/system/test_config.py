@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 import learners
 import runners
 from components import action_selectors
-from utils import config, schema
+from utils import config, hosts, schema
 from utils.config import ConfigError, load_yaml, parse_override, parse_value
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -249,6 +252,28 @@ def test_what_ppo_asks_of_its_settings(
     assert all(part in problem for part in parts), problem
 
 
+def test_a_plugins_learner_that_trains_as_the_hosts_asks_the_same(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Same(learners.PPOLearner):
+        pass
+
+    class Own(learners.PPOLearner):
+        def train(self, *batch: object) -> None:
+            pass
+
+    class Values(learners.QLearner):
+        pass
+
+    for name, learner in {"same": Same, "own": Own, "values": Values}.items():
+        monkeypatch.setitem(learners.REGISTRY, name, learner)
+    (problem,) = problems(*PPO, "learner=same", "env_steps_per_update=50")
+    assert "env_steps_per_update = 50" in problem and "must be batch with learner=same" in problem
+    assert compose(*PPO, "learner=own", "env_steps_per_update=50")["learner"] == "own"
+    (problem,) = problems("learner=values", "agent_output_type=pi_logits", "action_selector=multinomial")
+    assert "must be 'q' with learner=values" in problem
+
+
 def test_batches_of_new_episodes_for_a_plugins_learner(
     compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +282,46 @@ def test_batches_of_new_episodes_for_a_plugins_learner(
     assert compose(*own)["env_steps_per_update"] == "batch"
     wrong = problems(*own, "buffer_size=5000", "runner=parallel", "batch_size_run=3", "pipeline=true")
     assert len(wrong) == 3 and all("with env_steps_per_update=batch" in problem for problem in wrong), wrong
+
+
+# --- a plugin's own keys ---
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A plugin `mine` with the key `own`, and a bound of its own for the host's `lr`; it registers nothing."""
+
+    class Config(BaseModel):
+        own: int = 1
+        lr: float = Field(1.0, le=0.1)
+
+    plugin = SimpleNamespace(Config=Config, register=lambda: None)
+    monkeypatch.setitem(sys.modules, "mine", plugin)
+    monkeypatch.setattr(hosts, "_registered", set())
+    return plugin
+
+
+def test_no_key_is_left_out_because_a_plugins_config_says_nothing_of_further_ones(
+    plugin: SimpleNamespace, compose: Callable[..., dict], problems: Callable[..., list[str]]
+) -> None:
+    assert compose("plugin=mine", "own=2")["own"] == 2
+    (problem,) = problems("plugin=mine", "onw=2")
+    assert "onw = 2" in problem and "did you mean own?" in problem
+
+
+def test_a_plugins_config_may_narrow_a_key_of_the_host_and_does_not_replace_its_value(
+    plugin: SimpleNamespace, compose: Callable[..., dict], problems: Callable[..., list[str]]
+) -> None:
+    assert compose("plugin=mine", "lr=0.002")["lr"] == 0.002
+    (problem,) = problems("plugin=mine", "lr=0.2")
+    assert "lr = 0.2" in problem and "<= 0.1" in problem
+
+
+def test_a_plugin_that_cannot_register_says_why(plugin: SimpleNamespace, problems: Callable[..., list[str]]) -> None:
+    def register() -> None:
+        raise ValueError("learners.REGISTRY already has another 'mine'")
+
+    plugin.register = register
+    (problem,) = problems("plugin=mine")
+    assert "plugin = 'mine'" in problem and "already has another 'mine'" in problem
 
 
 def test_all_problems_are_reported(problems: Callable[..., list[str]]) -> None:

@@ -276,6 +276,13 @@ def test_code_that_a_record_names_is_not_imported(cut_off: Path, capsys: pytest.
     assert not Path("executed").exists()
 
 
+def test_all_code_that_a_record_names_is_told_at_once(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = read(cut_off, "config")
+    (cut_off / "config.json").write_text(json.dumps(config | {"plugin": "my_plugin", "env_module": "my_world.py"}))
+    said = refused(capsys, "--resume", str(cut_off))
+    assert "--trust my_plugin" in said and "--trust my_world.py" in said
+
+
 def test_a_run_that_goes_on_is_not_resumed(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
     going = Checkpoints(cut_off / "checkpoints")
     going.lock()
