@@ -356,6 +356,10 @@ def _import_host(src: Path) -> None:
             raise UpstreamError(
                 f"{src} needs {error.name}, but {package} comes from {found}: take that off PYTHONPATH, or uninstall it"
             ) from None
+        if package in {name.partition(".")[0] for name in CONTRACT}:
+            raise UpstreamError(
+                f"{src}: {error.name} is missing, which the checkout's own files import; a clone of {SOURCE} has all"
+            ) from None
         raise UpstreamError(f"EPyMARL needs {error.name}, which is not installed: pip install {error.name}") from None
     if not Path(str(run.__file__)).resolve().is_relative_to(src):
         raise UpstreamError(f"the module run comes from {run.__file__} and not from {src}: start another process")

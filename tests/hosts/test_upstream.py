@@ -273,9 +273,10 @@ def test_a_failure_is_recorded_and_told(fake: Path) -> None:
         ({"src/run.py": "from components.episode_buffer import ReplayBuffer\ndef run(config): ...\n"},
          "run.run(config) does not take (_run, config, log)"),
         ({"src/utils/logging.py": "import nowhere_to_be_found\n"}, "needs nowhere_to_be_found, which is not installed"),
+        ({"src/utils/logging.py": None}, "src: utils.logging is missing, which the checkout's own files import"),
     ],
 )  # fmt: skip
-def test_a_changed_contract_is_named(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+def test_a_changed_contract_is_named(tmp_path: Path, changes: dict[str, str | None], message: str) -> None:
     done = shell(f"--epymarl={fake_epymarl.make(tmp_path / 'epymarl', changes)}", *RUN)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr
