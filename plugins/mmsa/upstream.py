@@ -63,6 +63,8 @@ ONLY: dict[str, tuple[Any, str]] = {
     "burn_in": (0, "updates on whole episodes"),
     "td_lambda": (0, "one-step targets"),
 }
+# What MMSA reads of the checkout's own default.yaml.
+KEYS = ("hidden_dim", "lr", "gamma", "grad_norm_clip", "learner_log_interval", "use_cuda")
 MODULES = {"Foraging": "lbforaging", "rware": "rware"}  # begin of a gymnasium id -> package that registers it
 
 
@@ -161,6 +163,10 @@ def compose(checkout: Checkout, algorithm: str | None, environment: str | None, 
     for word in words:
         _override(config, word, known, is_mmsa)
     if is_mmsa:
+        if gone := [key for key in KEYS if key not in config]:
+            raise UpstreamError(
+                f"{checkout.config / 'default.yaml'}: {gone[0]} is missing, which MMSA reads; it was made for cbc38c0"
+            )
         _check_mmsa(config)
     _check_host(config)
     return config

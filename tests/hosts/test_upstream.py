@@ -141,7 +141,7 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("gamma=0.9", "gamma=0.9: no file of this checkout has the key gamma"),
+        ("burnin=5", "burnin=5: no file of this checkout has the key burnin"),
         ("hiden_dim=3", r"did you mean hidden_dim\?"),
         ("t_max", "'t_max': key=value is wanted"),
         ("t_max.x=3", "t_max = 200 holds no further keys"),
@@ -169,6 +169,15 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
 def test_what_is_wrong_is_refused(compose: Callable[..., dict[str, Any]], word: str, message: str) -> None:
     with pytest.raises(upstream.UpstreamError, match=message):
         compose(word)
+
+
+def test_a_key_that_the_checkout_no_longer_has_is_named(tmp_path: Path) -> None:
+    name = "src/config/default.yaml"
+    folder = fake_epymarl.make(tmp_path / "epymarl", {name: fake_epymarl.FILES[name].replace("gamma:", "discount:")})
+    checkout = upstream.find_checkout(str(folder))
+    with pytest.raises(upstream.UpstreamError, match=r"default\.yaml: gamma is missing, which MMSA reads"):
+        upstream.compose(checkout, "mmsa", "gymma", [KEY])
+    upstream.compose(checkout, "qmix", "gymma", [KEY])
 
 
 def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[str, Any]]) -> None:
