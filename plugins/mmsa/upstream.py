@@ -12,6 +12,7 @@ import copy
 import difflib
 import inspect
 import logging
+import math
 import os
 import random
 import re
@@ -257,6 +258,11 @@ def _check_mmsa(config: Mapping[str, Any]) -> None:
         raise UpstreamError(str(error)) from None
     if not 0 <= config["td_lambda"] <= 1:
         raise UpstreamError(f"td_lambda={config['td_lambda']}: a number from 0 to 1 is wanted")
+    for key in ("hidden_dim", "mixing_embed_dim", "hypernet_embed"):
+        if not (isinstance(config[key], int) and config[key] >= 1):
+            raise UpstreamError(f"{key}={config[key]}: a whole number from 1 is wanted")
+    if config["hypernet_layers"] not in (1, 2):
+        raise UpstreamError(f"hypernet_layers={config['hypernet_layers']}: 1 or 2 is wanted")
     interval = config["target_update_interval_or_tau"]
     if not interval > 0 or (interval > 1 and interval != int(interval)):
         raise UpstreamError(
@@ -280,6 +286,19 @@ def _check_host(config: Mapping[str, Any]) -> None:
     seed, path = config["seed"], config.get("checkpoint_path")
     if seed is not None and not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
         raise UpstreamError(f"seed={seed!r}: a whole number from 0 to {MAX_SEED} is wanted")
+    for key in ("batch_size", "buffer_size", "batch_size_run"):
+        value = config.get(key, 1)
+        if not (isinstance(value, int) and value >= 1):
+            raise UpstreamError(f"{key}={value}: a whole number from 1 is wanted")
+    if config.get("runner") == "episode" and config["batch_size_run"] != 1:
+        raise UpstreamError(
+            f"batch_size_run={config['batch_size_run']}: runner=episode has one environment; set runner=parallel"
+        )
+    if not config.get("evaluate") and config.get("batch_size", 1) > config.get("buffer_size", math.inf):
+        raise UpstreamError(
+            f"batch_size={config['batch_size']} is more than buffer_size={config['buffer_size']} episodes: "
+            "learning would never begin"
+        )
     if task_of(config) is None:
         raise UpstreamError("env_args.key is missing: it names the task, as in env_args.key=Foraging-8x8-2p-3f-v3")
     if path and not any(each.name.isdigit() for each in Path(path).glob("*")):  # upstream would end without a word
@@ -323,6 +342,12 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
         mend(f"tensorboard_logger, which needs an old protobuf: torch's SummaryWriter writes to {folder}")
     _import_host(src)
     _check_contract(src)
+    runners = import_module("runners").REGISTRY
+    if config["runner"] not in runners:
+        raise UpstreamError(
+            f"runner={config['runner']}: there is no such runner{nearest(str(config['runner']), runners)}; "
+            f"available: {', '.join(sorted(runners))}"
+        )
     batch = import_module("components.episode_buffer").EpisodeBatch
     parse = getattr(batch, "_parse_slices", None)
     if parse is not None and isinstance(parse(None, (slice(None), slice(None))), list):

@@ -156,6 +156,12 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("td_lambda=None", "td_lambda=None: a number is wanted"),
         ("target_update_interval_or_tau=1.5", "target_update_interval_or_tau=1.5: a whole number of updates"),
         ("use_rnn=False", "use_rnn=False: the world model"),
+        ("hidden_dim=64.5", "hidden_dim=64.5: a whole number from 1"),
+        ("mixing_embed_dim=0", "mixing_embed_dim=0: a whole number from 1"),
+        ("hypernet_layers=3", "hypernet_layers=3: 1 or 2 is wanted"),
+        ("batch_size=4.5", "batch_size=4.5: a whole number from 1"),
+        ("batch_size=6000", "batch_size=6000 is more than buffer_size=5000 episodes: learning would never begin"),
+        ("batch_size_run=4", "batch_size_run=4: runner=episode has one environment; set runner=parallel"),
         ("td_lambda=1.5", "td_lambda=1.5: a number from 0 to 1"),
         ("env_steps_per_update=50", "upstream has no env_steps_per_update, it does one update for each rollout"),
         ("sequence_length=20", "upstream has no sequence_length"),
@@ -269,6 +275,12 @@ def test_a_failure_is_recorded_and_told(fake: Path) -> None:
     assert done.returncode == 1 and "RuntimeError: unlucky" in done.stderr and "failed: results" in done.stdout
     (run,) = Path("results").rglob("run.json")
     assert json.loads(run.read_text())["status"] == "FAILED"
+
+
+def test_a_runner_that_is_not_there_is_refused(fake: Path) -> None:
+    done = shell(f"--epymarl={fake}", *RUN, "runner=paralel")
+    assert done.returncode == 2 and "runner=paralel: there is no such runner; did you mean parallel?" in done.stderr
+    assert not Path("results").exists()
 
 
 @pytest.mark.parametrize(

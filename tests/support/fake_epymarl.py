@@ -25,6 +25,7 @@ FILES = {
         checkpoint_path: ""
         label: default_label
         local_results_path: results
+        batch_size: 32
         buffer_size: 32
         """,
     "src/config/envs/gymma.yaml": "env: gymma\nenv_args: {key: null, time_limit: 100}\nt_max: 200\n",
