@@ -300,6 +300,8 @@ def _check_host(config: Mapping[str, Any]) -> None:
             "learning would never begin"
         )
     if task_of(config) is None:
+        if "map_name" in (config.get("env_args") or {}):
+            raise UpstreamError("env_args.map_name is missing: it names the map")
         raise UpstreamError("env_args.key is missing: it names the task, as in env_args.key=Foraging-8x8-2p-3f-v3")
     if path and not any(each.name.isdigit() for each in Path(path).glob("*")):  # upstream would end without a word
         raise UpstreamError(f"checkpoint_path={path}: no folder of saved networks (named after a step) is there")

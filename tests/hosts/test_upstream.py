@@ -186,6 +186,11 @@ def test_a_key_that_the_checkout_no_longer_has_is_named(tmp_path: Path) -> None:
     upstream.compose(checkout, "qmix", "gymma", [KEY])
 
 
+def test_a_missing_map_is_asked_for_by_its_own_key(fake: Path) -> None:
+    with pytest.raises(upstream.UpstreamError, match=r"env_args\.map_name is missing"):
+        upstream.compose(upstream.find_checkout(str(fake)), "mmsa", "sc2", ["env_args.map_name=null"])
+
+
 def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[str, Any]]) -> None:
     """So that both hosts take the same words."""
     words = ["env_steps_per_update=episode", "sequence_length=None", "burn_in=0"]
