@@ -12,6 +12,7 @@ import copy
 import difflib
 import inspect
 import logging
+import math
 import os
 import random
 import re
@@ -63,6 +64,8 @@ ONLY: dict[str, tuple[Any, str]] = {
     "burn_in": (0, "updates on whole episodes"),
     "td_lambda": (0, "one-step targets"),
 }
+# What MMSA reads of the checkout's own default.yaml.
+KEYS = ("hidden_dim", "lr", "gamma", "grad_norm_clip", "learner_log_interval", "use_cuda")
 MODULES = {"Foraging": "lbforaging", "rware": "rware"}  # begin of a gymnasium id -> package that registers it
 
 
@@ -161,6 +164,10 @@ def compose(checkout: Checkout, algorithm: str | None, environment: str | None, 
     for word in words:
         _override(config, word, known, is_mmsa)
     if is_mmsa:
+        if gone := [key for key in KEYS if key not in config]:
+            raise UpstreamError(
+                f"{checkout.config / 'default.yaml'}: {gone[0]} is missing, which MMSA reads; it was made for cbc38c0"
+            )
         _check_mmsa(config)
     _check_host(config)
     return config
@@ -251,6 +258,11 @@ def _check_mmsa(config: Mapping[str, Any]) -> None:
         raise UpstreamError(str(error)) from None
     if not 0 <= config["td_lambda"] <= 1:
         raise UpstreamError(f"td_lambda={config['td_lambda']}: a number from 0 to 1 is wanted")
+    for key in ("hidden_dim", "mixing_embed_dim", "hypernet_embed"):
+        if not (isinstance(config[key], int) and config[key] >= 1):
+            raise UpstreamError(f"{key}={config[key]}: a whole number from 1 is wanted")
+    if config["hypernet_layers"] not in (1, 2):
+        raise UpstreamError(f"hypernet_layers={config['hypernet_layers']}: 1 or 2 is wanted")
     interval = config["target_update_interval_or_tau"]
     if not interval > 0 or (interval > 1 and interval != int(interval)):
         raise UpstreamError(
@@ -274,7 +286,22 @@ def _check_host(config: Mapping[str, Any]) -> None:
     seed, path = config["seed"], config.get("checkpoint_path")
     if seed is not None and not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
         raise UpstreamError(f"seed={seed!r}: a whole number from 0 to {MAX_SEED} is wanted")
+    for key in ("batch_size", "buffer_size", "batch_size_run"):
+        value = config.get(key, 1)
+        if not (isinstance(value, int) and value >= 1):
+            raise UpstreamError(f"{key}={value}: a whole number from 1 is wanted")
+    if config.get("runner") == "episode" and config["batch_size_run"] != 1:
+        raise UpstreamError(
+            f"batch_size_run={config['batch_size_run']}: runner=episode has one environment; set runner=parallel"
+        )
+    if not config.get("evaluate") and config.get("batch_size", 1) > config.get("buffer_size", math.inf):
+        raise UpstreamError(
+            f"batch_size={config['batch_size']} is more than buffer_size={config['buffer_size']} episodes: "
+            "learning would never begin"
+        )
     if task_of(config) is None:
+        if "map_name" in (config.get("env_args") or {}):
+            raise UpstreamError("env_args.map_name is missing: it names the map")
         raise UpstreamError("env_args.key is missing: it names the task, as in env_args.key=Foraging-8x8-2p-3f-v3")
     if path and not any(each.name.isdigit() for each in Path(path).glob("*")):  # upstream would end without a word
         raise UpstreamError(f"checkpoint_path={path}: no folder of saved networks (named after a step) is there")
@@ -317,6 +344,12 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
         mend(f"tensorboard_logger, which needs an old protobuf: torch's SummaryWriter writes to {folder}")
     _import_host(src)
     _check_contract(src)
+    runners = import_module("runners").REGISTRY
+    if config["runner"] not in runners:
+        raise UpstreamError(
+            f"runner={config['runner']}: there is no such runner{nearest(str(config['runner']), runners)}; "
+            f"available: {', '.join(sorted(runners))}"
+        )
     batch = import_module("components.episode_buffer").EpisodeBatch
     parse = getattr(batch, "_parse_slices", None)
     if parse is not None and isinstance(parse(None, (slice(None), slice(None))), list):
@@ -355,6 +388,10 @@ def _import_host(src: Path) -> None:
         if found and (src / package).is_dir() and not Path(found).resolve().is_relative_to(src):
             raise UpstreamError(
                 f"{src} needs {error.name}, but {package} comes from {found}: take that off PYTHONPATH, or uninstall it"
+            ) from None
+        if package in {name.partition(".")[0] for name in CONTRACT}:
+            raise UpstreamError(
+                f"{src}: {error.name} is missing, which the checkout's own files import; a clone of {SOURCE} has all"
             ) from None
         raise UpstreamError(f"EPyMARL needs {error.name}, which is not installed: pip install {error.name}") from None
     if not Path(str(run.__file__)).resolve().is_relative_to(src):

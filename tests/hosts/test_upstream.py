@@ -141,7 +141,7 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("gamma=0.9", "gamma=0.9: no file of this checkout has the key gamma"),
+        ("burnin=5", "burnin=5: no file of this checkout has the key burnin"),
         ("hiden_dim=3", r"did you mean hidden_dim\?"),
         ("t_max", "'t_max': key=value is wanted"),
         ("t_max.x=3", "t_max = 200 holds no further keys"),
@@ -156,6 +156,12 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("td_lambda=None", "td_lambda=None: a number is wanted"),
         ("target_update_interval_or_tau=1.5", "target_update_interval_or_tau=1.5: a whole number of updates"),
         ("use_rnn=False", "use_rnn=False: the world model"),
+        ("hidden_dim=64.5", "hidden_dim=64.5: a whole number from 1"),
+        ("mixing_embed_dim=0", "mixing_embed_dim=0: a whole number from 1"),
+        ("hypernet_layers=3", "hypernet_layers=3: 1 or 2 is wanted"),
+        ("batch_size=4.5", "batch_size=4.5: a whole number from 1"),
+        ("batch_size=6000", "batch_size=6000 is more than buffer_size=5000 episodes: learning would never begin"),
+        ("batch_size_run=4", "batch_size_run=4: runner=episode has one environment; set runner=parallel"),
         ("td_lambda=1.5", "td_lambda=1.5: a number from 0 to 1"),
         ("env_steps_per_update=50", "upstream has no env_steps_per_update, it does one update for each rollout"),
         ("sequence_length=20", "upstream has no sequence_length"),
@@ -169,6 +175,20 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
 def test_what_is_wrong_is_refused(compose: Callable[..., dict[str, Any]], word: str, message: str) -> None:
     with pytest.raises(upstream.UpstreamError, match=message):
         compose(word)
+
+
+def test_a_key_that_the_checkout_no_longer_has_is_named(tmp_path: Path) -> None:
+    name = "src/config/default.yaml"
+    folder = fake_epymarl.make(tmp_path / "epymarl", {name: fake_epymarl.FILES[name].replace("gamma:", "discount:")})
+    checkout = upstream.find_checkout(str(folder))
+    with pytest.raises(upstream.UpstreamError, match=r"default\.yaml: gamma is missing, which MMSA reads"):
+        upstream.compose(checkout, "mmsa", "gymma", [KEY])
+    upstream.compose(checkout, "qmix", "gymma", [KEY])
+
+
+def test_a_missing_map_is_asked_for_by_its_own_key(fake: Path) -> None:
+    with pytest.raises(upstream.UpstreamError, match=r"env_args\.map_name is missing"):
+        upstream.compose(upstream.find_checkout(str(fake)), "mmsa", "sc2", ["env_args.map_name=null"])
 
 
 def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[str, Any]]) -> None:
@@ -262,6 +282,12 @@ def test_a_failure_is_recorded_and_told(fake: Path) -> None:
     assert json.loads(run.read_text())["status"] == "FAILED"
 
 
+def test_a_runner_that_is_not_there_is_refused(fake: Path) -> None:
+    done = shell(f"--epymarl={fake}", *RUN, "runner=paralel")
+    assert done.returncode == 2 and "runner=paralel: there is no such runner; did you mean parallel?" in done.stderr
+    assert not Path("results").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -273,9 +299,10 @@ def test_a_failure_is_recorded_and_told(fake: Path) -> None:
         ({"src/run.py": "from components.episode_buffer import ReplayBuffer\ndef run(config): ...\n"},
          "run.run(config) does not take (_run, config, log)"),
         ({"src/utils/logging.py": "import nowhere_to_be_found\n"}, "needs nowhere_to_be_found, which is not installed"),
+        ({"src/utils/logging.py": None}, "src: utils.logging is missing, which the checkout's own files import"),
     ],
 )  # fmt: skip
-def test_a_changed_contract_is_named(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+def test_a_changed_contract_is_named(tmp_path: Path, changes: dict[str, str | None], message: str) -> None:
     done = shell(f"--epymarl={fake_epymarl.make(tmp_path / 'epymarl', changes)}", *RUN)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr

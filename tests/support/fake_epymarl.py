@@ -14,6 +14,9 @@ FILES = {
         batch_size_run: 1
         t_max: 100
         lr: 0.0005
+        gamma: 0.99
+        grad_norm_clip: 10
+        learner_log_interval: 2000
         hidden_dim: 64
         common_reward: true
         use_cuda: false
@@ -22,6 +25,7 @@ FILES = {
         checkpoint_path: ""
         label: default_label
         local_results_path: results
+        batch_size: 32
         buffer_size: 32
         """,
     "src/config/envs/gymma.yaml": "env: gymma\nenv_args: {key: null, time_limit: 100}\nt_max: 200\n",
