@@ -290,7 +290,7 @@ def _check_host(config: Mapping[str, Any]) -> None:
         value = config.get(key, 1)
         if not (isinstance(value, int) and value >= 1):
             raise UpstreamError(f"{key}={value}: a whole number from 1 is wanted")
-    if config.get("runner") == "episode" and config["batch_size_run"] != 1:
+    if config.get("runner") == "episode" and config.get("batch_size_run", 1) != 1:
         raise UpstreamError(
             f"batch_size_run={config['batch_size_run']}: runner=episode has one environment; set runner=parallel"
         )
