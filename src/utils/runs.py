@@ -112,19 +112,26 @@ def load_runs(sources: Sequence[str], problems: list[str] | None = None) -> list
 
     :param sources: folders, searched with all that is in them, and databases as mongodb://host[:port]/DB.
     :param problems: damaged records are described here and left out; without a list they become warnings.
-    :raises ConfigError: for each source that does not exist or holds no run.
+    :raises ConfigError: for each source that does not exist or holds no run; for one that holds only damaged ones where
+        no other source has a run.
     """
     found: dict[str, RunRecord] = {}
     damaged: list[str] = []
     wrong: list[str] = []
+    nothing_whole: list[str] = []
     for source in sources:
         try:
             records = list(_from_mongo(source, damaged) if is_mongo(source) else _from_folder(Path(source), damaged))
+        except _NothingWhole as error:
+            nothing_whole.extend(error.problems)
+            continue
         except ConfigError as error:
             wrong.extend(error.problems)
             continue
         for key, record in records:
             found.setdefault(key, record)
+    if not found:
+        wrong.extend(nothing_whole)
     if not sources:
         wrong.append("no source of runs: name folders with Sacred's records or mongodb://host/DB")
     if wrong:
@@ -156,8 +163,7 @@ def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRe
         yield str(path.resolve()), record
     problems.extend(damaged)
     if not count:
-        why = f"; damaged: {'; '.join(damaged)}" if damaged else ""
-        raise ConfigError(f"{folder}: no run is recorded there (no folder with run.json and config.json){why}")
+        raise _no_run(f"{folder}: no run is recorded there (no folder with run.json and config.json)", damaged)
 
 
 class Files(NamedTuple):
@@ -226,6 +232,14 @@ class _Damaged(Exception):
     """A record that cannot be read; says why."""
 
 
+class _NothingWhole(ConfigError):
+    """A source has records, and all are damaged."""
+
+
+def _no_run(text: str, damaged: Sequence[str]) -> ConfigError:
+    return _NothingWhole(f"{text}; damaged: {'; '.join(damaged)}") if damaged else ConfigError(text)
+
+
 def _json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -278,8 +292,7 @@ def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]
         yield source, record
     problems.extend(damaged)
     if not count:
-        why = f"; damaged: {'; '.join(damaged)}" if damaged else ""
-        raise ConfigError(f"{shown}: the collection `runs` of this database holds no run{why}")
+        raise _no_run(f"{shown}: the collection `runs` of this database holds no run", damaged)
 
 
 # --- what both have ---

@@ -124,6 +124,16 @@ def test_damaged_folders_are_reported(tmp_path: Path, file: str, content: str | 
         load_runs([str(tmp_path)])
 
 
+def test_a_source_of_damaged_runs_alone_does_not_lose_the_others(tmp_path: Path) -> None:
+    good, bad = (sr.write(tmp_path / name, sr.record(sr.configuration(), sr.tests(1))) for name in ("good", "bad"))
+    (bad / "run.json").write_text("{")
+    problems: list[str] = []
+    assert [run.source for run in load_runs([str(bad), str(good)], problems)] == [str(good)]
+    assert len(problems) == 1 and "run.json cannot be read" in problems[0] and str(bad) in problems[0]
+    with pytest.raises(ConfigError, match="no run is recorded there.*run.json cannot be read"):
+        load_runs([str(bad)])
+
+
 def test_without_metrics_json_the_curves_come_from_info(tmp_path: Path) -> None:
     folder = sr.write(tmp_path / "1", sr.record(sr.configuration(), sr.tests(1)))
     (folder / "metrics.json").write_text("{")
