@@ -18,6 +18,7 @@ METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
 # threads and a GPU, which change the last digits, make another run of a plan, but no other curve.
 NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
+NOT_PLANNED = NOT_LEARNT | {"seed", "__annotations__"}  # as records.differences has it; the seed is asked before
 ENVIRONMENT = {"env", "common_reward", "reward_scalarisation"}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"
@@ -74,7 +75,7 @@ def group(runs: Sequence[RunRecord], planned: Sequence[Planned] = ()) -> Groups:
         reason = incomplete(run)
         wanted = [i for i, plan in enumerate(planned) if _is_of(run, plan)]
         if not reason and planned:
-            wrong = {i: differences(run.config, planned[i].config) for i in wanted}
+            wrong = {i: differences(run.config, planned[i]) for i in wanted}
             met |= {i for i in wanted if not wrong[i]}
             if not wanted:
                 reason = "not planned in this experiment"
@@ -136,13 +137,15 @@ def incomplete(run: RunRecord) -> str:
     return ""
 
 
-def differences(config: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
-    """The planned keys whose values the run does not have, in words; "" where it has them all."""
-    own, wanted = dict(flat(config)), dict(flat(planned))
+def differences(config: Mapping[str, Any], plan: Planned) -> str:
+    """The planned keys whose values the run does not have, and of a whole plan those that it lacks, in words; "" where
+    there are none."""
+    own, wanted = dict(flat(config)), dict(flat(plan.config))
     wrong = [
-        f"{key}={_shown(own.get(key, ABSENT))} instead of {_shown(value)}"
-        for key, value in sorted(wanted.items())
-        if key not in NOT_COMPARED and (key not in own or _shown(own[key]) != _shown(value))
+        f"{key}={_shown(own.get(key, ABSENT))} instead of {_shown(wanted.get(key, ABSENT))}"
+        for key in sorted(wanted.keys() | (own.keys() if plan.whole else ()))
+        if key.split(".")[0] not in NOT_PLANNED
+        and (key not in own or key not in wanted or _shown(own[key]) != _shown(wanted[key]))
     ]
     return ", ".join(wrong)
 

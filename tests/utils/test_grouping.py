@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support import sacred_runs as sr
 
+from utils import records
 from utils.grouping import Groups, group
 from utils.runs import Planned, RunRecord, load_runs
 
@@ -180,3 +181,19 @@ def test_a_plan_may_be_a_part_of_the_configuration(lay: Any) -> None:
     assert not group(runs, [Planned("qmix", sr.LBF, 1, {"lr": 0.0005, "local_results_path": "elsewhere"})]).left_out
     assert not group(runs, [Planned("qmix", LBF, 1, {})]).left_out
     assert len(group(runs, [Planned("qmix", sr.LBF, 1, {"new_key": 1})]).left_out) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"torch_threads": 2}, "torch_threads=2 instead of 1"),
+        ({"gone": 3}, "gone=3 instead of absent"),
+        ({"env_workers": 3}, ""),
+    ],
+)
+def test_what_is_averaged_is_what_counts_as_finished(lay: Any, change: dict[str, Any], reason: str) -> None:
+    config, plan = sr.configuration() | change, sr.configuration()
+    groups = group(lay((config, {})), [Planned.of(plan)])
+    said = [out.reason for out in groups.left_out if out.source]
+    assert said == ([f"another configuration than planned: {reason}"] if reason else [])
+    assert bool(said) == bool(records.differences(config, plan))
