@@ -227,7 +227,7 @@ def miscounted(runs: Sequence[Run]) -> list[str]:
     problems = []
     for run in runs:
         for other in records.find(run).others:
-            what = records.differences(other.config, run.config)
+            what = records.differences(other.config, run.config) if other.config else ["config.json cannot be read"]
             more = f" and {len(what) - 2} more" if len(what) > 2 else ""
             problems.append(
                 f"not counted, of another configuration: {shown_path(other.folder)}: {'; '.join(what[:2])}{more}"

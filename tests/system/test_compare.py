@@ -262,6 +262,15 @@ def test_another_configuration_is_neither_counted_nor_touched(
     assert said in capsys.readouterr().out and reported[0].problems == [said, "a damaged record"]
 
 
+def test_a_finished_run_without_a_configuration_is_named(
+    stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = record(stage.runs[0], "COMPLETED")
+    (other / "config.json").write_text('{"age')
+    assert compare.main([*stage.words, "--report"]) == 0
+    assert f"not counted, of another configuration: {other}: config.json cannot be read\n" in capsys.readouterr().out
+
+
 # --- a part ---
 def test_a_part_of_an_experiment(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     record(stage.runs[1], "COMPLETED")  # IQL, of which is nothing in a part without it
