@@ -12,6 +12,7 @@ from typing import Any
 from utils.commands import flat
 from utils.config import ConfigError, shown_path
 from utils.experiments import Run
+from utils.grouping import incomplete
 from utils.records import RECORDING, Record
 from utils.report import SERIES
 from utils.runs import Files, load_runs, numbers, read_files, resumptions
@@ -25,10 +26,12 @@ DIGITS = 7  # of a series' values: what 32 bits hold
 def publish(run: Run, record: Record) -> Path:
     """Copies the finished record to where the repository keeps the run; the new folder.
 
-    :raises ConfigError: where the record is damaged or names a path of this machine, or the folder cannot be written.
+    :raises ConfigError: where the record is damaged, has no whole learning curve or names a path of this machine, and
+        where the folder cannot be written.
     """
     problems: list[str] = []
-    load_runs([str(record.folder)], problems)
+    loaded = load_runs([str(record.folder)], problems)
+    problems += [f"{one.source}: {reason}; no report averages it" for one in loaded if (reason := incomplete(one))]
     if problems:
         raise ConfigError(problems)
     slimmed = slim(read_files(record.folder, problems))

@@ -175,6 +175,16 @@ def test_a_damaged_record_is_not_published(tmp_path: Path) -> None:
     assert not run.published.exists()
 
 
+def test_a_run_that_no_report_averages_is_not_published(tmp_path: Path) -> None:
+    run, folder = finished(tmp_path)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["test_return_mean"]["values"][2] = float("nan")
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(ConfigError, match="no finite number; no report averages it"):
+        publish(run, records.record(folder))
+    assert not run.published.exists()
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
     run.published.parent.write_text("no folder")
