@@ -258,9 +258,7 @@ def _check_mmsa(config: Mapping[str, Any]) -> None:
         raise UpstreamError(str(error)) from None
     if not 0 <= config["td_lambda"] <= 1:
         raise UpstreamError(f"td_lambda={config['td_lambda']}: a number from 0 to 1 is wanted")
-    for key in ("hidden_dim", "mixing_embed_dim", "hypernet_embed"):
-        if not (isinstance(config[key], int) and config[key] >= 1):
-            raise UpstreamError(f"{key}={config[key]}: a whole number from 1 is wanted")
+    _check_sizes(config, "hidden_dim", "mixing_embed_dim", "hypernet_embed")
     if config["hypernet_layers"] not in (1, 2):
         raise UpstreamError(f"hypernet_layers={config['hypernet_layers']}: 1 or 2 is wanted")
     interval = config["target_update_interval_or_tau"]
@@ -268,6 +266,14 @@ def _check_mmsa(config: Mapping[str, Any]) -> None:
         raise UpstreamError(
             f"target_update_interval_or_tau={interval}: a whole number of updates, or a share from 0 to 1 is wanted"
         )
+
+
+def _check_sizes(config: Mapping[str, Any], *keys: str) -> None:
+    """UpstreamError for one of these that is there and is no whole number from 1."""
+    for key in keys:
+        value = config.get(key, 1)
+        if not (isinstance(value, int) and value >= 1):
+            raise UpstreamError(f"{key}={value}: a whole number from 1 is wanted")
 
 
 def _said(error: ErrorDetails) -> str:
@@ -286,10 +292,7 @@ def _check_host(config: Mapping[str, Any]) -> None:
     seed, path = config["seed"], config.get("checkpoint_path")
     if seed is not None and not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
         raise UpstreamError(f"seed={seed!r}: a whole number from 0 to {MAX_SEED} is wanted")
-    for key in ("batch_size", "buffer_size", "batch_size_run"):
-        value = config.get(key, 1)
-        if not (isinstance(value, int) and value >= 1):
-            raise UpstreamError(f"{key}={value}: a whole number from 1 is wanted")
+    _check_sizes(config, "batch_size", "buffer_size", "batch_size_run")
     if config.get("runner") == "episode" and config.get("batch_size_run", 1) != 1:
         raise UpstreamError(
             f"batch_size_run={config['batch_size_run']}: runner=episode has one environment; set runner=parallel"
