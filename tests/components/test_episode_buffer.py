@@ -149,7 +149,7 @@ def test_numpy_views_share_memory() -> None:
     assert batch["obs"][2, 1].eq(5).all() and batch.numpy("obs") is batch.numpy("obs")
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 def test_to_moves_in_place() -> None:
     batch = random_batch(args(), [3, 2], [True, True])
     assert batch.to("cuda") is batch and batch["obs"].is_cuda and batch["actions_onehot"].is_cuda

@@ -307,7 +307,7 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     assert th.equal(mac.unroll(batch), other.unroll(batch))
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 def test_acting_on_cuda_from_a_batch_on_the_cpu() -> None:
     mac, a = build(obs_last_action=True)
     batch = random_batch(a, LENGTHS, ENDS)

@@ -294,7 +294,7 @@ def test_an_unknown_critic_is_named() -> None:
         build(critic_type="cv_critik")
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 def test_cuda_update_equals_the_cpu_one() -> None:
     results = []
     for device in ("cpu", "cuda"):

@@ -301,7 +301,7 @@ def test_a_loaded_file_cannot_run_code(tmp_path: Path) -> None:
         learner.load_models(tmp_path)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("mixer", [None, "qmix"])
 def test_cuda_update_equals_cpu_update(mixer: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th.backends.cudnn, "allow_tf32", False)

@@ -166,8 +166,8 @@ def test_gru_twice_through_one_graph_of_parameters() -> None:
         th.testing.assert_close(one, p.grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 def test_gru_on_cuda() -> None:
     gru, x = nn.GRU(4, 8), th.randn(6, 3, 4)
-    here = unroll_gru(gru, x)
+    here = unroll_gru(gru, x).detach()
     th.testing.assert_close(unroll_gru(gru.cuda(), x.cuda()).cpu(), here, rtol=1e-4, atol=1e-4)

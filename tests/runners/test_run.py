@@ -278,7 +278,7 @@ def test_auto_takes_the_device_there_is(tmp_path: Path, loggers: Loggers) -> Non
     assert loggers[0].records["device"] == ("cuda" if th.cuda.is_available() else "cpu")
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("buffer_cpu_only", [True, False])
 def test_cuda_run(tmp_path: Path, loggers: Loggers, buffer_cpu_only: bool) -> None:
     changes = {"mixer": "qmix", "standardise_rewards": True, "standardise_returns": True, "sequence_length": 3}

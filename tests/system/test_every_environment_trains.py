@@ -72,6 +72,17 @@ def test_trains(name: str, algorithm: str, loggers: list[RecordingLogger], tmp_p
     assert loggers[0].records["backend"] and loggers[0].finished
 
 
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("algorithm", ["mmsa", "mappo"])
+def test_trains_on_a_gpu(algorithm: str, loggers: list[RecordingLogger], tmp_path: Path) -> None:
+    words = [word for word in SMALL if algorithm == "mmsa" or not word.startswith(("batch", "buffer", "env_steps"))]
+    composed = config.compose(algorithm, "matrix", [*words, "use_cuda=true", f"local_results_path={tmp_path}"])
+    run.run(None, composed, LOG)
+    assert loggers[0].records["device"] == "cuda" and loggers[0].finished
+    loss = loggers[0].stats["loss" if algorithm == "mmsa" else "pg_loss"]
+    assert len(loss) >= 5 and all(math.isfinite(value) for _, value in loss)
+
+
 @pytest.mark.parametrize("algorithm", ["iql", "ippo"])
 def test_individual_rewards_for_those_that_learn_from_them(
     algorithm: str, loggers: list[RecordingLogger], tmp_path: Path

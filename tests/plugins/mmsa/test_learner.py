@@ -680,7 +680,7 @@ def test_the_learner_refuses_what_it_does_not_support(key: str) -> None:
         MMSALearner(learner.mac, scheme_of(learner.args)[0], RecordingLogger(), learner.args)
 
 
-@pytest.mark.skipif(not th.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("changes", SETTINGS, ids=str)
 def test_cuda_update_equals_cpu_update(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     monkeypatch.setattr(Gaussian, "sample", lambda self: self.mean)  # the devices' generators differ
