@@ -150,6 +150,57 @@ def _for_all(flag: Any) -> bool:
     return flag if isinstance(flag, bool) else bool(np.all(flag))
 
 
+def _limit_argument(key: str) -> str:
+    """The argument that is the time limit of such environments, "" where there is none."""
+    return next((name for begin, name in _LIMITS.items() if key.startswith(begin)), "")
+
+
+def _made(spec: Any, key: str, make: dict[str, Any], max_player_level: int | None) -> Any:
+    """The environment without gymnasium's wrappers of call order and time limit, which cost a third of a step:
+    GymmaEnv does both jobs itself. ValueError where the package refuses the arguments.
+    """
+    import gymnasium
+
+    changes = make if max_player_level is None else {**make, "max_player_level": max_player_level}
+    argument = _limit_argument(key)
+    if argument in spec.kwargs:
+        changes = {**changes, argument: None}
+    try:
+        env = gymnasium.make(key, disable_env_checker=True, **changes)
+    except Exception as error:  # of the package: its own words may name the argument
+        given = f"env_args.make={make}: " if make else ""
+        why = str(error) or type(error).__name__
+        raise ValueError(f"{given}{key} cannot be made with {changes}: {why}") from error
+    while isinstance(env, (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)):
+        env = env.env
+    return env
+
+
+def _limit_of(spec: Any, key: str, raw: Any, time_limit: int | None) -> int:
+    """Steps of an episode at most. ValueError where there is no limit, or one beyond the environment's own end."""
+    argument = _limit_argument(key)
+    own = spec.max_episode_steps or spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
+    if time_limit and own and not argument and time_limit > own:
+        raise ValueError(f"env_args.time_limit={time_limit}: {key} ends by itself after {own} steps; give at most that")
+    if not (time_limit or own):
+        raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
+    return int(time_limit or own)
+
+
+def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
+    """Each agent's Box and Discrete; EnvContractError for spaces of another form."""
+    from gymnasium.spaces import Box, Discrete, Tuple
+
+    seen, taken = env.observation_space, env.action_space
+    if not (isinstance(seen, Tuple) and isinstance(taken, Tuple)):
+        raise EnvContractError(f"{key}: observation and action space must be tuples with one entry for each agent")
+    boxes = [space for space in seen if isinstance(space, Box)]
+    choices = [space for space in taken if isinstance(space, Discrete)]
+    if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
+        raise EnvContractError(f"{key}: a Box observation and Discrete actions are needed for each agent")
+    return boxes, choices
+
+
 class GymmaEnv(MultiAgentEnv):
     """A gymnasium environment behind the contract.
 
@@ -173,46 +224,15 @@ class GymmaEnv(MultiAgentEnv):
         common_reward: bool = True,
         reward_scalarisation: str = "sum",
     ) -> None:
-        import gymnasium
-
         spec = find_spec(key)
-        key = key.rpartition(":")[2]
-        make = dict(make or {})
+        key, make = key.rpartition(":")[2], dict(make or {})
         GymmaArgs(key=key, time_limit=time_limit, max_player_level=max_player_level, make=make)
-        changes = make if max_player_level is None else {**make, "max_player_level": max_player_level}
-        argument = next((name for begin, name in _LIMITS.items() if key.startswith(begin)), "")
-        if argument in spec.kwargs:
-            changes = {**changes, argument: None}
-        try:
-            env = gymnasium.make(key, disable_env_checker=True, **changes)
-        except Exception as error:  # of the package: its own words may name the argument
-            given = f"env_args.make={make}: " if make else ""
-            why = str(error) or type(error).__name__
-            raise ValueError(f"{given}{key} cannot be made with {changes}: {why}") from error
-        # gymnasium's call-order and time-limit wrappers cost a third of the step: this class does both jobs itself.
-        plain = (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)
-        while isinstance(env, plain):
-            env = env.env
-        self._env, self.name = env, key
-        raw = env.unwrapped
-        own_limit = spec.max_episode_steps or spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
-        if time_limit and own_limit and not argument and time_limit > own_limit:
-            raise ValueError(
-                f"env_args.time_limit={time_limit}: {key} ends by itself after {own_limit} steps; give at most that"
-            )
-        limit = time_limit or own_limit
-        if not limit:
-            raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
-        self.episode_limit = int(limit)
+        self._env, self.name = _made(spec, key, make, max_player_level), key
+        raw = self._env.unwrapped
+        self.episode_limit = _limit_of(spec, key, raw, time_limit)
         self._clock_set = time_limit is not None and time_limit == getattr(raw, "_max_episode_steps", None)
 
-        seen, taken = env.observation_space, env.action_space
-        if not (isinstance(seen, gymnasium.spaces.Tuple) and isinstance(taken, gymnasium.spaces.Tuple)):
-            raise EnvContractError(f"{key}: observation and action space must be tuples with one entry for each agent")
-        boxes = [space for space in seen if isinstance(space, gymnasium.spaces.Box)]
-        choices = [space for space in taken if isinstance(space, gymnasium.spaces.Discrete)]
-        if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
-            raise EnvContractError(f"{key}: a Box observation and Discrete actions are needed for each agent")
+        boxes, choices = _spaces_of(self._env, key)
         self.n_agents = len(choices)
         sizes = [int(np.prod(box.shape)) for box in boxes]
         counts = [int(choice.n) for choice in choices]
