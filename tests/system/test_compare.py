@@ -680,6 +680,7 @@ def test_dry_run_takes_variants_for_as_fast(stage: Stage, capsys: pytest.Capture
         (["--experiment=quick", "with", "seed=5"], "list it in seeds"),
         (["--experiment=quick", "with", "t_maks=5"], "did you mean t_max?"),
         (["--search=mmsa_lbf", "with", "lr=0.1"], "searches over lr"),
+        (["--search=mmsa_lbf", "--dry-run", "with", "sale={lr: 0.1}"], "searches over sale.lr"),
         (["--report", "somewhere"], "--out is missing"),
         (["--report", "somewhere", "--out", "x"], "--report somewhere: there is no such folder"),
         (["--report", ".", "--out", "x", "--jobs", "2"], "--jobs does not go with --report"),
