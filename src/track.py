@@ -164,7 +164,8 @@ def best(runs: Sequence[RunRecord], metric: str | None, n: int) -> None:
         elif found := score(run, metric):
             tasks.setdefault((run.task, found[0]), []).append((found[1], run))
     if not tasks:
-        raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}")
+        near = nearest(metric, {name for run in runs for name in run.metrics}) if metric else ""
+        raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}{near}")
     for (task, name), scored in sorted(tasks.items()):
         print(f"{task}: {name}, {SCORE}")
         top = sorted(scored, key=lambda one: -one[0] if not math.isnan(one[0]) else math.inf)[:n]
