@@ -298,7 +298,7 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
         nothing = (
             f"{out}: no run of {loaded.name} is finished there, and none is published: there is nothing to publish"
         )
-        raise ConfigError([nothing, *problems, *miscounted(runs)])
+        raise ConfigError([*(problems or [nothing]), *miscounted(runs)])
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
         title, reference = loaded.title or loaded.name, loaded.experiment.reference
