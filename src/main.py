@@ -328,7 +328,7 @@ def watch(options: argparse.Namespace) -> int:
 def upstream(options: argparse.Namespace) -> NoReturn:
     """--epymarl: this process becomes the plugin's own command line. Our src is not on its path, since both hosts
     call their modules the same."""
-    names = ("watch", "out", "episodes", "trust", "mongo")
+    names = ("watch", "resume", "out", "episodes", "trust", "mongo")
     if given := [f"--{name}" for name in names if getattr(options, name) is not None] + ["--check"] * options.check:
         raise ConfigError(f"{', '.join(given)}: not with --epymarl")
     if not options.epymarl:
