@@ -295,6 +295,8 @@ def resume(options: argparse.Namespace, mongo: Address | None) -> int:
     """--resume RUN; the run's record is the configuration, so that no other can be named."""
     if options.config is not None or options.env_config is not None:
         raise ConfigError("--config, --env-config: with --resume only where it is --resume=last; RUN has its own")
+    if options.print_config:
+        raise ConfigError("--print-config: not with --resume RUN, whose configuration is in its config.json")
     resumed = import_module("utils.resume").prepare(options.resume, overrides(options.words), options.trust or ())
     return train(resumed.config, resumed.files, mongo, resumed)
 
@@ -317,8 +319,8 @@ def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Addr
 
 def watch(options: argparse.Namespace) -> int:
     """--watch; the run's record is the configuration, so that no other can be named."""
-    names = ("config", "env_config", "mongo", "resume")
-    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]:
+    names = ("config", "env_config", "print_config", "mongo", "resume")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, False)]:
         raise ConfigError(f"{', '.join(given)}: not with --watch, which takes the run's own configuration")
     episodes = 1 if options.episodes is None else options.episodes
     player = import_module("utils.watch")

@@ -182,6 +182,7 @@ def test_no_networks(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["with", "seed=-1"], "seed = -1 (the command line)"),
         (["with", "sed=1"], "did you mean seed?"),
         (["--config=vdn"], "--config: not with --watch"),
+        (["--print-config"], "--print-config: not with --watch"),
         (["seed=1"], "write: with seed=1"),
     ],
 )
