@@ -227,7 +227,7 @@ def test_a_damaged_record(run: Path, capsys: pytest.CaptureFixture[str], content
     [
         ({"gamma": 7}, "gamma = 7 ("),
         ({"gama": 0.9}, "did you mean gamma?"),
-        ({"hidden_dim": 32}, "these networks cannot be loaded"),
+        ({"hidden_dim": 32}, "AgentGroup: size mismatch for "),
         ({"hidden_dim": 10**15}, "these networks cannot be loaded"),
         ({"agent": "os"}, "there is no such agent"),
         ({"seed": None}, "with seed=1"),
