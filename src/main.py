@@ -364,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return watch(options)
         only_watch = ["out", "episodes", *([] if options.resume is not None else ["trust"])]
         if lost := [f"--{name}" for name in only_watch if getattr(options, name) is not None]:
-            raise ConfigError(f"{', '.join(lost)}: only with --watch")
+            raise ConfigError(f"{', '.join(lost)}: only with --watch{' or --resume' * (lost == ['--trust'])}")
         url = options.mongo if options.mongo is not None else os.environ.get(MONGO_VARIABLE, "")
         key = "--mongo" if options.mongo is not None else MONGO_VARIABLE
         mongo = address(url, key) if url or options.mongo is not None else None

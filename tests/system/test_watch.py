@@ -192,7 +192,9 @@ def test_wrong_use(run: Path, capsys: pytest.CaptureFixture[str], words: list[st
 
 def test_options_of_watch_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["--config=vdn", "--env-config=gymma", "--out", "x.gif"]) == 2
-    assert "--out: only with --watch" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: --out: only with --watch\n"
+    assert main.main(["--config=vdn", "--env-config=gymma", "--trust", "x"]) == 2
+    assert capsys.readouterr().err == "error: --trust: only with --watch or --resume\n"
 
 
 def test_no_run(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
