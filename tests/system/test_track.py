@@ -17,6 +17,7 @@ from support.mongo_wire import StandIn, Wire
 import main
 import track
 from utils import grouping, recording, scores
+from utils.checkpoints import Checkpoints
 from utils.runs import load_runs
 
 RUN = ["--config=vdn", "--env-config=lbf"]
@@ -216,6 +217,16 @@ def test_rm_without_a_terminal_deletes_nothing(runs: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("builtins.input", closed)
     assert track.main(["rm", "results/sacred"]) == 1 and len(list(runs.rglob("run.json"))) == 3
+
+
+def test_rm_leaves_a_run_that_goes_on(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    going = Checkpoints(runs / "results/sacred/vdn/1/checkpoints")
+    going.lock()
+    assert track.main(["rm", "results/sacred", "--yes"]) == 2
+    assert "results/sacred/vdn/1: another process has this run" in capsys.readouterr().err
+    assert len(list(runs.rglob("run.json"))) == 3
+    going.unlock()
+    assert track.main(["rm", "results/sacred", "--yes"]) == 0 and not list(runs.rglob("run.json"))
 
 
 def test_rm_in_a_database(runs: Path, wire: Wire, db: Any) -> None:
