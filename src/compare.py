@@ -21,6 +21,7 @@ from main import overrides
 from utils import config, records
 from utils.attempts import LocalPool, Pool, locked
 from utils.cli import leave, refuse, require_writable
+from utils.commands import flat
 from utils.conduct import Overview, conduct
 from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
@@ -109,9 +110,11 @@ def check(options: argparse.Namespace) -> list[str]:
 def make_plan(options: argparse.Namespace, words: Sequence[str]) -> tuple[Loaded, Path, list[Run]]:
     loaded = load_experiment(options.experiment) if options.experiment is not None else load_search(options.search)
     for word in words:
-        key = ".".join(parse_override(word)[0])
-        if key in loaded.searched:
-            raise ConfigError(f"{word} (the command line): {loaded.source} searches over {key}")
+        path, value = parse_override(word)
+        keys = [key for key, _ in flat({".".join(path): value})]  # also those of a group: sale={lr: 0.1}
+        for searched in loaded.searched:
+            if any(f"{key}.".startswith(f"{searched}.") for key in keys):
+                raise ConfigError(f"{word} (the command line): {loaded.source} searches over {searched}")
     loaded = part_of(loaded, {key: getattr(options, key) for key in PART})
     out = Path(options.out or Path("results", "experiments", loaded.name))
     return loaded, out, plan(loaded, out, words)
@@ -295,7 +298,7 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
         nothing = (
             f"{out}: no run of {loaded.name} is finished there, and none is published: there is nothing to publish"
         )
-        raise ConfigError([nothing, *problems, *miscounted(runs)])
+        raise ConfigError([*(problems or [nothing]), *miscounted(runs)])
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
         title, reference = loaded.title or loaded.name, loaded.experiment.reference

@@ -295,6 +295,8 @@ def resume(options: argparse.Namespace, mongo: Address | None) -> int:
     """--resume RUN; the run's record is the configuration, so that no other can be named."""
     if options.config is not None or options.env_config is not None:
         raise ConfigError("--config, --env-config: with --resume only where it is --resume=last; RUN has its own")
+    if options.print_config:
+        raise ConfigError("--print-config: not with --resume RUN, whose configuration is in its config.json")
     resumed = import_module("utils.resume").prepare(options.resume, overrides(options.words), options.trust or ())
     return train(resumed.config, resumed.files, mongo, resumed)
 
@@ -317,8 +319,8 @@ def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Addr
 
 def watch(options: argparse.Namespace) -> int:
     """--watch; the run's record is the configuration, so that no other can be named."""
-    names = ("config", "env_config", "mongo", "resume")
-    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]:
+    names = ("config", "env_config", "print_config", "mongo", "resume")
+    if given := [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, False)]:
         raise ConfigError(f"{', '.join(given)}: not with --watch, which takes the run's own configuration")
     episodes = 1 if options.episodes is None else options.episodes
     player = import_module("utils.watch")
@@ -328,7 +330,7 @@ def watch(options: argparse.Namespace) -> int:
 def upstream(options: argparse.Namespace) -> NoReturn:
     """--epymarl: this process becomes the plugin's own command line. Our src is not on its path, since both hosts
     call their modules the same."""
-    names = ("watch", "out", "episodes", "trust", "mongo")
+    names = ("watch", "resume", "out", "episodes", "trust", "mongo")
     if given := [f"--{name}" for name in names if getattr(options, name) is not None] + ["--check"] * options.check:
         raise ConfigError(f"{', '.join(given)}: not with --epymarl")
     if not options.epymarl:
@@ -362,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return watch(options)
         only_watch = ["out", "episodes", *([] if options.resume is not None else ["trust"])]
         if lost := [f"--{name}" for name in only_watch if getattr(options, name) is not None]:
-            raise ConfigError(f"{', '.join(lost)}: only with --watch")
+            raise ConfigError(f"{', '.join(lost)}: only with --watch{' or --resume' * (lost == ['--trust'])}")
         url = options.mongo if options.mongo is not None else os.environ.get(MONGO_VARIABLE, "")
         key = "--mongo" if options.mongo is not None else MONGO_VARIABLE
         mongo = address(url, key) if url or options.mongo is not None else None

@@ -164,7 +164,8 @@ def best(runs: Sequence[RunRecord], metric: str | None, n: int) -> None:
         elif found := score(run, metric):
             tasks.setdefault((run.task, found[0]), []).append((found[1], run))
     if not tasks:
-        raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}")
+        near = nearest(metric, {name for run in runs for name in run.metrics}) if metric else ""
+        raise ConfigError(f"none of these runs has {metric or ' or '.join(METRICS)}{near}")
     for (task, name), scored in sorted(tasks.items()):
         print(f"{task}: {name}, {SCORE}")
         top = sorted(scored, key=lambda one: -one[0] if not math.isnan(one[0]) else math.inf)[:n]
@@ -182,9 +183,11 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
         if answer.strip().lower() != "yes":
             print("nothing was deleted")
             return 1
-    for run in runs:
-        if not is_mongo(run.source):
-            shutil.rmtree(run.source)
+    folders = [Path(run.source) for run in runs if not is_mongo(run.source)]
+    for folder in folders:
+        refuse_going(folder)
+    for folder in folders:
+        shutil.rmtree(folder)
     for source in sources:
         if is_mongo(source):
             where = address(divided(source)[0], "RUN")
@@ -194,6 +197,21 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
                     store.remove(run.run_id)
     print(f"{len(runs)} deleted")
     return 0
+
+
+def refuse_going(folder: Path) -> None:
+    """ConfigError where a process is still training the run in this folder."""
+    from utils.checkpoints import CheckpointError, Checkpoints  # imports torch, which the other commands do without
+    from utils.resume import CHECKPOINTS
+
+    if not (folder / CHECKPOINTS).is_dir():
+        return
+    checkpoints = Checkpoints(folder / CHECKPOINTS)
+    try:
+        checkpoints.lock()
+    except CheckpointError as error:
+        raise ConfigError(f"{error}: stop it first; nothing was deleted") from None
+    checkpoints.unlock()
 
 
 def sync(runs: Sequence[RunRecord], url: str) -> None:

@@ -326,7 +326,9 @@ class _Report:
         value: Any = self.config
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        source = next((self.sources[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.sources), "")
+        within = [one for key, one in self.sources.items() if key[: len(path)] == path and isinstance(value, Mapping)]
+        above = (self.sources[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.sources)
+        source = within[-1] if within else next(above, "")  # of a mapping: what was last laid over it
         self.problems[path] = f"{'.'.join(path)} = {shown_value(value)}{f' ({source})' if source else ''}: {problem}"
 
     def add_unknown(self, path: Path_, value: Any) -> None:

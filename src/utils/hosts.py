@@ -80,6 +80,8 @@ def file_of(module: str) -> Path:
 
 def _import_name(name: str, missing: str) -> ModuleType:
     """PluginError with the text `missing` where there is no such module; one that it lacks itself is its own error."""
+    if not all(part.isidentifier() for part in name.split(".")):  # ./my_env.yaml: Python has other errors for these
+        raise PluginError(missing)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -162,10 +162,10 @@ def load_policy(config: Mapping[str, Any], checkpoint: Path) -> Any:
         learner.load_models(checkpoint)
     except Exception as error:  # damaged files, other shapes, absurd sizes: torch has a class for each
         runner.close_env()
-        first = next(iter(str(error).splitlines()), "")
+        said = " ".join(line.strip() for line in str(error).splitlines()[:2])  # the second has torch's first mismatch
         raise ConfigError(
             f"{checkpoint}: these networks cannot be loaded with this configuration ({type(error).__name__}: "
-            f"{first}); with load_step=STEP another step is taken"
+            f"{said:.200}); with load_step=STEP another step is taken"
         ) from None
     except BaseException:
         runner.close_env()

@@ -378,8 +378,13 @@ def test_wrong_use(fake: Path, capsys: pytest.CaptureFixture[str], words: list[s
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("word", ["--check", "--watch=x", "--mongo=mongodb://u:secret@h/db", "--out=x.gif"])
-def test_options_of_the_embedded_host_are_refused(word: str, fake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "word", ["--check", "--watch=x", "--resume=last", "--mongo=mongodb://u:secret@h/db", "--out=x.gif"]
+)
+def test_options_of_the_embedded_host_are_refused(
+    word: str, fake: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("the other host was started"))
     assert main.main([f"--epymarl={fake}", "--config=mmsa", "--env-config=gymma", word]) == 2
     err = capsys.readouterr().err
     assert word.partition("=")[0] in err and "not with --epymarl" in err and "secret" not in err

@@ -430,6 +430,16 @@ def test_publish(
     assert before.items() <= {path: path.read_bytes() for path in checkout.rglob("*.json")}.items()
 
 
+def test_finished_runs_that_are_refused_are_not_said_to_be_missing(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stage.runs[0]
+    (whole_record(run, run.folder) / "info.json").write_text(json.dumps({"command": "python 'src/main.py"}))
+    assert compare.main([*stage.words, "--publish"]) == 2
+    said = capsys.readouterr().err
+    assert f"not published: {run}: command = " in said and "is finished there" not in said
+
+
 # --- crashes ---
 def test_a_crashed_run_is_tried_once_more(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     run = stage.order(2, "crash")
@@ -680,6 +690,7 @@ def test_dry_run_takes_variants_for_as_fast(stage: Stage, capsys: pytest.Capture
         (["--experiment=quick", "with", "seed=5"], "list it in seeds"),
         (["--experiment=quick", "with", "t_maks=5"], "did you mean t_max?"),
         (["--search=mmsa_lbf", "with", "lr=0.1"], "searches over lr"),
+        (["--search=mmsa_lbf", "--dry-run", "with", "sale={lr: 0.1}"], "searches over sale.lr"),
         (["--report", "somewhere"], "--out is missing"),
         (["--report", "somewhere", "--out", "x"], "--report somewhere: there is no such folder"),
         (["--report", ".", "--out", "x", "--jobs", "2"], "--jobs does not go with --report"),

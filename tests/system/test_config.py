@@ -188,6 +188,12 @@ def test_a_problem_names_key_value_and_cure(
     assert all(part in problem for part in parts), problem
 
 
+def test_a_mapping_is_from_where_its_keys_were_given_last() -> None:
+    with pytest.raises(ConfigError) as error:  # config/envs/gymma.yaml has env_args.make, an empty one
+        config.compose("vdn", "gymma", ["env_args.key=Foraging-5x5-2p-1f-v3", "env_args.make.max_steps=5"])
+    assert error.value.problems[0].startswith("env_args.make = {'max_steps': 5} (the command line): max_steps ")
+
+
 def test_upstreams_keys_that_have_a_word_of_their_own_are_no_keys_here() -> None:
     assert not set(config.UPSTREAM) & set(schema.HostConfig.model_fields)
 

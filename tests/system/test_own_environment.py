@@ -84,6 +84,8 @@ def test_its_arguments_are_checked_like_any_other_s(own: Path) -> None:
 def test_what_can_be_wrong_with_the_module(own: Path) -> None:
     assert "there is no file" in problem(own, f"env_module={own / 'corridor_nv.py'}")
     assert "no installed module 'corridor_package'" in problem(own, "env_module=corridor_package")
+    for name in ("./corridor.yaml", "corridor..env", ".corridor_env"):
+        assert f"no installed module {name!r}; name a file" in problem(own, f"env_module={name}")
     (own / "corridor_empty.py").write_text("")
     said = problem(own, f"env_module={own / 'corridor_empty.py'}")
     assert "it has no register()" in said and "examples/my_env.py" in said

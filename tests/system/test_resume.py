@@ -219,6 +219,7 @@ def test_a_record_that_has_lost_points_says_so(cut_off: Path, capsys: pytest.Cap
         (["with", "t_max=-1"], "t_max = -1"),
         (["with", "env_workers=x"], "env_workers = 'x'"),
         (["--config=vdn"], "only where it is --resume=last"),
+        (["--print-config"], "--print-config: not with --resume RUN"),
         (["--watch", "x"], "--resume: not with --watch"),
         (["--out", "x.gif"], "--out: only with --watch"),
     ],

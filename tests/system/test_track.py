@@ -17,6 +17,7 @@ from support.mongo_wire import StandIn, Wire
 import main
 import track
 from utils import grouping, recording, scores
+from utils.checkpoints import Checkpoints
 from utils.runs import load_runs
 
 RUN = ["--config=vdn", "--env-config=lbf"]
@@ -175,8 +176,9 @@ def test_best_is_in_order(runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert track.main(["best", "results/sacred/qmix", "-n", "1"]) == 0
     head, first = lines(capsys)
     assert "test_return_mean, mean of the last tenth" in head and "seed 2" in first and "tuned" in first
-    assert track.main(["best", "--metric", "nothing"]) == 2
-    assert "none of these runs has nothing" in capsys.readouterr().err
+    assert track.main(["best", "--metric", "test_retrun_mean"]) == 2
+    said = "none of these runs has test_retrun_mean; did you mean test_return_mean?\n"
+    assert capsys.readouterr().err.endswith(said)
 
 
 def test_a_run_that_diverged_is_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,6 +217,16 @@ def test_rm_without_a_terminal_deletes_nothing(runs: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("builtins.input", closed)
     assert track.main(["rm", "results/sacred"]) == 1 and len(list(runs.rglob("run.json"))) == 3
+
+
+def test_rm_leaves_a_run_that_goes_on(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    going = Checkpoints(runs / "results/sacred/vdn/1/checkpoints")
+    going.lock()
+    assert track.main(["rm", "results/sacred", "--yes"]) == 2
+    assert "results/sacred/vdn/1: another process has this run" in capsys.readouterr().err
+    assert len(list(runs.rglob("run.json"))) == 3
+    going.unlock()
+    assert track.main(["rm", "results/sacred", "--yes"]) == 0 and not list(runs.rglob("run.json"))
 
 
 def test_rm_in_a_database(runs: Path, wire: Wire, db: Any) -> None:

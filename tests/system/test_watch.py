@@ -182,6 +182,7 @@ def test_no_networks(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["with", "seed=-1"], "seed = -1 (the command line)"),
         (["with", "sed=1"], "did you mean seed?"),
         (["--config=vdn"], "--config: not with --watch"),
+        (["--print-config"], "--print-config: not with --watch"),
         (["seed=1"], "write: with seed=1"),
     ],
 )
@@ -191,7 +192,9 @@ def test_wrong_use(run: Path, capsys: pytest.CaptureFixture[str], words: list[st
 
 def test_options_of_watch_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["--config=vdn", "--env-config=gymma", "--out", "x.gif"]) == 2
-    assert "--out: only with --watch" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: --out: only with --watch\n"
+    assert main.main(["--config=vdn", "--env-config=gymma", "--trust", "x"]) == 2
+    assert capsys.readouterr().err == "error: --trust: only with --watch or --resume\n"
 
 
 def test_no_run(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -226,7 +229,7 @@ def test_a_damaged_record(run: Path, capsys: pytest.CaptureFixture[str], content
     [
         ({"gamma": 7}, "gamma = 7 ("),
         ({"gama": 0.9}, "did you mean gamma?"),
-        ({"hidden_dim": 32}, "these networks cannot be loaded"),
+        ({"hidden_dim": 32}, "AgentGroup: size mismatch for "),
         ({"hidden_dim": 10**15}, "these networks cannot be loaded"),
         ({"agent": "os"}, "there is no such agent"),
         ({"seed": None}, "with seed=1"),
