@@ -182,9 +182,10 @@ def _limit_of(spec: Any, key: str, raw: Any, time_limit: int | None) -> int:
     own = spec.max_episode_steps or spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
     if time_limit and own and not argument and time_limit > own:
         raise ValueError(f"env_args.time_limit={time_limit}: {key} ends by itself after {own} steps; give at most that")
-    if not (time_limit or own):
+    limit = time_limit or own
+    if not limit:
         raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
-    return int(time_limit or own)
+    return int(limit)
 
 
 def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
