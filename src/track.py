@@ -211,6 +211,8 @@ def refuse_going(folder: Path) -> None:
         checkpoints.lock()
     except CheckpointError as error:
         raise ConfigError(f"{error}: stop it first; nothing was deleted") from None
+    except OSError:  # a file system without locks, so that no process has one
+        return
     checkpoints.unlock()
 
 

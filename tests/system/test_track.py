@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
@@ -226,6 +227,15 @@ def test_rm_leaves_a_run_that_goes_on(runs: Path, capsys: pytest.CaptureFixture[
     assert "results/sacred/vdn/1: another process has this run" in capsys.readouterr().err
     assert len(list(runs.rglob("run.json"))) == 3
     going.unlock()
+    assert track.main(["rm", "results/sacred", "--yes"]) == 0 and not list(runs.rglob("run.json"))
+
+
+def test_rm_where_there_are_no_locks(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (runs / "results/sacred/vdn/1/checkpoints").mkdir()
+    monkeypatch.setattr(Checkpoints, "lock", refuse)
     assert track.main(["rm", "results/sacred", "--yes"]) == 0 and not list(runs.rglob("run.json"))
 
 
