@@ -326,9 +326,10 @@ class _Report:
         value: Any = self.config
         for key in path:
             value = value.get(key) if isinstance(value, Mapping) else None
-        within = [one for key, one in self.sources.items() if key[: len(path)] == path and isinstance(value, Mapping)]
-        above = (self.sources[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.sources)
-        source = within[-1] if within else next(above, "")  # of a mapping: what was last laid over it
+        places = [self.sources[path[:n]] for n in range(1, len(path) + 1) if path[:n] in self.sources]
+        if isinstance(value, Mapping):  # what was last laid over it
+            places += [place for key, place in self.sources.items() if key[: len(path)] == path]
+        source = places[-1] if places else ""
         self.problems[path] = f"{'.'.join(path)} = {shown_value(value)}{f' ({source})' if source else ''}: {problem}"
 
     def add_unknown(self, path: Path_, value: Any) -> None:

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 CPU, CUDA = th.device("cpu"), th.device("cuda", 0)
-BETWEEN = ("copy_", "__setitem__")  # operations between the two devices; the others are torch's own, in `Module.cuda`
-SWAPPING = ("_has_compatible_shallow_copy_type", "_swap_tensor_impl", "__set__")
+# Operations between the two devices; the last three are those of `Module.cuda`.
+BETWEEN = ("copy_", "__setitem__", "_has_compatible_shallow_copy_type", "_swap_tensor_impl", "__set__")
 
 
 class CudaTensor(Tensor):
@@ -46,7 +46,7 @@ class PretendedGPU(TorchFunctionMode):
                 return _moved(first, CPU).numpy(force=True)
             tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
             _refuse_mixed(name, tensors)
-            there = any(isinstance(x, CudaTensor) for x in tensors[: 1 if name in (*BETWEEN, "__getitem__") else None])
+            there = any(isinstance(x, CudaTensor) for x in tensors[: 1 if name in BETWEEN else None])
             if kwargs.get("device") is not None:
                 there = th.device(kwargs["device"]).type == "cuda"
                 kwargs["device"] = CPU
@@ -94,7 +94,7 @@ def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def _refuse_mixed(name: str, tensors: list[Tensor]) -> None:
     """A GPU takes numbers (tensors without dimensions) of the CPU, and indices; the CPU takes nothing of a GPU."""
-    if name in BETWEEN or name in SWAPPING or len({isinstance(x, CudaTensor) for x in tensors}) < 2:
+    if name in BETWEEN or len({isinstance(x, CudaTensor) for x in tensors}) < 2:
         return
     if name == "__getitem__" and isinstance(tensors[0], CudaTensor):
         return

@@ -39,6 +39,11 @@ SMALL = [
 ]  # fmt: skip
 
 
+def small(on_policy: bool) -> list[str]:
+    """SMALL; of algorithms that learn from what they have just played, with their own sizes of batch and buffer."""
+    return [word for word in SMALL if not (on_policy and word.startswith(("batch", "buffer", "env_steps")))]
+
+
 def task(name: str) -> Any:
     missing = [package for package in TASKS[name][1] if importlib.util.find_spec(package) is None]
     marks = [pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")]
@@ -75,7 +80,7 @@ def test_trains(name: str, algorithm: str, loggers: list[RecordingLogger], tmp_p
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("algorithm", ["mmsa", "mappo"])
 def test_trains_on_a_gpu(algorithm: str, loggers: list[RecordingLogger], tmp_path: Path) -> None:
-    words = [word for word in SMALL if algorithm == "mmsa" or not word.startswith(("batch", "buffer", "env_steps"))]
+    words = small(on_policy=algorithm == "mappo")
     composed = config.compose(algorithm, "matrix", [*words, "use_cuda=true", f"local_results_path={tmp_path}"])
     run.run(None, composed, LOG)
     assert loggers[0].records["device"] == "cuda" and loggers[0].finished
@@ -87,7 +92,7 @@ def test_trains_on_a_gpu(algorithm: str, loggers: list[RecordingLogger], tmp_pat
 def test_individual_rewards_for_those_that_learn_from_them(
     algorithm: str, loggers: list[RecordingLogger], tmp_path: Path
 ) -> None:
-    words = [word for word in SMALL if algorithm == "iql" or not word.startswith(("batch", "buffer", "env_steps"))]
+    words = small(on_policy=algorithm == "ippo")
     where = [f"local_results_path={tmp_path}", *TASKS["gymma"][0]]
     run.run(None, config.compose(algorithm, "gymma", [*words, *where, "common_reward=false"]), LOG)
     stats = loggers[0].stats
