@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
@@ -261,57 +262,61 @@ def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) ->
     host = {key: value for key, value in config.items() if key in HostConfig.model_fields}
     extra = {key: value for key, value in config.items() if key not in HostConfig.model_fields}
     checked = report.validate(HostConfig, host)
-    valid = {".".join(path) for path in _model_paths(HostConfig)}
+    plugin, registered = _register(config, report)
+    plugin_config: type[BaseModel] | None = plugin.Config if plugin is not None else None
+    env_args = _env_model(config.get("env"))
+    models = (((), HostConfig), ((), plugin_config), (("env_args",), env_args))
+    report.valid = sorted(
+        {".".join((*prefix, *path)) for prefix, model in models if model is not None for path in _model_paths(model)}
+    )
+    if plugin_config is not None:
+        of_both = {key: config[key] for key in plugin_config.model_fields if key in host}  # may narrow the host's keys
+        checked |= report.validate(plugin_config, extra | of_both)
+    elif registered:
+        for key, value in extra.items():
+            report.add_unknown((key,), value)
+    if env_args is not None and isinstance(config.get("env_args"), dict):
+        checked["env_args"] = report.validate(env_args, config["env_args"], ("env_args",))
+    if not report.problems:
+        _check_together(checked, plugin, report)
+    return checked, list(report.problems.values())
 
-    # the plugin's own keys
-    plugin = None
-    plugin_config: type[BaseModel] | None = None
-    plugin_works = True
+
+def _register(config: Mapping[str, Any], report: _Report) -> tuple[ModuleType | None, bool]:
+    """Fills the registries with what the plugin and the environment's module have: the plugin, and False where it could
+    not be, so that nobody knows its keys."""
+    plugin, registered = None, True
     if isinstance(config.get("plugin"), str):
         try:
             plugin = hosts.import_plugin(config["plugin"])
-            plugin_config = plugin.Config
             hosts.register_plugin(config["plugin"])
         except hosts.PluginError as error:
             report.add(("plugin",), str(error))
-            plugin_works = False
+            registered = False
     if isinstance(config.get("env_module"), str) and config["env_module"]:
         try:
             hosts.register_environment(config["env_module"])
         except hosts.PluginError as error:
             report.add(("env_module",), str(error))
-    env_args = _env_model(config.get("env"))
-    if plugin_config is not None:
-        valid |= {".".join(path) for path in _model_paths(plugin_config)}
-    if env_args is not None:
-        valid |= {".".join(("env_args", *path)) for path in _model_paths(env_args)}
-    report.valid = sorted(valid)
-    if plugin_config is not None:
-        of_both = {key: config[key] for key in plugin_config.model_fields if key in host}  # may narrow the host's keys
-        checked |= report.validate(plugin_config, extra | of_both)
-    elif plugin_works:
-        for key, value in extra.items():
-            report.add_unknown((key,), value)
+    return plugin, registered
 
-    # the environment's arguments, names in registries, and what only several keys together show
-    if env_args is not None and isinstance(config.get("env_args"), dict):
-        checked["env_args"] = report.validate(env_args, config["env_args"], ("env_args",))
-    if not report.problems:
-        for key in hosts.REGISTRIES:
-            names = hosts.names(key)
-            if config[key] is not None and config[key] not in names:
-                close = nearest(config[key], names)
-                report.add((key,), f"there is no such {key}{close}; available: {', '.join(names)}")
-        for key, problem in cross_checks(config).items():
-            report.add((key,), problem)
-        if plugin is not None and hasattr(plugin, "check"):
-            try:
-                plugin.check(checked)
-            except ValueError as error:
-                report.problems[("plugin", "check")] = str(error)
-        if config["use_cuda"] is True and not importlib.import_module("torch").cuda.is_available():
-            report.add(("use_cuda",), "torch finds no CUDA device; use_cuda=auto or use_cuda=false runs on the CPU")
-    return checked, list(report.problems.values())
+
+def _check_together(config: dict[str, Any], plugin: ModuleType | None, report: _Report) -> None:
+    """Names in registries, and what only several keys together show, of a configuration whose keys are all right."""
+    for key in hosts.REGISTRIES:
+        names = hosts.names(key)
+        if config[key] is not None and config[key] not in names:
+            close = nearest(config[key], names)
+            report.add((key,), f"there is no such {key}{close}; available: {', '.join(names)}")
+    for key, problem in cross_checks(config).items():
+        report.add((key,), problem)
+    if plugin is not None and hasattr(plugin, "check"):
+        try:
+            plugin.check(config)
+        except ValueError as error:
+            report.problems[("plugin", "check")] = str(error)
+    if config["use_cuda"] is True and not importlib.import_module("torch").cuda.is_available():
+        report.add(("use_cuda",), "torch finds no CUDA device; use_cuda=auto or use_cuda=false runs on the CPU")
 
 
 class _Report:
