@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.table import Table
 
 from main import overrides
-from utils import config, records
+from utils import config, forecast, records
 from utils.attempts import LocalPool, Pool, locked
 from utils.cli import leave, refuse, require_writable
 from utils.commands import flat
 from utils.conduct import Overview, conduct
 from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
-from utils.progress import duration
 from utils.search import load_search
 
 PUBLISHED = ("results.csv", "table.md", "figures/curves_*.png", "figures/world_model_*.png")  # of a report
@@ -73,14 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> list[str]:
     """The overrides; ConfigError for options that do not go together."""
-    for name in ("report", *PART):  # `--report with key=value`: the words are not folders, nor names
-        values = getattr(options, name) or []
-        if "with" in values:
-            at = values.index("with")
-            setattr(options, name, values[:at])
-            options.words = [*values[at:], *options.words]
-        if name in PART and getattr(options, name) == []:
-            raise ConfigError(f"--{name}: at least one is wanted")
+    _move_words(options)
     chosen = [f"--{name}" for name in ("experiment", "search") if getattr(options, name) is not None]
     if options.report or (options.report is not None and not chosen):
         chosen.append("--report RUNS" if options.report else "--report without RUNS")
@@ -91,20 +82,37 @@ def check(options: argparse.Namespace) -> list[str]:
         raise ConfigError(f"--jobs {options.jobs}: must be 1 or more")
     words = overrides(options.words)
     if options.report is not None or options.publish:
-        if options.report is None:
-            mode, why, refused = "--publish", "publishes all that is finished", [*PART]
-        elif not options.report:
-            mode, why, refused = "--report", "runs nothing", ["publish"]
-        else:
-            mode, why, refused = "--report RUNS", "knows no plan and runs nothing", ["publish", *PART, "words"]
-        if given := [name for name in ("jobs", "ray", "dry_run", *refused) if getattr(options, name)]:
-            what = "with key=value" if given[0] == "words" else f"--{given[0].replace('_', '-')}"
-            raise ConfigError(f"{what} does not go with {mode}, which {why}")
-        if options.report and options.out is None:
-            raise ConfigError("--out is missing: the folder of the report")
+        _check_runs_nothing(options)
     if options.reference is not None and not options.report:
         raise ConfigError("--reference goes with --report RUNS alone; an experiment's file names its own: reference")
     return words
+
+
+def _move_words(options: argparse.Namespace) -> None:
+    """`--report with key=value`: what follows `with` are neither folders nor names."""
+    for name in ("report", *PART):
+        values = getattr(options, name) or []
+        if "with" in values:
+            at = values.index("with")
+            setattr(options, name, values[:at])
+            options.words = [*values[at:], *options.words]
+        if name in PART and getattr(options, name) == []:
+            raise ConfigError(f"--{name}: at least one is wanted")
+
+
+def _check_runs_nothing(options: argparse.Namespace) -> None:
+    """ConfigError for what does not go with --publish or --report."""
+    if options.report is None:
+        mode, why, refused = "--publish", "publishes all that is finished", [*PART]
+    elif not options.report:
+        mode, why, refused = "--report", "runs nothing", ["publish"]
+    else:
+        mode, why, refused = "--report RUNS", "knows no plan and runs nothing", ["publish", *PART, "words"]
+    if given := [name for name in ("jobs", "ray", "dry_run", *refused) if getattr(options, name)]:
+        what = "with key=value" if given[0] == "words" else f"--{given[0].replace('_', '-')}"
+        raise ConfigError(f"{what} does not go with {mode}, which {why}")
+    if options.report and options.out is None:
+        raise ConfigError("--out is missing: the folder of the report")
 
 
 def make_plan(options: argparse.Namespace, words: Sequence[str]) -> tuple[Loaded, Path, list[Run]]:
@@ -121,58 +129,19 @@ def make_plan(options: argparse.Namespace, words: Sequence[str]) -> tuple[Loaded
 
 
 # --- The plan in words ---
-def estimate(runs: Sequence[Run]) -> dict[Run, tuple[float | None, str]]:
-    """Run -> (steps a second, where that is from); None where nothing is known.
-
-    An algorithm without a speed of its own on the task has that of the first one with the same config file.
-    """
-    pairs: dict[tuple[str, str], tuple[float | None, str]] = {}
-    for run in runs:
-        if (run.algorithm, run.task) not in pairs:
-            measured = records.seconds_per_step(run, runs)
-            known = (run.steps_per_second, "the file") if run.steps_per_second else (None, "unknown")
-            pairs[run.algorithm, run.task] = (1 / measured[0], measured[1]) if measured else known
-    like: dict[tuple[str, str], tuple[float | None, str]] = {}  # of (--config=NAME, task)
-    for run in runs:
-        speed, source = pairs[run.algorithm, run.task]
-        if speed:
-            like.setdefault((run.words[0], run.task), (speed, f"as {run.algorithm}: {source}"))
-    return {
-        run: own if (own := pairs[run.algorithm, run.task])[0] else like.get((run.words[0], run.task), own)
-        for run in runs
-    }
-
-
 def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console: Console) -> None:
-    """The plan as a table, a row for each algorithm on each task, and its hours where they can be told."""
-    speeds = estimate(runs)
+    """What there is and what is left to do, and how long that takes."""
     done = {run for run in runs if records.find(run).finished is not None}
-    published = sum(records.published_only(run) is not None for run in runs)
-    table = Table(box=None)
-    for name in ("algorithm", "task", "seeds", "runs", "done", "steps a run", "steps/s", "hours", "from"):
-        table.add_column(name, overflow="fold")
-    pairs: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        pairs.setdefault((run.algorithm, run.task), []).append(run)
-    for (algorithm, task), group in pairs.items():
-        speed, source = speeds[group[0]]
-        left = [run for run in group if run not in done]
-        hours = sum(run.config["t_max"] for run in left) / speed / 3600 if speed else None
-        seeds = " ".join(str(run.seed) for run in group)
-        cells = [algorithm, task, seeds, str(len(group)), str(len(group) - len(left))]
-        cells += [f"{group[0].config['t_max']:,}", f"{speed:,.0f}" if speed else "unknown"]
-        table.add_row(*cells, "unknown" if hours is None else f"{hours:.2f}", source)
-    say(console, f"{loaded}: {loaded.title}" if loaded.title else str(loaded))
-    console.print(table, markup=False, highlight=False)
     left = [run for run in runs if run not in done]
-    known = [run.config["t_max"] / speed for run in left if (speed := speeds[run][0])]
+    published = sum(records.published_only(run) is not None for run in runs)
+    speeds = forecast.speeds(runs)
+    say(console, f"{loaded}: {loaded.title}" if loaded.title else str(loaded))
+    console.print(forecast.table(runs, done, speeds), markup=False, highlight=False)
     counted = f"{len(done)} done" + (f" ({published} of them published)" if published else "")
-    text = f"{len(runs)} runs, {counted}, {len(left)} to run, {jobs} at once, into {out}"
+    lines = [f"{len(runs)} runs, {counted}, {len(left)} to run, {jobs} at once, into {out}"]
     if left:
-        text += "\nestimated time: " + (duration(max(sum(known) / jobs, max(known))) if known else "unknown")
-        if known and len(known) < len(left):
-            text += f" for {len(known)} of them; unknown for the other {len(left) - len(known)}"
-    say(console, "\n".join([text, *miscounted(runs)]))
+        lines.append(f"estimated time: {forecast.estimated_time(left, jobs, speeds)}")
+    say(console, "\n".join([*lines, *miscounted(runs)]))
 
 
 # --- Runs and report ---

@@ -656,6 +656,18 @@ def test_dry_run_takes_variants_for_as_fast(stage: Stage, capsys: pytest.Capture
     assert "estimated time: 30 s for 3 of them" in out and out.count("as VDN: finished runs") == 1
 
 
+@pytest.mark.parametrize(("steps", "rate", "source"), [(1, 12, "as VDN, 4 times its updates"), (8, 50, "as VDN")])
+def test_dry_run_takes_more_updates_for_as_many_times_slower(
+    steps: int, rate: int, source: str, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """VDN makes one every 4 steps here; how much faster it is with fewer nobody knows."""
+    more = f"  other updates: {{config: vdn, overrides: {{env_steps_per_update: {steps}}}}}\n"
+    stage.file.write_text(FILE.replace("tasks:\n", more + "tasks:\n"))
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "other updates" in line)
+    assert f"1,000        {rate}" in line and line.strip().endswith(f"{source}: the file")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
