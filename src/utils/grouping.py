@@ -68,12 +68,32 @@ def group(runs: Sequence[RunRecord], planned: Sequence[Planned] = ()) -> Groups:
 
     :param planned: what an experiment wanted; without it every complete run is averaged with its like.
     """
+    complete, left_out = _sift(runs, planned)
+    measured: list[tuple[str, str, list[RunRecord]]] = []  # title, metric, runs
+    for title, own in sorted(_split_tasks(complete).items()):
+        metric = next(m for m in METRICS if any(m in run.metrics for run in own))
+        lacking = [run for run in own if metric not in run.metrics]
+        left_out += [_left_out(run, f"it has no {metric}, which the other runs of this task have") for run in lacking]
+        measured.append((title, metric, [run for run in own if metric in run.metrics]))
+    tasks = []
+    named = _curve_names([own for _, _, own in measured])
+    for (title, metric, own), names in zip(measured, named, strict=True):
+        curves, repeated = _curves(own, names)
+        left_out += repeated
+        tasks.append(Task(title, own[0].backend, metric, curves))
+    return Groups(tuple(tasks), tuple(left_out), tuple(note for task in tasks for note in _notes(task)))
+
+
+def _sift(runs: Iterable[RunRecord], planned: Sequence[Planned]) -> tuple[list[RunRecord], list[LeftOut]]:
+    """The complete runs, those of the plan where there is one; the others, and what of the plan is missing."""
+    complete: list[RunRecord] = []
     left_out: list[LeftOut] = []
-    complete = []
     met: set[int] = set()  # indices of `planned`
+    tried: set[int] = set()
     for run in sorted(runs, key=lambda run: (run.task, run.algorithm, run.seed or 0, run.started, run.source)):
         reason = incomplete(run)
         wanted = [i for i, plan in enumerate(planned) if _is_of(run, plan)]
+        tried |= set(wanted)
         if not reason and planned:
             wrong = {i: differences(run.config, planned[i]) for i in wanted}
             met |= {i for i in wanted if not wrong[i]}
@@ -87,30 +107,22 @@ def group(runs: Sequence[RunRecord], planned: Sequence[Planned] = ()) -> Groups:
             complete.append(run)
     for i, plan in enumerate(planned):
         if i not in met:
-            tried = any(_is_of(run, plan) for run in runs)
-            reason = "missing: no complete run of this configuration" if tried else "missing: no run was recorded"
-            left_out.append(LeftOut(plan.algorithm, plan.task, plan.seed, reason, ""))
+            what = "no complete run of this configuration" if i in tried else "no run was recorded"
+            left_out.append(LeftOut(plan.algorithm, plan.task, plan.seed, f"missing: {what}", ""))
+    return complete, left_out
 
-    tasks = []
-    for title, own in sorted(_split_tasks(complete).items()):
-        metric = next(m for m in METRICS if any(m in run.metrics for run in own))
-        lacking = [run for run in own if metric not in run.metrics]
-        left_out += [_left_out(run, f"it has no {metric}, which the other runs of this task have") for run in lacking]
-        tasks.append((title, metric, [run for run in own if metric in run.metrics]))
-    named = _curve_names([own for _, _, own in tasks])
-    result = []
-    for (title, metric, own), names in zip(tasks, named, strict=True):
-        curves = []
-        for name in sorted(set(names)):
-            of_name = [run for run, of in zip(own, names, strict=True) if of == name]
-            first = {run.seed: run for run in reversed(of_name)}  # sorted by seed, then by beginning
-            chosen = [run for run in of_name if first[run.seed] is run or run.seed is None]
-            repeated = [run for run in of_name if run not in chosen]
-            reason = "a repetition of this seed with the same configuration; the run that began first is averaged"
-            left_out += [_left_out(run, reason) for run in repeated]
-            curves.append(Curve(name, chosen[0].algorithm, tuple(chosen)))
-        result.append(Task(title, own[0].backend, metric, tuple(curves)))
-    return Groups(tuple(result), tuple(left_out), tuple(note for task in result for note in _notes(task)))
+
+def _curves(runs: Sequence[RunRecord], names: Sequence[str]) -> tuple[tuple[Curve, ...], list[LeftOut]]:
+    """A curve for each name; of the runs of one seed the first, and the others left out."""
+    curves, left_out = [], []
+    for name in sorted(set(names)):
+        of_name = [run for run, own in zip(runs, names, strict=True) if own == name]
+        first = {run.seed: run for run in reversed(of_name)}  # sorted by seed, then by beginning
+        chosen = [run for run in of_name if first[run.seed] is run or run.seed is None]
+        reason = "a repetition of this seed with the same configuration; the run that began first is averaged"
+        left_out += [_left_out(run, reason) for run in of_name if run not in chosen]
+        curves.append(Curve(name, chosen[0].algorithm, tuple(chosen)))
+    return tuple(curves), left_out
 
 
 def incomplete(run: RunRecord) -> str:
