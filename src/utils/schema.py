@@ -124,6 +124,10 @@ class HostConfig(BaseModel):
 
 def cross_checks(config: dict[str, Any]) -> dict[str, str]:
     """What no single key shows: key -> what is wrong with it. `config` has passed `HostConfig`."""
+    return _playing(config) | _learning(config) | _saving(config)
+
+
+def _playing(config: dict[str, Any]) -> dict[str, str]:
     wrong: dict[str, str] = {}
     if config["runner"] == "episode" and config["batch_size_run"] != 1:
         wrong["batch_size_run"] = "must be 1 with runner=episode; runner=parallel steps several environments"
@@ -133,26 +137,33 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
         wrong["env_workers"] = f"must be at most batch_size_run={config['batch_size_run']}: a worker steps environments"
     if config["epsilon_finish"] > config["epsilon_start"]:
         wrong["epsilon_finish"] = f"must be at most epsilon_start={config['epsilon_start']}"
-    if config["batch_size"] > config["buffer_size"]:
-        wrong["batch_size"] = f"must be at most buffer_size={config['buffer_size']}: else learning never begins"
-    if config["burn_in"] and config["sequence_length"] is None:
-        wrong["burn_in"] = "needs sequence_length: whole episodes rebuild the hidden state themselves"
-    tau = config["target_update_interval_or_tau"]
-    if tau > 1 and tau != int(tau):
-        wrong["target_update_interval_or_tau"] = "must be a whole number of updates above 1, or a rate up to 1"
-    if config["mixer"] is not None and not config["common_reward"]:
-        wrong["common_reward"] = f"must be true with mixer={config['mixer']}: a mixer learns from the team's one reward"
-    if config["sequence_length"] is not None and config["obs_last_action"] and not config["burn_in"]:
-        wrong["burn_in"] = "must be at least 1 with obs_last_action: the action before a stretch is not in it"
-    learner = f"learner={config['learner']}"
-    if hosts.trains_as(config["learner"], "q_learner") and config["agent_output_type"] != "q":
-        wrong["agent_output_type"] = f"must be 'q' with {learner}, which learns action values"
     takes = {"epsilon_greedy": "q", "multinomial": "pi_logits", "soft_policies": "pi_logits"}
     if config["agent_output_type"] != takes.get(config["action_selector"], config["agent_output_type"]):
         wrong["action_selector"] = (
             f"does not go with agent_output_type={config['agent_output_type']}: "
             "epsilon_greedy takes action values (q), multinomial and soft_policies draw from policies (pi_logits)"
         )
+    if config["render"] and not config["evaluate"]:
+        wrong["render"] = "needs evaluate=True: training is not shown"
+    return wrong
+
+
+def _learning(config: dict[str, Any]) -> dict[str, str]:
+    wrong: dict[str, str] = {}
+    if config["batch_size"] > config["buffer_size"]:
+        wrong["batch_size"] = f"must be at most buffer_size={config['buffer_size']}: else learning never begins"
+    if config["burn_in"] and config["sequence_length"] is None:
+        wrong["burn_in"] = "needs sequence_length: whole episodes rebuild the hidden state themselves"
+    if config["sequence_length"] is not None and config["obs_last_action"] and not config["burn_in"]:
+        wrong["burn_in"] = "must be at least 1 with obs_last_action: the action before a stretch is not in it"
+    tau = config["target_update_interval_or_tau"]
+    if tau > 1 and tau != int(tau):
+        wrong["target_update_interval_or_tau"] = "must be a whole number of updates above 1, or a rate up to 1"
+    if config["mixer"] is not None and not config["common_reward"]:
+        wrong["common_reward"] = f"must be true with mixer={config['mixer']}: a mixer learns from the team's one reward"
+    learner = f"learner={config['learner']}"
+    if hosts.trains_as(config["learner"], "q_learner") and config["agent_output_type"] != "q":
+        wrong["agent_output_type"] = f"must be 'q' with {learner}, which learns action values"
     if hosts.trains_as(config["learner"], "ppo_learner"):
         wrong |= _on_policy(config, learner)
     elif config["env_steps_per_update"] == "batch":
@@ -160,8 +171,12 @@ def cross_checks(config: dict[str, Any]) -> dict[str, str]:
             wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
         else:
             wrong |= _new_batches(config, "env_steps_per_update=batch")
-    if config["render"] and not config["evaluate"]:
-        wrong["render"] = "needs evaluate=True: training is not shown"
+    return wrong
+
+
+def _saving(config: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with keys of networks that are saved or loaded, and of what records a run."""
+    wrong: dict[str, str] = {}
     if config["record_checkpoint"] and not config["save_model"]:
         wrong["record_checkpoint"] = "needs save_model=True: without it no networks are saved"
     for key, package in (("use_tensorboard", "tensorboard"), ("use_wandb", "wandb")):
