@@ -66,11 +66,36 @@ class Networks(NamedTuple):
     model: WorldModel | None
     rollout: RolloutEncoder | None
 
+    @classmethod
+    def build(cls, mac: MMSAController, args: SimpleNamespace, cfg: MMSAConfig) -> Networks:
+        """New ones for this controller, in the order that a seed's numbers are drawn in: model, roll-out, mixer."""
+        model = rollout = None
+        context_dim = args.state_shape if cfg.mixer_state else 0
+        if cfg.world_model.enabled:
+            zs_dim = cfg.sale.dim if cfg.sale.enabled else 0
+            sizes = args.n_agents, args.n_actions, args.hidden_dim, zs_dim
+            model = WorldModel(*sizes, cfg.world_model, cfg.loss_weights)
+            rollout = RolloutEncoder(args.n_agents, cfg.world_model.latent_dim, cfg.imagination.embed_dim)
+            context_dim += cfg.imagination.embed_dim
+        return cls(mac, MMSAMixer(args, context_dim), model, rollout)
+
     def parts(self) -> dict[str, nn.Module]:
         """The networks that there are, by name."""
         agent = self.mac.agent
         parts = {"trunk": agent.trunk, "head": agent.head, "mixer": self.mixer, "model": self.model}
         return {name: part for name, part in (parts | {"rollout": self.rollout}).items() if part is not None}
+
+
+class Group(NamedTuple):
+    """What is trained with a learning rate and a gradient clip of its own, so that no group shrinks another's step."""
+
+    params: list[nn.Parameter]
+    lr: float
+    clip: float
+
+    @classmethod
+    def of(cls, modules: Iterable[nn.Module], lr: float, clip: float) -> Group:
+        return cls(list(chain(*(module.parameters() for module in modules))), lr, clip)
 
 
 class MMSALearner:
@@ -85,17 +110,8 @@ class MMSALearner:
         check(vars(args))
         self.args, self.logger, self.cfg = args, logger, MMSAConfig.from_args(args)
         cfg = self.cfg
-        model = rollout = None
-        context_dim = args.state_shape if cfg.mixer_state else 0
-        if cfg.world_model.enabled:
-            zs_dim = cfg.sale.dim if cfg.sale.enabled else 0
-            model = WorldModel(
-                args.n_agents, args.n_actions, args.hidden_dim, zs_dim, cfg.world_model, cfg.loss_weights
-            )
-            rollout = RolloutEncoder(args.n_agents, cfg.world_model.latent_dim, cfg.imagination.embed_dim)
-            context_dim += cfg.imagination.embed_dim
         self.mac = mac
-        self.online = Networks(mac, MMSAMixer(args, context_dim), model, rollout)
+        self.online = Networks.build(mac, args, cfg)
         self.target = copy.deepcopy(self.online)
         if cfg.imagination.target == "online":  # one roll-out serves both mixers
             self.target = self.target._replace(model=None, rollout=None)
@@ -105,25 +121,15 @@ class MMSALearner:
         self.beside = Beside(1 if args.use_cuda else getattr(args, "torch_threads", 1))  # upstream has no such key
         self.apart = cfg.imagination.grad != "full"  # TD trains nothing that another loss trains
 
-        # Each group has a gradient clip of its own, so that none shrinks another's step.
-        value = [mac.agent.trunk, mac.agent.head, self.online.mixer, *([rollout] if rollout else [])]
-        modules: dict[str, tuple[list[nn.Module], float, float]] = {"value": (value, args.lr, args.grad_norm_clip)}
-        if model is not None:
-            modules["world_model"] = ([model], args.lr, args.grad_norm_clip)
-        if self.sale is not None:
-            modules["sale"] = ([self.sale], cfg.sale.lr, cfg.sale.grad_norm_clip)
-        self.params = {name: list(chain(*(m.parameters() for m in ms))) for name, (ms, _, _) in modules.items()}
-        self.clips = {name: clip for name, (_, _, clip) in modules.items()}
+        groups = self._groups()
+        self.params = {name: group.params for name, group in groups.items()}
+        self.clips = {name: group.clip for name, group in groups.items()}
         self.optimiser = th.optim.Adam(
-            [{"params": self.params[name], "lr": lr} for name, (_, lr, _) in modules.items()], fused=True
+            [{"params": group.params, "lr": group.lr} for group in groups.values()], fused=True
         )
-        self.weights = {
-            name: weight
-            for name, weight in cfg.loss_weights.model_dump().items()
-            if weight
-            and (name not in WORLD_MODEL_LOSSES or model is not None)
-            and (name != "sale" or self.sale is not None)
-        }
+        absent = {*(WORLD_MODEL_LOSSES if self.online.model is None else ()), *(["sale"] if self.sale is None else ())}
+        weights = cfg.loss_weights.model_dump()
+        self.weights = {name: weight for name, weight in weights.items() if weight and name not in absent}
         # A host that standardises rewards itself says so in the scheme.
         own = args.standardise_rewards and not scheme["reward"].get("standardised", False)
         self.standardise = RewardStandardiser() if own else None
@@ -132,6 +138,16 @@ class MMSALearner:
         self.training_steps = 0
         self.guard: Callable[[dict[str, Tensor], dict[str, Tensor]], bool] = Guard()  # or the host's own
         self.log_stats_t = -args.learner_log_interval - 1
+
+    def _groups(self) -> dict[str, Group]:
+        args, cfg, (mac, mixer, model, rollout) = self.args, self.cfg, self.online
+        value = [mac.agent.trunk, mac.agent.head, mixer, *([rollout] if rollout is not None else [])]
+        groups = {"value": Group.of(value, args.lr, args.grad_norm_clip)}
+        if model is not None:
+            groups["world_model"] = Group.of([model], args.lr, args.grad_norm_clip)
+        if self.sale is not None:
+            groups["sale"] = Group.of([self.sale], cfg.sale.lr, cfg.sale.grad_norm_clip)
+        return groups
 
     def train(self, batch: Any, t_env: int, episode_num: int) -> None:
         """One update on a sampled batch of episodes. Logs every `learner_log_interval` environment steps."""
