@@ -26,7 +26,9 @@ from utils.config import ConfigError, Parser, nearest, parse_override, shown_pat
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
 from utils.search import load_search
 
-PUBLISHED = ("results.csv", "table.md", "figures/curves_*.png", "figures/world_model_*.png")  # of a report
+PUBLISHED = (  # of a report
+    "results.csv", "table.md", "figures/aggregate_*.png", "figures/curves_*.png", "figures/world_model_*.png",
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -367,12 +367,14 @@ def test_published_runs_of_another_experiment(
 
 def test_publish_where_all_runs_are_of_another_experiment(stage: Stage, checkout: Path) -> None:
     pytest.importorskip("rliable")
-    stage.file.write_text(FILE + "runs_of: [lbf]\n")
-    run = stage.runs[0]
-    whole_record(run, checkout / "results/lbf" / run.published.relative_to(checkout / "results/pair"))
+    second = "  other: {env_config: matrix, overrides: {env_args.key: penalty}}\n"
+    stage.file.write_text(FILE.replace("seeds:", second + "seeds:") + "runs_of: [lbf]\n")
+    for run in (run for run in stage.runs if run.algorithm == "VDN" and run.seed == 1):
+        whole_record(run, checkout / "results/lbf" / run.published.relative_to(checkout / "results/pair"))
     assert compare.main([*stage.words, "--publish"]) == 0
     made = {path.name for path in (checkout / "results/pair").iterdir()}
-    assert made == {"results.csv", "table.md", "curves_climbing_backend_not_recorded.png"}
+    figures = {f"curves_{task}_backend_not_recorded.png" for task in ("climbing", "penalty")}
+    assert made == {"results.csv", "table.md", *figures, "aggregate_test_return_mean.png"}
     assert "results/lbf/runs/VDN" in (checkout / "results/pair/results.csv").read_text()
 
 
