@@ -25,7 +25,7 @@ from .config import MMSAConfig, check
 from .controller import MMSAController
 from .diagnostics import open_loop, reliance
 from .imagination import RolloutEncoder, imagine
-from .mixer import MMSAMixer
+from .mixer import MMSAMixer, scaled
 from .returns import RewardStandardiser, Rows, q_lambda
 from .sale import SALE
 from .world_model import LOSSES as WORLD_MODEL_LOSSES
@@ -36,8 +36,8 @@ PATIENCE = 10  # updates in a row that are left out before the run ends
 
 
 class Packed(NamedTuple):
-    """The valid steps of a batch: state (R, S), obs (R, N, O), x (R, N, I), actions (R, N), avail (R, N, A) bool,
-    reward and terminated (R,).
+    """The valid steps of a batch: state (R, S) as the mixer sees it, obs (R, N, O), x (R, N, I), actions (R, N),
+    avail (R, N, A) bool, reward and terminated (R,).
     """
 
     state: Tensor
@@ -281,8 +281,9 @@ class MMSALearner:
         obs, reward = rows.pack(batch["obs"]), rows.pack(batch["reward"]).squeeze(1)
         if self.standardise is not None:
             reward = reward.index_copy(0, rows.src, self.standardise(reward[rows.src]))
+        state = rows.pack(batch["state"])
         return Packed(
-            state=rows.pack(batch["state"]),
+            state=scaled(state) if getattr(self.args, "scale_state", False) else state,
             obs=obs,
             x=self.mac.inputs(obs, last),
             actions=rows.pack(actions),

@@ -13,6 +13,7 @@ import numpy as np
 from utils.commands import flat
 from utils.records import NOT_LEARNT
 from utils.runs import Planned, RunRecord
+from utils.schema import LATER
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
@@ -152,7 +153,8 @@ def incomplete(run: RunRecord) -> str:
 def differences(config: Mapping[str, Any], plan: Planned) -> str:
     """The planned keys whose values the run does not have, and of a whole plan those that it lacks, in words; "" where
     there are none."""
-    own, wanted = dict(flat(config)), dict(flat(plan.config))
+    later = LATER if plan.whole else {}
+    own, wanted = (dict(flat({**later, **settings})) for settings in (config, plan.config))
     wrong = [
         f"{key}={_shown(own.get(key, ABSENT))} instead of {_shown(wanted.get(key, ABSENT))}"
         for key in sorted(wanted.keys() | (own.keys() if plan.whole else ()))
@@ -171,7 +173,7 @@ def _left_out(run: RunRecord, reason: str) -> LeftOut:
 
 
 def _compared(run: RunRecord) -> dict[str, str]:
-    return {key: _shown(value) for key, value in flat(run.config) if key not in NOT_COMPARED}
+    return {key: _shown(value) for key, value in flat({**LATER, **run.config}) if key not in NOT_COMPARED}
 
 
 def _is_environment(key: str) -> bool:

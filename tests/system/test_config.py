@@ -19,7 +19,7 @@ import learners
 import runners
 from components import action_selectors
 from utils import config, hosts, schema
-from utils.config import ConfigError, load_yaml, parse_override, parse_value
+from utils.config import ConfigError, complete, compose, load_yaml, parse_override, parse_value
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")))
@@ -34,6 +34,11 @@ PAIRS = [(alg, env) for alg in config.available("algs") for env in config.availa
 # --- default.yaml ---
 def test_default_yaml_and_schema_have_the_same_keys_in_the_same_order() -> None:
     assert list(load_yaml(ROOT / "config" / "default.yaml")) == list(schema.HostConfig.model_fields)
+
+
+def test_keys_that_came_later_have_a_value_that_they_may_have() -> None:
+    config = compose("qmix", "matrix")
+    assert complete(config | schema.LATER, {}) == config | schema.LATER and schema.LATER.keys() <= config.keys()
 
 
 def test_every_key_of_default_yaml_has_a_comment() -> None:

@@ -55,6 +55,13 @@ def test_other_configurations_are_other_curves(lay: Any) -> None:
     ]
 
 
+def test_a_record_older_than_a_key_is_one_of_its_former_value(lay: Any) -> None:
+    later: list[dict[str, Any]] = [{}, {"scale_state": False}, {"scale_state": True}]
+    runs = lay(*((sr.configuration(seed=seed, **keys), {}) for seed, keys in enumerate(later)))
+    assert names(group(runs[:2])) == [(LBF, "qmix", [0, 1])]
+    assert names(group(runs)) == [(LBF, "qmix scale_state=false", [0, 1]), (LBF, "qmix scale_state=true", [2])]
+
+
 def test_a_curve_is_called_the_same_on_all_tasks(lay: Any) -> None:
     other = {"env_args": {"key": "other"}}
     runs = lay((sr.configuration(lr=1), {}), (sr.configuration(lr=2), {}), (sr.configuration(lr=1, **other), {}))
@@ -189,6 +196,8 @@ def test_a_plan_may_be_a_part_of_the_configuration(lay: Any) -> None:
         ({"torch_threads": 2}, "torch_threads=2 instead of 1"),
         ({"gone": 3}, "gone=3 instead of absent"),
         ({"env_workers": 3}, ""),
+        ({"scale_state": False}, ""),  # younger than the plan's record of the other one
+        ({"scale_state": True}, "scale_state=true instead of false"),
     ],
 )
 def test_what_is_averaged_is_what_counts_as_finished(lay: Any, change: dict[str, Any], reason: str) -> None:
