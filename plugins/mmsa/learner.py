@@ -121,13 +121,12 @@ class MMSALearner:
         self.beside = Beside(1 if args.use_cuda else getattr(args, "torch_threads", 1))  # upstream has no such key
         self.apart = cfg.imagination.grad != "full"  # TD trains nothing that another loss trains
 
-        groups = self._groups()
-        self.params = {name: group.params for name, group in groups.items()}
-        self.clips = {name: group.clip for name, group in groups.items()}
+        self.groups = self._groups()
         self.optimiser = th.optim.Adam(
-            [{"params": group.params, "lr": group.lr} for group in groups.values()], fused=True
+            [{"params": group.params, "lr": group.lr} for group in self.groups.values()], fused=True
         )
-        absent = {*(WORLD_MODEL_LOSSES if self.online.model is None else ()), *(["sale"] if self.sale is None else ())}
+        absent: tuple[str, ...] = () if self.online.model is not None else WORLD_MODEL_LOSSES
+        absent += () if self.sale is not None else ("sale",)
         weights = cfg.loss_weights.model_dump()
         self.weights = {name: weight for name, weight in weights.items() if weight and name not in absent}
         # A host that standardises rewards itself says so in the scheme.
@@ -158,7 +157,7 @@ class MMSALearner:
         # 5. Gradients, and metrics of the networks that they are of
         self.optimiser.zero_grad()
         self._backward(weighted)
-        norms = {name: clip_grad_norm_(params, self.clips[name], foreach=True) for name, params in self.params.items()}
+        norms = {name: clip_grad_norm_(own.params, own.clip, foreach=True) for name, own in self.groups.items()}
         if not self.guard(losses, norms):
             return
         if t_env - self.log_stats_t >= self.args.learner_log_interval:

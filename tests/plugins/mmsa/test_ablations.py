@@ -108,7 +108,7 @@ def parts(**changes: Any) -> set[str]:
 
 def test_without_sale_there_are_no_embeddings() -> None:
     learner = build(**{"sale.enabled": False})
-    assert learner.sale is None and "sale" not in learner.weights and "sale" not in learner.params
+    assert learner.sale is None and "sale" not in learner.weights and "sale" not in learner.groups
     names = {name.rpartition(".")[0] for name in weights(learner)}
     assert not any("sale" in name or "enc_z" in name for name in names)
     assert {name for name in names if ".head." in name} == {"online.head.direct", "target.head.direct"}
@@ -119,7 +119,7 @@ def test_without_sale_there_are_no_embeddings() -> None:
 def test_without_a_world_model_there_is_none_and_no_roll_out() -> None:
     learner = build(**{"world_model.enabled": False})
     assert learner.online.model is learner.online.rollout is learner.target.model is learner.target.rollout is None
-    assert set(learner.weights) == {"td", "sale"} and set(learner.params) == {"value", "sale"}
+    assert set(learner.weights) == {"td", "sale"} and set(learner.groups) == {"value", "sale"}
     assert not any(".model." in name or ".rollout." in name for name in weights(learner))
     assert learner.online.mixer.hyper_b1.in_features == learner.args.state_shape
 

@@ -131,7 +131,7 @@ def test_masks_that_were_never_closed_train_nothing() -> None:
 
 def test_every_trained_parameter_is_in_one_group_and_gets_a_gradient() -> None:
     learner = build(**CONTINUATION, **{"sale.scope": "joint"})
-    grouped = [id(p) for group in learner.params.values() for p in group]
+    grouped = [id(p) for group in learner.groups.values() for p in group.params]
     trained = {
         n: p for n, p in weights(learner).items() if not n.startswith("target.") and not n.startswith("online.sale.")
     }
@@ -479,15 +479,15 @@ def test_each_group_is_clipped_and_stepped_on_its_own() -> None:
     learner = build(log=log, **changes, standardise_rewards=False)
     batch = batch_of(learner)
     batch["reward"][:] *= 100
-    before = {name: [p.detach().clone() for p in group] for name, group in learner.params.items()}
+    before = {name: [p.detach().clone() for p in group.params] for name, group in learner.groups.items()}
     learner.train(batch, 1, 1)
-    assert set(learner.params) == {"value", "world_model", "sale"}
+    assert set(learner.groups) == {"value", "world_model", "sale"}
     for name, clip, lr, logged in (
         ("value", 0.01, 0.001, "grad_norm"),
         ("world_model", 0.01, 0.001, "mmsa_grad_norm_world_model"),
         ("sale", 0.002, 0.0002, "mmsa_grad_norm_sale"),
     ):
-        group = learner.params[name]
+        group = learner.groups[name].params
         norm = math.sqrt(sum(p.grad.square().sum().item() for p in group if p.grad is not None))
         assert norm == pytest.approx(clip, rel=1e-3) and log.stats[logged][-1][1] > clip
         step = max((p - old).abs().max().item() for p, old in zip(group, before[name], strict=True))
