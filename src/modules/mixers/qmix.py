@@ -29,7 +29,7 @@ class QMixer(nn.Module):
     def __init__(self, args: SimpleNamespace) -> None:
         super().__init__()
         n_states, self.width = args.state_shape, args.mixing_embed_dim
-        self.scale_state = getattr(args, "scale_state", False)  # a learner for EPyMARL may give keys of its own
+        self.scale_state = getattr(args, "scale_state", False)  # not there where code for EPyMARL names the keys itself
         if args.hypernet_layers not in (1, 2):
             raise ValueError(f"hypernet_layers must be 1 or 2, not {args.hypernet_layers}")
 
