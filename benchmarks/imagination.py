@@ -95,7 +95,7 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     saved, problems = Checkpoints(folder / "checkpoints").newest()
     if saved is None:
         raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
-    recorded = {key: value for key, value in read(folder / "config.json").items() if key != "__annotations__"}
+    recorded = read(folder / "config.json")
     changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
     if recorded.get("learner") != "mmsa_learner":
         raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")

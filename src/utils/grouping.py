@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.commands import flat
-from utils.records import NOT_LEARNT
+from utils.records import NOT_LEARNT, differences
 from utils.runs import Planned, RunRecord
 from utils.schema import LATER
 
@@ -19,7 +19,6 @@ METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
 # threads and a GPU, which change the last digits, make another run of a plan, but no other curve.
 NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
-NOT_PLANNED = NOT_LEARNT | {"seed", "__annotations__"}  # as records.differences has it; the seed is asked before
 ENVIRONMENT = {"env", "common_reward", "reward_scalarisation"}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"
@@ -96,12 +95,12 @@ def _sift(runs: Iterable[RunRecord], planned: Sequence[Planned]) -> tuple[list[R
         wanted = [i for i, plan in enumerate(planned) if _is_of(run, plan)]
         tried |= set(wanted)
         if not reason and planned:
-            wrong = {i: differences(run.config, planned[i]) for i in wanted}
+            wrong = {i: differences(run.config, planned[i].config) for i in wanted}
             met |= {i for i in wanted if not wrong[i]}
             if not wanted:
                 reason = "not planned in this experiment"
             elif all(wrong.values()):
-                reason = "another configuration than planned: " + min(wrong.values(), key=len)
+                reason = "another configuration than planned: " + min(map("; ".join, wrong.values()), key=len)
         if reason:
             left_out.append(_left_out(run, reason))
         else:
@@ -148,20 +147,6 @@ def incomplete(run: RunRecord) -> str:
     if isinstance(t_max, (int, float)) and isinstance(between, (int, float)) and metric.steps[-1] + between < t_max:
         return f"cut off: the last test is at step {metric.steps[-1]:,.0f} of t_max={t_max:,}"
     return ""
-
-
-def differences(config: Mapping[str, Any], plan: Planned) -> str:
-    """The planned keys whose values the run does not have, and of a whole plan those that it lacks, in words; "" where
-    there are none."""
-    later = LATER if plan.whole else {}
-    own, wanted = (dict(flat({**later, **settings})) for settings in (config, plan.config))
-    wrong = [
-        f"{key}={_shown(own.get(key, ABSENT))} instead of {_shown(wanted.get(key, ABSENT))}"
-        for key in sorted(wanted.keys() | (own.keys() if plan.whole else ()))
-        if key.split(".")[0] not in NOT_PLANNED
-        and (key not in own or key not in wanted or _shown(own[key]) != _shown(wanted[key]))
-    ]
-    return ", ".join(wrong)
 
 
 def _is_of(run: RunRecord, plan: Planned) -> bool:

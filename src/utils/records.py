@@ -122,8 +122,7 @@ def records(folder: Path) -> Iterator[Record]:
 def record(folder: Path) -> Record:
     """The record in one of Sacred's folders."""
     entry = _json(folder / "run.json")
-    config = {key: value for key, value in _json(folder / "config.json").items() if key != "__annotations__"}
-    return Record(folder, str(entry.get("status", "")), config)
+    return Record(folder, str(entry.get("status", "")), _json(folder / "config.json"))
 
 
 def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:

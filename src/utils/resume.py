@@ -74,7 +74,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
         raise ConfigError(f"--resume={name}: no record of a run; it is in results/sacred/ALGORITHM/TASK/ID")
     refuse_links(folder)
     source = folder / "config.json"
-    recorded = LATER | {key: value for key, value in read(source).items() if key != "__annotations__"}
+    recorded = LATER | read(source)
     status = str(read(folder / "run.json").get("status"))
     if not (folder / CHECKPOINTS).is_dir():
         why = (

@@ -78,20 +78,18 @@ class RunRecord:
 class Planned:
     """A run that an experiment wants.
 
-    `algorithm` and `task` are as RunRecord's algorithm and task_name. `config` may be a part of the configuration: only
-    its keys are compared, unless it is the `whole` of it.
+    `algorithm` and `task` are as RunRecord's algorithm and task_name.
     """
 
     algorithm: str
     task: str
     seed: int | None
     config: Mapping[str, Any]
-    whole: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Planned:
         """The plan to run this composed configuration."""
-        return cls(algorithm_of(config), plain_key(task_of(config)), config.get("seed"), config, whole=True)
+        return cls(algorithm_of(config), plain_key(task_of(config)), config.get("seed"), config)
 
 
 def algorithm_of(config: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from support import sacred_runs as sr
 
-from utils import records
 from utils.grouping import Groups, group
 from utils.runs import Planned, RunRecord, load_runs
 
@@ -177,27 +176,20 @@ def test_what_was_planned_is_asked_for(lay: Any) -> None:
     groups = group(runs, [Planned.of(sr.configuration(seed=seed)) for seed in (1, 2, 3, 4)])
     assert names(groups) == [(LBF, "qmix", [1])]
     reasons = {(out.algorithm, out.seed, bool(out.source)): out.reason for out in groups.left_out}
-    assert reasons["qmix", 2, True] == "another configuration than planned: lr=1 instead of 0.0005"
+    assert reasons["qmix", 2, True] == "another configuration than planned: lr is 1, the plan has 0.0005"
     assert "crashed" in reasons["qmix", 3, True] and reasons["vdn", 1, True] == "not planned in this experiment"
     assert "no run was recorded" in reasons["qmix", 4, False]
     assert {seed for _, seed, recorded in reasons if not recorded} == {2, 3, 4}
 
 
-def test_a_plan_may_be_a_part_of_the_configuration(lay: Any) -> None:
-    runs = lay((sr.configuration(), {}))
-    assert not group(runs, [Planned("qmix", sr.LBF, 1, {"lr": 0.0005, "local_results_path": "elsewhere"})]).left_out
-    assert not group(runs, [Planned("qmix", LBF, 1, {})]).left_out
-    assert len(group(runs, [Planned("qmix", sr.LBF, 1, {"new_key": 1})]).left_out) == 2
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"torch_threads": 2}, "torch_threads=2 instead of 1"),
-        ({"gone": 3}, "gone=3 instead of absent"),
+        ({"torch_threads": 2}, "torch_threads is 2, the plan has 1"),
+        ({"gone": 3}, "gone is 3, the plan does not have it"),
         ({"env_workers": 3}, ""),
         ({"scale_state": False}, ""),  # younger than the plan's record of the other one
-        ({"scale_state": True}, "scale_state=true instead of false"),
+        ({"scale_state": True}, "scale_state is True, the plan has False"),
     ],
 )
 def test_what_is_averaged_is_what_counts_as_finished(lay: Any, change: dict[str, Any], reason: str) -> None:
@@ -205,4 +197,3 @@ def test_what_is_averaged_is_what_counts_as_finished(lay: Any, change: dict[str,
     groups = group(lay((config, {})), [Planned.of(plan)])
     said = [out.reason for out in groups.left_out if out.source]
     assert said == ([f"another configuration than planned: {reason}"] if reason else [])
-    assert bool(said) == bool(records.differences(config, plan))
