@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import math
 import os
@@ -39,6 +40,7 @@ from utils.mongo import (
 from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files
 
 FOLDER = "results/sacred"
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without them, where runs go on as well
 SCORE = "mean of the last tenth"  # what `score` is
 HEAD = ("status", "algorithm", "task", "seed", "steps", f"tests: {SCORE}", "started", "run")  # of `ls`
 
@@ -211,8 +213,11 @@ def refuse_going(folder: Path) -> None:
         checkpoints.lock()
     except CheckpointError as error:
         raise ConfigError(f"{error}: stop it first; nothing was deleted") from None
-    except OSError:  # a file system without locks, so that no process has one
-        return
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return
+        unknown = f"{folder}: whether a process has this run cannot be told: {error}; nothing was deleted"
+        raise ConfigError(unknown) from None
     checkpoints.unlock()
 
 

@@ -230,13 +230,18 @@ def test_rm_leaves_a_run_that_goes_on(runs: Path, capsys: pytest.CaptureFixture[
     assert track.main(["rm", "results/sacred", "--yes"]) == 0 and not list(runs.rglob("run.json"))
 
 
-def test_rm_where_there_are_no_locks(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "left"), [(errno.ENOLCK, 0), (errno.EACCES, 3)])
+def test_rm_where_no_lock_can_be_taken(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, left: int
+) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+        raise OSError(number, "no lock")
 
     (runs / "results/sacred/vdn/1/checkpoints").mkdir()
     monkeypatch.setattr(Checkpoints, "lock", refuse)
-    assert track.main(["rm", "results/sacred", "--yes"]) == 0 and not list(runs.rglob("run.json"))
+    assert track.main(["rm", "results/sacred", "--yes"]) == (2 if left else 0)
+    assert len(list(runs.rglob("run.json"))) == left
+    assert ("whether a process has this run cannot be told" in capsys.readouterr().err) == bool(left)
 
 
 def test_rm_in_a_database(runs: Path, wire: Wire, db: Any) -> None:
