@@ -20,6 +20,7 @@ import runners
 from components import action_selectors
 from utils import config, hosts, schema
 from utils.config import ConfigError, complete, compose, load_yaml, parse_override, parse_value
+from utils.publish import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")))
@@ -39,6 +40,13 @@ def test_default_yaml_and_schema_have_the_same_keys_in_the_same_order() -> None:
 def test_keys_that_came_later_have_a_value_that_they_may_have() -> None:
     config = compose("qmix", "matrix")
     assert complete(config | schema.LATER, {}) == config | schema.LATER and schema.LATER.keys() <= config.keys()
+
+
+def test_no_key_that_came_later_is_forgotten() -> None:
+    """Else every published run would be of another configuration."""
+    published = [json.loads(path.read_text()) for path in (ROOT / "results").rglob("runs/**/config.json")]
+    wanted = schema.HostConfig.model_fields.keys() - LEFT_OUT - schema.LATER.keys()
+    assert len(published) > 200 and [wanted - one.keys() for one in published if wanted - one.keys()] == []
 
 
 def test_every_key_of_default_yaml_has_a_comment() -> None:

@@ -176,6 +176,13 @@ def test_a_rebuilt_command_makes_the_same_configuration() -> None:
     assert compose("qmix", "gymma", command[5:]) == config
 
 
+def test_a_rebuilt_command_names_what_an_older_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose("qmix", "matrix")
+    monkeypatch.setattr("utils.commands.LATER", {"gamma": 0.5})
+    del config["gamma"]
+    assert "gamma=0.5" in rebuilt_command(config).split()
+
+
 def test_a_rebuilt_command_keeps_words_words() -> None:
     config = compose("qmix", "gymma", ["env_args.key=" + sr.LBF, "label='3'"])
     assert compose("qmix", "gymma", shlex.split(rebuilt_command(config))[5:])["label"] == "3"
