@@ -174,6 +174,8 @@ class ExactMMSALearner(MMSALearner):
             raise ValueError(f"world_model.latent_dim={latent_dim}: exact steps need {needed} or more on this task")
         if self.online.rollout is None or self.cfg.imagination.target != "online" or args.obs_last_action:
             raise ValueError("exact steps need world_model.enabled, imagination.target=online and no obs_last_action")
+        if args.scale_inputs:
+            raise ValueError("exact steps need scale_inputs=False: the game's rules read its own numbers")
         self.online = self.online._replace(model=None)  # nothing asks it
         self.weights = {name: weight for name, weight in self.weights.items() if name not in LOSSES}
 

@@ -90,6 +90,7 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     from utils.checkpoints import Checkpoints
     from utils.logging import Logger
     from utils.recorded import read
+    from utils.schema import LATER
 
     mmsa.register()
     saved, problems = Checkpoints(folder / "checkpoints").newest()
@@ -99,7 +100,9 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
     if recorded.get("learner") != "mmsa_learner":
         raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")
-    args = run.make_args(recorded | changes)
+    if recorded.get("scale_inputs"):
+        raise SystemExit(f"{folder}: has scale_inputs=True, and a copy of the game shows its own numbers")
+    args = run.make_args(LATER | recorded | changes)
     logger = Logger(logging.getLogger("imagination"))
     runner = run.make_runner(args, logger)
     buffer, learner = run.build(args, runner, logger)

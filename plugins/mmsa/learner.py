@@ -25,7 +25,7 @@ from .config import MMSAConfig, check
 from .controller import MMSAController
 from .diagnostics import open_loop, reliance
 from .imagination import RolloutEncoder, imagine
-from .mixer import MMSAMixer, scaled
+from .mixer import MMSAMixer
 from .returns import RewardStandardiser, Rows, q_lambda
 from .sale import SALE
 from .world_model import LOSSES as WORLD_MODEL_LOSSES
@@ -118,8 +118,7 @@ class MMSALearner:
         self.sale: SALE | None = None
         if mac.agent.sale is not None:
             self.sale = copy.deepcopy(mac.agent.sale).requires_grad_(True)
-        self.scale_state = getattr(args, "scale_state", False)  # upstream has neither this key nor the next
-        self.beside = Beside(1 if args.use_cuda else getattr(args, "torch_threads", 1))
+        self.beside = Beside(1 if args.use_cuda else getattr(args, "torch_threads", 1))  # upstream has no such key
         self.apart = cfg.imagination.grad != "full"  # TD trains nothing that another loss trains
 
         self.groups = self._groups()
@@ -200,7 +199,7 @@ class MMSALearner:
         )
 
         # 4. Value: mixed double-Q TD loss on [state; roll-out]
-        context, next_context = self._contexts(self._mixer_state(data), states, target_states)  # (R, C)
+        context, next_context = self._contexts(data.state, states, target_states)  # (R, C)
         q_taken = agent.head.chosen(*_flat(h, data.actions, zs, taken_zsa))
         q_tot = online.mixer(q_taken.view_as(data.actions), context).squeeze(1)  # (R,), meaningful where a step follows
         with th.no_grad():
@@ -331,10 +330,6 @@ class MMSALearner:
         parts = _halves(s) if self.apart else [slice(0, len(s))]
         return th.cat(self.beside.share([partial(half, rows) for rows in parts]), dim=1)
 
-    def _mixer_state(self, data: Packed) -> Tensor:
-        """The state (R, S) as the mixers read it."""
-        return scaled(data.state) if self.scale_state else data.state
-
     def _contexts(self, state: Tensor, states: Tensor | None, target_states: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the mixer and the target mixer see at every valid row: c = [state; e], each (R, C)."""
         if states is None or self.online.rollout is None:
@@ -399,7 +394,7 @@ class MMSALearner:
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
         data, states, (mac, mixer, model, rollout) = seen.data, stats.get("states"), self.online
-        state = self._mixer_state(data) if self.cfg.mixer_state else None
+        state = data.state if self.cfg.mixer_state else None
         found = reliance(mixer, rollout, stats["q_taken"], state, states, stats["goal"], stats["src"])
         if model is not None:
             played = data.actions, data.reward, stats["preferred"], self.cfg.imagination.zs == "encode"

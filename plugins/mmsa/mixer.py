@@ -10,11 +10,6 @@ from torch.nn import functional as F
 from .kernels import Linear
 
 
-def scaled(state: Tensor) -> Tensor:
-    """(..., S) -> the same, divided by its mean absolute value where that is above 1, as the host's QMIX has it."""
-    return state / state.abs().mean(-1, keepdim=True).clamp(min=1.0)
-
-
 def _hypernet(layers: int, inp: int, hidden: int, out: int) -> nn.Module:
     if layers == 1:
         return Linear(inp, out)

@@ -63,7 +63,7 @@ ONLY: dict[str, tuple[Any, str]] = {
     "sequence_length": (None, "updates on whole episodes"),
     "burn_in": (0, "updates on whole episodes"),
     "td_lambda": (0, "one-step targets"),
-    "scale_state": (False, "mixing with the state as it is"),
+    "scale_inputs": (False, "learning from inputs as they are"),
 }
 # What MMSA reads of the checkout's own default.yaml.
 KEYS = ("hidden_dim", "lr", "gamma", "grad_norm_clip", "learner_log_interval", "use_cuda")

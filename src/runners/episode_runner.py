@@ -22,6 +22,15 @@ from components.episode_buffer import EpisodeBatch, Preprocess, Scheme
 OWN_NAMES = re.compile(r"return|total_return|agent_\d+_return|ep_length|test_.*")  # of metrics that are logged here
 
 
+def scaled(x: np.ndarray) -> np.ndarray:
+    """(..., X) -> the same, each row divided by its mean absolute value where that is above 1.
+
+    Inputs of large numbers, as of cells, make new networks' outputs as large, and what a hypernetwork mixes many times
+    larger (results/README.md has how much, and what it does to learning).
+    """
+    return x / np.maximum(np.abs(x).mean(-1, keepdims=True), 1)
+
+
 class EpisodeStats:
     """Returns and final infos of finished episodes until they are logged.
 
@@ -72,7 +81,8 @@ class EpisodeRunner:
     """`run` plays one episode in each environment and returns them as a batch, valid until the next `run`.
 
     `t_env` counts the training steps of the environments that were still running. The batch stays on the CPU.
-    `before_step` is called before each step of the environments: what it raises ends the rollout.
+    `before_step` is called before each step of the environments: what it raises ends the rollout. With
+    `args.scale_inputs` the batch, by which agents act and learn, holds observations and states as `scaled` has them.
     """
 
     def __init__(self, args: SimpleNamespace, logger: Any) -> None:
@@ -147,13 +157,18 @@ class EpisodeRunner:
         terminated, filled = batch.numpy("terminated"), batch.numpy("filled")
         env_reward = env.reward.reshape(self.batch_size, -1)
 
+        def see(live: Any, t: int) -> None:
+            """What these environments show now is step t of their rows."""
+            seen, whole = env.obs[live], env.state[live]
+            obs[live, t], state[live, t] = (scaled(seen), scaled(whole)) if self.args.scale_inputs else (seen, whole)
+            avail[live, t], filled[live, t] = env.avail_actions[live], 1
+
         env.reset()
         self.mac.init_hidden(batch_size=self.batch_size)
         live: Any = slice(None) if active.all() else np.flatnonzero(active)  # the environments still running
         t = 0
         while True:
-            obs[live, t], state[live, t], avail[live, t] = env.obs[live], env.state[live], env.avail_actions[live]
-            filled[live, t] = 1
+            see(live, t)
             bs = live if isinstance(live, slice) else th.from_numpy(live)
             chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
             actions[live] = chosen.cpu().numpy()
@@ -167,9 +182,7 @@ class EpisodeRunner:
                 env.show()
             if ended:
                 for i, info in ended:
-                    # The observation to bootstrap from, of an episode that is over
-                    obs[i, t], state[i, t], avail[i, t] = env.obs[i], env.state[i], env.avail_actions[i]
-                    filled[i, t] = 1
+                    see(i, t)  # to bootstrap from, of an episode that is over
                     active[i], lengths[i], infos[i] = False, t, info
                 live = np.flatnonzero(active)
                 if not len(live):

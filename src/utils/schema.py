@@ -19,7 +19,7 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _NAME = "a word of letters, digits, _ . and - that begins with a letter or _"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", description=_NAME)]  # of a registry entry, a folder
 MAX_SEED = 2**32 - 1
-LATER = {"scale_state": False}  # keys that came after runs were published -> what these did
+LATER = {"scale_inputs": False}  # keys that came after runs were published -> what these did
 
 
 class HostConfig(BaseModel):
@@ -40,6 +40,7 @@ class HostConfig(BaseModel):
     env_args: dict[str, Any]
     common_reward: bool
     reward_scalarisation: Literal["sum", "mean"]
+    scale_inputs: bool
 
     # acting
     runner: Name
@@ -121,7 +122,6 @@ class HostConfig(BaseModel):
     mixing_embed_dim: Positive
     hypernet_layers: Literal[1, 2]
     hypernet_embed: Positive
-    scale_state: bool
 
 
 def cross_checks(config: dict[str, Any]) -> dict[str, str]:

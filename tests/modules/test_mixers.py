@@ -40,18 +40,6 @@ def test_qmix_is_the_stated_function() -> None:
     th.testing.assert_close(mixer(q.view(1, 1, N), s.view(1, 1, S)).flatten(), expected)
 
 
-def test_qmix_reads_a_large_state_at_a_mean_size_of_one_and_a_small_one_as_it_is() -> None:
-    th.manual_seed(0)
-    plain, scaling = REGISTRY["qmix"](args(scale_state=False)), REGISTRY["qmix"](args(scale_state=True))
-    scaling.load_state_dict(plain.state_dict())
-    q, sign = th.randn(B, T, N), th.randn(B, T, S).sign()
-    large, small = sign * (1 + 30 * th.rand(B, T, S)), sign * th.rand(B, T, S)
-    size = sum(large[..., k].abs() for k in range(S)).unsqueeze(-1) / S
-    th.testing.assert_close(scaling(q, large), plain(q, large / size))
-    assert th.equal(scaling(q, small), plain(q, small)) and not th.allclose(scaling(q, large), plain(q, large))
-    assert scaling(q, th.zeros(B, T, S)).isfinite().all()
-
-
 def test_qmix_refuses_other_depths() -> None:
     with pytest.raises(ValueError, match="hypernet_layers"):
         REGISTRY["qmix"](args(hypernet_layers=3))

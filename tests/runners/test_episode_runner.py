@@ -62,6 +62,29 @@ def test_the_batch_holds_what_the_environments_showed(n_envs: int) -> None:
     assert runner.t_env == env.stepped == sum(env.length(i, j) for i in range(n_envs) for j in range(7))
 
 
+def test_scaled_inputs_have_a_mean_size_of_one_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each agent's observation, and the state, by its own mean size; the environment's arrays stay as they are."""
+    plain = DummyVectorEnv.observation
+
+    def observation(self: Any, i: int, j: int, t: int) -> np.ndarray:
+        return plain(self, i, j, t) * np.float32([0, 0.5, 9])[:, None] * (1 + 3 * (t % 2))
+
+    monkeypatch.setattr(DummyVectorEnv, "observation", observation)
+    runner, _, env = build(4, scale_inputs=True)
+    sizes = []
+    for j in range(7):
+        batch = runner.run()
+        for i in range(4):
+            for t in range(env.length(i, j) + 1):
+                obs = env.observation(i, j, t)
+                for row, seen in [*zip(obs, batch["obs"][i, t], strict=True), (obs.ravel()[:8], batch["state"][i, t])]:
+                    sizes.append(sum(abs(float(x)) for x in row) / len(row))
+                    np.testing.assert_allclose(seen, row / max(sizes[-1], 1), rtol=1e-6)
+                    assert sizes[-1] > 1 or np.array_equal(seen, row)
+        np.testing.assert_array_equal(env.obs[0], env.observation(0, j, env.length(0, j)))
+    assert min(sizes) == 0 and max(sizes) > 5 and 10 < sum(size > 1 for size in sizes) < len(sizes) - 10
+
+
 def test_only_running_environments_are_asked_for_actions() -> None:
     class Mac:
         action_selector = None

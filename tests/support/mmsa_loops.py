@@ -252,9 +252,7 @@ class Loops:
             if self.cfg.imagination.target == "copy":
                 e_hat = [self.imagined("target", e, t) for t in range(last + 1)]
         chooser = "online" if self.args.double_q else "target"
-        size = [max(1, s.abs().mean()) if self.args.scale_state else 1 for s in e.state]
-        width = e.state.shape[1] if self.cfg.mixer_state else 0
-        state, g = [s[:width] / by for s, by in zip(e.state, size, strict=True)], NOTHING.sum()
+        state, g = (e.state if self.cfg.mixer_state else e.state[:, :0]), NOTHING.sum()
         for t in reversed(range(last)):
             with th.no_grad():
                 u, zs = t + 1, e.zs["target.sale"][t + 1]

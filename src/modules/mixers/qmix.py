@@ -14,22 +14,12 @@ from torch.nn import functional as F
 from modules.linear import Linear
 
 
-def scaled(states: th.Tensor) -> th.Tensor:
-    """(..., S) -> the same, divided by its mean absolute value where that is above 1.
-
-    Q_tot is a product of two hypernetworks' outputs, so that a state of large numbers, as of cells, multiplies each
-    agent's value many times (results/README.md has how much).
-    """
-    return states / states.abs().mean(-1, keepdim=True).clamp(min=1.0)
-
-
 class QMixer(nn.Module):
     """One hidden ELU layer of width M; hypernetworks make its weights (absolute values) and biases from the state."""
 
     def __init__(self, args: SimpleNamespace) -> None:
         super().__init__()
         n_states, self.width = args.state_shape, args.mixing_embed_dim
-        self.scale_state = getattr(args, "scale_state", False)  # not there where code for EPyMARL names the keys itself
         if args.hypernet_layers not in (1, 2):
             raise ValueError(f"hypernet_layers must be 1 or 2, not {args.hypernet_layers}")
 
@@ -46,8 +36,6 @@ class QMixer(nn.Module):
 
     def forward(self, agent_qs: th.Tensor, states: th.Tensor) -> th.Tensor:
         """agent_qs (B, T, N), states (B, T, S) -> Q_tot (B, T, 1)."""
-        if self.scale_state:
-            states = scaled(states)
         w_in = self.weights_in(states).abs().unflatten(-1, (-1, self.width))  # (B, T, N, M)
         hidden = F.elu((agent_qs.unsqueeze(-1) * w_in).sum(-2) + self.bias_in(states))  # (B, T, M)
         w_out = self.weights_out(states).abs()

@@ -28,7 +28,6 @@ SHARED: list[dict[str, Any]] = [  # host keys that change MMSA's path
     {"obs_agent_id": False},
     {"target_update_interval_or_tau": 0.01},
     {"hypernet_layers": 1},
-    {"scale_state": True},
     {"standardise_rewards": True},
     {"n_agents": 1},
 ]

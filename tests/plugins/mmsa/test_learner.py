@@ -274,22 +274,18 @@ def test_the_sale_loss_is_that_of_a_plain_loop(changes: dict[str, Any]) -> None:
     assert losses(learner, batch)["sale"].item() == pytest.approx(total / count, rel=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixer_state": False}, {"scale_state": True}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"mixer_state": False}], ids=str)
 def test_the_context_is_the_state_and_the_roll_out(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     learner = build(**changes)
     rollouts = []
     learner.online.rollout.register_forward_hook(lambda module, inputs, output: rollouts.append(output))
     calls = [spy(monkeypatch, side.mixer, "forward") for side in (learner.online, learner.target)]
     batch = batch_of(learner)
-    batch["state"][:, ::2] *= 5
-    sizes = batch["state"].abs().mean(-1, keepdim=True)
-    assert sizes[:, ::2].max() > 1 > sizes[:, 1::2].min()
     losses(learner, batch)
     filled = batch["filled"][..., 0] != 0
     e = th.zeros(*filled.shape, rollouts[0].shape[1])
     e[filled] = rollouts[0].detach()
-    state = batch["state"] / sizes.clamp(min=1) if "scale_state" in changes else batch["state"]
-    c = e if "mixer_state" in changes else th.cat([state, e], -1)
+    c = e if changes else th.cat([batch["state"], e], -1)
     (online,), (target,) = ([args[1] for args in of_one] for of_one in calls)
     th.testing.assert_close(online.detach(), c[filled])
     th.testing.assert_close(target, c[filled])
@@ -412,7 +408,7 @@ def test_target_copies_update_before_sale_rotates() -> None:
     "changes",
     [
         {"td_lambda": 0.0},
-        {"td_lambda": 0.6, "obs_last_action": True, "scale_state": True},
+        {"td_lambda": 0.6, "obs_last_action": True},
         {"td_lambda": 0.6, "double_q": False, "hypernet_layers": 1, "obs_agent_id": False},
         {"td_lambda": 1.0, "grad_norm_clip": 0.01, "target_update_interval_or_tau": 0.1},
     ],
@@ -437,7 +433,6 @@ def test_with_everything_off_it_is_qmix(changes: dict[str, Any]) -> None:
 
     for update in range(1, 4):
         batch = batch_of(learner, seed=update)
-        batch["state"][:, ::2] *= 5  # scale_state leaves the others as they are
         learner.train(batch, update, update)
         qmix.train(batch, update, update)
         hosts = {"agent." + n: p for n, p in qmix.mac.agent.named_parameters()}

@@ -24,7 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "hidden, encode, copy": {
         "sale.input": "hidden", "imagination.zs": "encode", "imagination.target": "copy", "double_q": False,
-        "td_lambda": 1.0, "scale_state": True,
+        "td_lambda": 1.0,
     },
     "hidden, joint, all losses": {
         "sale.input": "hidden", "sale.scope": "joint", "loss_weights.continuation": 0.5, "loss_weights.reward": 2.0,
