@@ -90,7 +90,7 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     from utils.checkpoints import Checkpoints
     from utils.logging import Logger
     from utils.recorded import read
-    from utils.schema import LATER
+    from utils.schema import as_today
 
     mmsa.register()
     saved, problems = Checkpoints(folder / "checkpoints").newest()
@@ -102,7 +102,7 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
         raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")
     if recorded.get("scale_inputs"):
         raise SystemExit(f"{folder}: has scale_inputs=True, and a copy of the game shows its own numbers")
-    args = run.make_args(LATER | recorded | changes)
+    args = run.make_args(as_today(recorded) | changes)
     logger = Logger(logging.getLogger("imagination"))
     runner = run.make_runner(args, logger)
     buffer, learner = run.build(args, runner, logger)

@@ -10,7 +10,7 @@ from typing import Any
 
 from utils import config as configs
 from utils.config import ConfigError, find, load_layer, parse_value
-from utils.schema import LATER
+from utils.schema import as_today
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -41,7 +41,7 @@ def rebuilt_command(config: Mapping[str, Any], algorithm: str = "", environment:
     words = ["python", "src/main.py", f"--config={algorithm}", f"--env-config={environment}"]
     overrides = [
         f"{key}={_typed(value)}"
-        for key, value in flat({**LATER, **config})
+        for key, value in flat(as_today(config))
         if key != "local_results_path"
         and (key not in defaults or defaults[key] != value)
         # what no file names is a model's own default; None and {} say nothing

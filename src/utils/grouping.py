@@ -13,7 +13,7 @@ import numpy as np
 from utils.commands import flat
 from utils.records import NOT_LEARNT, differences
 from utils.runs import Planned, RunRecord
-from utils.schema import LATER
+from utils.schema import as_today
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
@@ -158,7 +158,7 @@ def _left_out(run: RunRecord, reason: str) -> LeftOut:
 
 
 def _compared(run: RunRecord) -> dict[str, str]:
-    return {key: _shown(value) for key, value in flat({**LATER, **run.config}) if key not in NOT_COMPARED}
+    return {key: _shown(value) for key, value in flat(as_today(run.config)) if key not in NOT_COMPARED}
 
 
 def _is_environment(key: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from utils.commands import flat
 from utils.experiments import Run
 from utils.runs import JOURNAL, pauses, seconds_between, task_of, time_of
-from utils.schema import LATER
+from utils.schema import as_today
 
 # where, how and how often a run is recorded
 RECORDING = {
@@ -164,7 +164,7 @@ def seconds_per_step(run: Run, plan: Sequence[Run]) -> tuple[float, str] | None:
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys, as JSON knows the values."""
-    return {key: json.loads(json.dumps(value, default=str)) for key, value in flat({**LATER, **config})}
+    return {key: json.loads(json.dumps(value, default=str)) for key, value in flat(as_today(config))}
 
 
 def _newest(journal: Path) -> list[float]:

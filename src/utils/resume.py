@@ -20,7 +20,7 @@ from utils.checkpoints import CheckpointError, Checkpoints, Saved
 from utils.config import ConfigError, require_environment
 from utils.experiments import words_of
 from utils.recorded import find_run, named_code, read, refuse_code, refuse_links, root_of
-from utils.schema import LATER
+from utils.schema import as_today
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
 # A resumed run may be longer, too. What it is called and where its record lies stays.
@@ -74,7 +74,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
         raise ConfigError(f"--resume={name}: no record of a run; it is in results/sacred/ALGORITHM/TASK/ID")
     refuse_links(folder)
     source = folder / "config.json"
-    recorded = LATER | read(source)
+    recorded = as_today(read(source))
     status = str(read(folder / "run.json").get("status"))
     if not (folder / CHECKPOINTS).is_dir():
         why = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from os.path import expanduser
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ _NAME = "a word of letters, digits, _ . and - that begins with a letter or _"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", description=_NAME)]  # of a registry entry, a folder
 MAX_SEED = 2**32 - 1
 LATER = {"scale_inputs": False}  # keys that came after runs were published -> what these did
+GONE = {"scale_state": False}  # keys of recorded runs that are no more -> the value that does what is done without them
 
 
 class HostConfig(BaseModel):
@@ -122,6 +124,11 @@ class HostConfig(BaseModel):
     mixing_embed_dim: Positive
     hypernet_layers: Literal[1, 2]
     hypernet_embed: Positive
+
+
+def as_today(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with today's keys. What a key that is gone changed in a run stays in it."""
+    return LATER | {key: value for key, value in recorded.items() if key not in GONE or value != GONE[key]}
 
 
 def cross_checks(config: dict[str, Any]) -> dict[str, str]:

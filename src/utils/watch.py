@@ -19,7 +19,7 @@ from utils import config as configs
 from utils.config import ConfigError, require_environment
 from utils.film import Film, film_path
 from utils.recorded import find_run, inside, read, refuse_code, root_of
-from utils.schema import LATER
+from utils.schema import as_today
 
 FILM = "watch.gif"  # in the run's folder
 REPLAYS = ("sc2v2",)  # environments that save replays where they have no pictures
@@ -74,7 +74,7 @@ def replay_config(
     :raises ConfigError: with all problems.
     """
     source = folder / "config.json"
-    config = LATER | read(source)
+    config = as_today(read(source))
     info = read(folder / "info.json") if (folder / "info.json").is_file() else {}
     networks = find_networks(folder, config, info)
     if not (folder / "run.json").is_file():

@@ -17,7 +17,7 @@ import main
 from envs.vector import SerialVectorEnv
 from utils import recorded, watch
 from utils.config import compose
-from utils.schema import LATER
+from utils.schema import GONE, LATER
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -35,13 +35,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it in the working directory: the record's folder, as of a run before the LATER keys. Its
+    """A copy of it in the working directory: the record's folder, as of a run with older keys. Its
     local_results_path no longer says where it is."""
     shutil.copytree(trained, tmp_path / "moved")
     record = tmp_path / f"moved/sacred/vdn/{KEY}/1"
     change(record, local_results_path="elsewhere")
     path = record / "config.json"
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in LATER}))
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in values.items() if key not in LATER} | GONE))
     monkeypatch.chdir(tmp_path)
     return record
 

@@ -55,7 +55,7 @@ def test_other_configurations_are_other_curves(lay: Any) -> None:
 
 
 def test_a_record_older_than_a_key_is_one_of_its_former_value(lay: Any) -> None:
-    later: list[dict[str, Any]] = [{}, {"scale_inputs": False}, {"scale_inputs": True}]
+    later: list[dict[str, Any]] = [{}, {"scale_inputs": False, "scale_state": False}, {"scale_inputs": True}]
     runs = lay(*((sr.configuration(seed=seed, **keys), {}) for seed, keys in enumerate(later)))
     assert names(group(runs[:2])) == [(LBF, "qmix", [0, 1])]
     assert names(group(runs)) == [(LBF, "qmix scale_inputs=false", [0, 1]), (LBF, "qmix scale_inputs=true", [2])]
@@ -188,6 +188,8 @@ def test_what_was_planned_is_asked_for(lay: Any) -> None:
         ({"torch_threads": 2}, "torch_threads is 2, the plan has 1"),
         ({"gone": 3}, "gone is 3, the plan does not have it"),
         ({"env_workers": 3}, ""),
+        ({"scale_state": False}, ""),  # gone, and did nothing
+        ({"scale_state": True}, "scale_state is True, the plan does not have it"),
         ({"scale_inputs": False}, ""),  # younger than the plan's record of the other one
         ({"scale_inputs": True}, "scale_inputs is True, the plan has False"),
     ],

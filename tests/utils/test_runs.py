@@ -178,7 +178,7 @@ def test_a_rebuilt_command_makes_the_same_configuration() -> None:
 
 def test_a_rebuilt_command_names_what_an_older_run_did(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose("qmix", "matrix")
-    monkeypatch.setattr("utils.commands.LATER", {"gamma": 0.5})
+    monkeypatch.setattr("utils.schema.LATER", {"gamma": 0.5})
     del config["gamma"]
     assert "gamma=0.5" in rebuilt_command(config).split()
 

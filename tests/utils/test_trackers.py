@@ -14,7 +14,7 @@ import pytest
 from support.settings import config
 
 from utils.logging import Logger
-from utils.schema import LATER
+from utils.schema import GONE, LATER
 from utils.trackers import WandB, group_name, open_trackers
 
 SRC = Path(__file__).parents[2] / "src"
@@ -124,7 +124,8 @@ def test_the_group_is_that_of_a_curve() -> None:
     same = {"seed": 2, "local_results_path": "there", "use_wandb": True, "torch_threads": 4, "save_model": True}
     assert group_name(config(**same, **settings)) == one
     assert group_name(config(seed=1, lr=0.1, **settings)) != one
-    assert group_name(config(**LATER, **settings)) == one and group_name(config(scale_inputs=True, **settings)) != one
+    assert group_name(config(**LATER, **settings) | GONE) == one
+    assert group_name(config(scale_inputs=True, **settings)) != one
     named = group_name(config(label="x" * 200, lr=0.1, **settings))
     assert len(named) == 128 and named != group_name(config(label="x" * 200, lr=0.2, **settings))
 
