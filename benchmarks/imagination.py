@@ -96,13 +96,13 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     saved, problems = Checkpoints(folder / "checkpoints").newest()
     if saved is None:
         raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
-    recorded = read(folder / "config.json")
+    recorded = as_today(read(folder / "config.json"))
     changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
     if recorded.get("learner") != "mmsa_learner":
         raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")
-    if recorded.get("scale_inputs"):
+    if recorded["scale_inputs"]:
         raise SystemExit(f"{folder}: has scale_inputs=True, and a copy of the game shows its own numbers")
-    args = run.make_args(as_today(recorded) | changes)
+    args = run.make_args(recorded | changes)
     logger = Logger(logging.getLogger("imagination"))
     runner = run.make_runner(args, logger)
     buffer, learner = run.build(args, runner, logger)

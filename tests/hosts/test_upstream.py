@@ -166,10 +166,7 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("env_steps_per_update=50", "upstream has no env_steps_per_update, it does one update for each rollout"),
         ("sequence_length=20", "upstream has no sequence_length"),
         ("burn_in=5", "upstream has no burn_in"),
-        (
-            "scale_inputs=True",
-            "upstream has no scale_inputs, it does learning from inputs as they are",
-        ),
+        ("scale_inputs=True", "upstream has no scale_inputs, it does learning from inputs as they are"),
         ("seed=-1", "seed=-1: a whole number from 0"),
         ("env_args.key=null", r"env_args\.key is missing"),
         ("evaluate=True", "evaluate=True needs checkpoint_path"),
