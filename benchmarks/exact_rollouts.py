@@ -176,6 +176,8 @@ class ExactMMSALearner(MMSALearner):
             raise ValueError("exact steps need world_model.enabled, imagination.target=online and no obs_last_action")
         if args.scale_inputs:
             raise ValueError("exact steps need scale_inputs=False: the game's rules read its own numbers")
+        if args.env_args["action_masks"]:
+            raise ValueError("exact steps need env_args.action_masks=False: nothing closes actions in them")
         self.online = self.online._replace(model=None)  # nothing asks it
         self.weights = {name: weight for name, weight in self.weights.items() if name not in LOSSES}
 

@@ -64,6 +64,7 @@ ONLY: dict[str, tuple[Any, str]] = {
     "burn_in": (0, "updates on whole episodes"),
     "td_lambda": (0, "one-step targets"),
     "scale_inputs": (False, "learning from inputs as they are"),
+    "env_args.action_masks": (False, "acting with every action open in Level-Based Foraging"),
 }
 # What MMSA reads of the checkout's own default.yaml.
 KEYS = ("hidden_dim", "lr", "gamma", "grad_norm_clip", "learner_log_interval", "use_cuda")
@@ -206,11 +207,11 @@ def _override(config: dict[str, Any], word: str, known: set[str], is_mmsa: bool)
     if not separator or not all((*groups, key)):
         raise UpstreamError(f"{word!r}: key=value is wanted after with, as in t_max=100000")
     value, top = parse_value(text), (*groups, key)[0]
-    if top in ONLY and not (top == "td_lambda" and is_mmsa):
-        allowed, what = ONLY[top]
+    if name in ONLY and not (name == "td_lambda" and is_mmsa):
+        allowed, what = ONLY[name]
         if value != allowed:
             raise UpstreamError(
-                f"{word}: upstream has no {top}, it does {what}; leave it out or write {top}={allowed}, "
+                f"{word}: upstream has no {name}, it does {what}; leave it out or write {name}={allowed}, "
                 "or run without --epymarl"
             )
         return

@@ -58,6 +58,7 @@ class GymmaArgs(BaseModel):
     key: str
     time_limit: int | None = Field(None, ge=1)
     max_player_level: int | None = Field(None, ge=1)
+    action_masks: bool = False
     make: dict[str, Any] = {}
 
     @field_validator("key", mode="before")
@@ -83,6 +84,14 @@ class GymmaArgs(BaseModel):
         if level is not None and not key.rpartition(":")[2].startswith("Foraging"):
             raise ValueError(f"only Foraging-... environments have player levels, {key} has none")
         return level
+
+    @field_validator("action_masks")
+    @classmethod
+    def _has_masks(cls, masks: bool, info: ValidationInfo) -> bool:
+        key = info.data.get("key", "Foraging")
+        if masks and not key.rpartition(":")[2].startswith("Foraging"):
+            raise ValueError(f"only Foraging-... environments say which actions do nothing, {key} does not")
+        return masks
 
     @field_validator("make")
     @classmethod
@@ -207,6 +216,9 @@ class GymmaEnv(MultiAgentEnv):
 
     key: gymnasium id. time_limit: steps after which the episode is truncated, None for the environment's own limit.
     max_player_level: highest level of an LBF player (None: that of the id, 2 for -v3; 3 gives the older -v2 levels).
+    action_masks: LBF's own rules close actions that would do nothing: steps off the field or onto food, and loading
+    where no food is beside the agent. Where sight is limited they tell an agent of the field's lower and right edge,
+    which it does not see. False leaves everything open, as EPyMARL does.
     make: more arguments of the environment's own constructor, as {"N": 5} for MPE.
     With common_reward the reward is the sum or mean of the agents' rewards.
 
@@ -220,6 +232,7 @@ class GymmaEnv(MultiAgentEnv):
         key: str,
         time_limit: int | None = None,
         max_player_level: int | None = None,
+        action_masks: bool = False,
         make: dict[str, Any] | None = None,
         seed: int | None = None,
         common_reward: bool = True,
@@ -227,7 +240,9 @@ class GymmaEnv(MultiAgentEnv):
     ) -> None:
         spec = find_spec(key)
         key, make = key.rpartition(":")[2], dict(make or {})
-        GymmaArgs(key=key, time_limit=time_limit, max_player_level=max_player_level, make=make)
+        GymmaArgs(
+            key=key, time_limit=time_limit, max_player_level=max_player_level, action_masks=action_masks, make=make
+        )
         self._env, self.name = _made(spec, key, make, max_player_level), key
         raw = self._env.unwrapped
         self.episode_limit = _limit_of(spec, key, raw, time_limit)
@@ -239,6 +254,7 @@ class GymmaEnv(MultiAgentEnv):
         counts = [int(choice.n) for choice in choices]
         self._obs_size, self._n_actions = max(sizes), max(counts)
         self._even = all(box.shape == (self._obs_size,) for box in boxes)
+        self._masked = action_masks
         self._avail = [[int(a < count) for a in range(self._n_actions)] for count in counts]
         self._first_action = [int(choice.start) for choice in choices]
 
@@ -254,6 +270,8 @@ class GymmaEnv(MultiAgentEnv):
         self.info = {"key": key, "episode_limit": self.episode_limit}
         if max_player_level is not None:
             self.info["max_player_level"] = max_player_level
+        if action_masks:
+            self.info["action_masks"] = True
         if make:
             self.info["make"] = make
 
@@ -307,8 +325,8 @@ class GymmaEnv(MultiAgentEnv):
         else:
             obs[:] = self.get_obs()
             state[:] = obs.reshape(-1)
-        if self._t == 0:  # the masks never change
-            avail[:] = self._avail
+        if self._masked or self._t == 0:  # else they never change
+            avail[:] = self.get_avail_actions()
 
     def get_obs_size(self) -> int:
         return self._obs_size
@@ -317,6 +335,10 @@ class GymmaEnv(MultiAgentEnv):
         return self._n_actions
 
     def get_avail_agent_actions(self, agent_id: int) -> list[int]:
+        if self._masked:
+            raw = self._env.unwrapped
+            valid = {action.value for action in raw._valid_actions[raw.players[agent_id]]}
+            return [int(a in valid) for a in range(self._n_actions)]
         return list(self._avail[agent_id])
 
     def render(self) -> Any:

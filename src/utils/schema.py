@@ -21,6 +21,7 @@ _NAME = "a word of letters, digits, _ . and - that begins with a letter or _"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", description=_NAME)]  # of a registry entry, a folder
 MAX_SEED = 2**32 - 1
 LATER = {"scale_inputs": False}  # keys that came after runs were published -> what these did
+LATER_ARGS: dict[str, dict[str, Any]] = {"gymma": {"action_masks": False}}  # the same of an environment's env_args
 GONE = {"scale_state": False}  # keys of recorded runs that are no more -> the value that does what is done without them
 
 
@@ -128,7 +129,22 @@ class HostConfig(BaseModel):
 
 def as_today(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded configuration with today's keys. What a key that is gone changed in a run stays in it."""
-    return LATER | {key: value for key, value in recorded.items() if key not in GONE or value != GONE[key]}
+    today = LATER | _unlike(GONE, recorded)
+    if isinstance(args := today.get("env_args"), dict):
+        today["env_args"] = LATER_ARGS.get(str(today.get("env")), {}) | args
+    return today
+
+
+def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `as_today`: without keys that came later or are gone, where they say what was done without."""
+    before = _unlike(LATER | GONE, config)
+    if isinstance(args := before.get("env_args"), dict):
+        before["env_args"] = _unlike(LATER_ARGS.get(str(before.get("env")), {}), args)
+    return before
+
+
+def _unlike(inert: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in inert or value != inert[key]}
 
 
 def cross_checks(config: dict[str, Any]) -> dict[str, str]:

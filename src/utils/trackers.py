@@ -110,9 +110,8 @@ def group_name(config: Mapping[str, Any]) -> str:
     """Algorithm, task with its simulator, and a hash of what the report compares: one for the runs of a curve."""
     from utils.grouping import NOT_COMPARED  # which needs the logger, and that this module
     from utils.runs import algorithm_of, task_of
-    from utils.schema import GONE, LATER
+    from utils.schema import as_before
 
-    inert = LATER | GONE  # runs with and without such a key have one group
-    compared = {k: v for k, v in config.items() if k not in NOT_COMPARED and not (k in inert and v == inert[k])}
+    compared = {key: value for key, value in as_before(config).items() if key not in NOT_COMPARED}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{algorithm_of(config)} {task_of(config)}"[:119] + f" {digest}"

@@ -83,13 +83,15 @@ assert steps > 50, steps
 th.manual_seed(0)
 learner.train(batch, 1000, 0)
 assert learner.training_steps == 1
-args.scale_inputs = True
-try:
-    run.build(args, runner, logger)
-except ValueError as error:
-    assert "scale_inputs=False" in str(error)
-else:
-    raise SystemExit("the game's rules would read scaled numbers")
+for key, changed in ("scale_inputs", vars(args)), ("action_masks", args.env_args):
+    changed[key] = True
+    try:
+        run.build(args, runner, logger)
+    except ValueError as error:
+        assert f"{key}=False" in str(error)
+    else:
+        raise SystemExit(f"{key} would be passed over")
+    changed[key] = False
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

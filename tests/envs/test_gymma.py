@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
@@ -137,6 +138,44 @@ def test_ragged_spaces_are_padded_and_masked(ragged: str) -> None:
     assert [env.step([0, 0])[2:4] for _ in range(3)][-1] == (False, True), "the registry's limit is a truncation"
 
 
+@pytest.mark.parametrize("key", PAPER_TASKS)
+def test_masks_close_what_would_do_nothing(key: str) -> None:
+    """Every action of every agent is tried in a copy of the game in which the others stand still."""
+    env, rng, closed = GymmaEnv(key, action_masks=True, seed=1), np.random.default_rng(1), 0
+    steps = {0: (0, 0), 1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1)}
+    for _ in range(6):
+        env.reset()
+        over = False
+        while not over:
+            raw = env._env.unwrapped
+            masks, cells = np.array(env.get_avail_actions()), [player.position for player in raw.players]
+            for i, action in np.ndindex(masks.shape):
+                if action == 5:
+                    wanted = bool((np.abs(np.argwhere(raw.field) - cells[i]).sum(1) == 1).any())
+                else:
+                    y, x = np.add(cells[i], steps[action])
+                    wanted = 0 <= y < raw.rows and 0 <= x < raw.cols and not raw.field[y, x]
+                assert masks[i, action] == wanted
+                if not wanted:
+                    tried = copy.deepcopy(raw)
+                    tried.step([action if j == i else 0 for j in range(env.n_agents)])
+                    assert np.array_equal(tried.field, raw.field)
+                    assert [player.position for player in tried.players] == cells
+                    closed += 1
+            avail = np.full_like(masks, 9)
+            env.fill(np.empty((env.n_agents, env.get_obs_size())), np.empty(env.get_state_size()), avail)
+            assert np.array_equal(avail, masks) and masks[:, 0].all()
+            _, _, terminated, truncated, _ = env.step([rng.choice(np.flatnonzero(mask)) for mask in masks])
+            over = terminated or truncated
+    assert closed > 300 and env.info["action_masks"]
+
+
+def test_everything_is_open_by_default() -> None:
+    env = GymmaEnv("Foraging-5x5-2p-1f-v3", seed=1)
+    env.reset()
+    assert np.all(env.get_avail_actions()) and "action_masks" not in env.info
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -144,6 +183,7 @@ def test_ragged_spaces_are_padded_and_masked(ragged: str) -> None:
         ({"key": "Foraging-8x8-2p-3f-v2"}, "Foraging-8x8-2p-3f-v3"),
         ({"key": "Foragin-8x8-2p-3f-v3"}, "Foraging-8x8-2p-3f-v3"),
         ({"key": "CartPole-v1", "max_player_level": 3}, "only Foraging"),
+        ({"key": "CartPole-v1", "action_masks": True}, "only Foraging"),
         ({"key": "Foraging-8x8-2p-3f-v3", "time_limit": 0}, "time_limit"),
         ({"key": "Foraging-8x8-2p-3f-v3", "time_limit": "50"}, "time_limit"),
         ({"key": "Foraging-8x8-2p-3f-v3", "pretrained_wrapper": None}, "pretrained_wrapper"),

@@ -167,6 +167,7 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("sequence_length=20", "upstream has no sequence_length"),
         ("burn_in=5", "upstream has no burn_in"),
         ("scale_inputs=True", "upstream has no scale_inputs, it does learning from inputs as they are"),
+        ("env_args.action_masks=True", "upstream has no env_args.action_masks, it does acting with every action open"),
         ("seed=-1", "seed=-1: a whole number from 0"),
         ("env_args.key=null", r"env_args\.key is missing"),
         ("evaluate=True", "evaluate=True needs checkpoint_path"),
@@ -195,6 +196,7 @@ def test_a_missing_map_is_asked_for_by_its_own_key(fake: Path) -> None:
 def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[str, Any]]) -> None:
     """So that both hosts take the same words."""
     words = ["env_steps_per_update=episode", "sequence_length=None", "burn_in=0", "scale_inputs=False"]
+    words.append("env_args.action_masks=False")
     assert compose(*words) == compose()
     assert compose(*words, "td_lambda=0.0", algorithm="qmix") == compose(algorithm="qmix")
     assert compose("td_lambda=0.6")["td_lambda"] == 0.6

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 import learners
 import runners
 from components import action_selectors
+from envs.gymma import GymmaArgs
 from utils import config, hosts, schema
 from utils.config import ConfigError, complete, compose, load_yaml, parse_override, parse_value
 from utils.publish import LEFT_OUT
@@ -40,6 +41,10 @@ def test_default_yaml_and_schema_have_the_same_keys_in_the_same_order() -> None:
 def test_keys_that_came_later_have_a_value_that_they_may_have() -> None:
     config = compose("qmix", "matrix")
     assert complete(config | schema.LATER, {}) == config | schema.LATER and schema.LATER.keys() <= config.keys()
+    assert schema.LATER_ARGS.keys() == {"gymma"}
+    foraging = compose("qmix", "gymma", ["env_args.key=Foraging-5x5-2p-1f-v3"])
+    assert complete(schema.as_today(schema.as_before(foraging)), {}) == foraging
+    assert schema.LATER_ARGS["gymma"].items() <= foraging["env_args"].items()
 
 
 def test_no_key_that_came_later_is_forgotten() -> None:
@@ -47,6 +52,9 @@ def test_no_key_that_came_later_is_forgotten() -> None:
     published = [json.loads(path.read_text()) for path in (ROOT / "results").rglob("runs/**/config.json")]
     wanted = schema.HostConfig.model_fields.keys() - LEFT_OUT - schema.LATER.keys()
     assert len(published) > 200 and [wanted - one.keys() for one in published if wanted - one.keys()] == []
+    foraging = [one["env_args"].keys() for one in published if one["env"] == "gymma"]
+    wanted = GymmaArgs.model_fields.keys() - schema.LATER_ARGS["gymma"].keys()
+    assert len(foraging) > 200 and [wanted - one for one in foraging if wanted - one] == []
 
 
 def test_every_key_of_default_yaml_has_a_comment() -> None:

@@ -20,7 +20,7 @@ import main
 from utils import hosts, recorded, resume
 from utils.checkpoints import Checkpoints
 from utils.recording import RunFolder
-from utils.schema import GONE, LATER
+from utils.schema import GONE, LATER, as_before
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -105,7 +105,7 @@ def test_the_record_of_a_resumed_run_is_that_of_one_left_alone(
 def test_a_record_older_than_a_key_goes_on(cut_off: Path) -> None:
     config = read(cut_off, "config")
     assert set(LATER) <= set(config)
-    (cut_off / "config.json").write_text(json.dumps({key: config[key] for key in config if key not in LATER} | GONE))
+    (cut_off / "config.json").write_text(json.dumps(as_before(config) | GONE))
     assert main.main(["--resume", str(cut_off)]) == 0 and read(cut_off, "run")["status"] == "COMPLETED"
 
 

@@ -17,7 +17,7 @@ import main
 from envs.vector import SerialVectorEnv
 from utils import recorded, watch
 from utils.config import compose
-from utils.schema import GONE, LATER
+from utils.schema import GONE, as_before
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -41,8 +41,9 @@ def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     record = tmp_path / f"moved/sacred/vdn/{KEY}/1"
     change(record, local_results_path="elsewhere")
     path = record / "config.json"
-    values = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value for key, value in values.items() if key not in LATER} | GONE))
+    before = as_before(json.loads(path.read_text()))
+    assert "action_masks" not in before["env_args"]
+    path.write_text(json.dumps(before | GONE))
     monkeypatch.chdir(tmp_path)
     return record
 

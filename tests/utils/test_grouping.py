@@ -192,6 +192,8 @@ def test_what_was_planned_is_asked_for(lay: Any) -> None:
         ({"scale_state": True}, "scale_state is True, the plan does not have it"),
         ({"scale_inputs": False}, ""),  # younger than the plan's record of the other one
         ({"scale_inputs": True}, "scale_inputs is True, the plan has False"),
+        ({"env_args": {"key": sr.LBF, "action_masks": False}}, ""),
+        ({"env_args": {"key": sr.LBF, "action_masks": True}}, "env_args.action_masks is True, the plan has False"),
     ],
 )
 def test_what_is_averaged_is_what_counts_as_finished(lay: Any, change: dict[str, Any], reason: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from support.settings import config
 
 from utils.logging import Logger
-from utils.schema import GONE, LATER
+from utils.schema import GONE, LATER, as_today
 from utils.trackers import WandB, group_name, open_trackers
 
 SRC = Path(__file__).parents[2] / "src"
@@ -118,14 +118,15 @@ def test_wandb_learns_that_a_run_has_failed() -> None:
 
 def test_the_group_is_that_of_a_curve() -> None:
     """What the report averages is one group, what it keeps apart are two."""
-    settings = {"env_args": {"key": "Foraging"}}
+    settings = {"env": "gymma", "env_args": {"key": "Foraging"}}
     one = group_name(config(seed=1, **settings))
     assert one.startswith("run Foraging ")
     same = {"seed": 2, "local_results_path": "there", "use_wandb": True, "torch_threads": 4, "save_model": True}
     assert group_name(config(**same, **settings)) == one
     assert group_name(config(seed=1, lr=0.1, **settings)) != one
-    assert group_name(config(**LATER, **settings) | GONE) == one
+    assert group_name(as_today(config(**settings)) | GONE) == group_name(config(**LATER, **settings)) == one
     assert group_name(config(scale_inputs=True, **settings)) != one
+    assert group_name(config(env="gymma", env_args={"key": "Foraging", "action_masks": True})) != one
     named = group_name(config(label="x" * 200, lr=0.1, **settings))
     assert len(named) == 128 and named != group_name(config(label="x" * 200, lr=0.2, **settings))
 
