@@ -61,6 +61,13 @@ def test_a_record_older_than_a_key_is_one_of_its_former_value(lay: Any) -> None:
     assert names(group(runs)) == [(LBF, "qmix scale_inputs=false", [0, 1]), (LBF, "qmix scale_inputs=true", [2])]
 
 
+def test_a_key_of_the_environment_that_came_later_is_in_the_title(lay: Any) -> None:
+    masked = {"env_args": {"key": sr.LBF, "action_masks": True}}
+    runs = lay((sr.configuration(**masked), {}), (sr.configuration(seed=2), {}))
+    assert names(group(runs[:1])) == [(f"{LBF} env_args.action_masks=true", "qmix", [1])]
+    assert names(group(runs[1:])) == [(LBF, "qmix", [2])]
+
+
 def test_a_curve_is_called_the_same_on_all_tasks(lay: Any) -> None:
     other = {"env_args": {"key": "other"}}
     runs = lay((sr.configuration(lr=1), {}), (sr.configuration(lr=2), {}), (sr.configuration(lr=1, **other), {}))
