@@ -10,7 +10,7 @@ from typing import Any
 
 from utils import config as configs
 from utils.config import ConfigError, find, load_layer, parse_value
-from utils.schema import as_today
+from utils.schema import LATER_ARGS, as_today
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -55,7 +55,8 @@ def _defaults(files: tuple[Path, ...]) -> Mapping[str, Any]:
     defaults: dict[str, Any] = {}
     for path in files:
         defaults.update(flat(load_layer(path)))
-    return defaults
+    later = LATER_ARGS.get(str(defaults.get("env")), {})  # their models' defaults, where a user's older file lacks them
+    return {f"env_args.{key}": value for key, value in later.items()} | defaults
 
 
 def _typed(value: Any) -> str:
