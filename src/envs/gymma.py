@@ -77,21 +77,13 @@ class GymmaArgs(BaseModel):
             raise ValueError(str(error)) from error
         return key
 
-    @field_validator("max_player_level")
+    @field_validator("max_player_level", "action_masks")
     @classmethod
-    def _has_levels(cls, level: int | None, info: ValidationInfo) -> int | None:
+    def _of_foraging(cls, value: int | None, info: ValidationInfo) -> int | None:
         key = info.data.get("key", "Foraging")
-        if level is not None and not key.rpartition(":")[2].startswith("Foraging"):
-            raise ValueError(f"only Foraging-... environments have player levels, {key} has none")
-        return level
-
-    @field_validator("action_masks")
-    @classmethod
-    def _has_masks(cls, masks: bool, info: ValidationInfo) -> bool:
-        key = info.data.get("key", "Foraging")
-        if masks and not key.rpartition(":")[2].startswith("Foraging"):
-            raise ValueError(f"only Foraging-... environments say which actions do nothing, {key} does not")
-        return masks
+        if value and not key.rpartition(":")[2].startswith("Foraging"):
+            raise ValueError(f"only Foraging-... environments have {info.field_name}, {key} has none")
+        return value
 
     @field_validator("make")
     @classmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 from utils import config as configs
 from utils.config import ConfigError, find, load_layer, parse_value
-from utils.schema import LATER_ARGS, as_today
+from utils.schema import as_today, later_args
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -55,8 +55,8 @@ def _defaults(files: tuple[Path, ...]) -> Mapping[str, Any]:
     defaults: dict[str, Any] = {}
     for path in files:
         defaults.update(flat(load_layer(path)))
-    later = LATER_ARGS.get(str(defaults.get("env")), {})  # their models' defaults, where a user's older file lacks them
-    return {f"env_args.{key}": value for key, value in later.items()} | defaults
+    # Their models' defaults, where a user's older file lacks them.
+    return {f"env_args.{key}": value for key, value in later_args(defaults).items()} | defaults
 
 
 def _typed(value: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from utils.commands import flat
 from utils.records import NOT_LEARNT, differences
 from utils.runs import Planned, RunRecord
-from utils.schema import LATER_ARGS, as_today
+from utils.schema import as_today, later_args
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
@@ -184,8 +184,7 @@ def _split_tasks(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     for task, own in by_task.items():
         configs = [_compared(run) for run in own]
         keys = {key for key in _differing(configs) if _is_environment(key) and key not in NAMES_THE_TASK}
-        later = LATER_ARGS.get(str(own[0].config.get("env")), {})
-        former = {f"env_args.{key}": _shown(value) for key, value in later.items()}
+        former = {f"env_args.{key}": _shown(value) for key, value in later_args(own[0].config).items()}
         keys |= {key for config in configs for key, value in former.items() if config.get(key, value) != value}
         for run, config in zip(own, configs, strict=True):
             result[task + _suffix(config, keys)].append(run)

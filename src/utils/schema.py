@@ -127,11 +127,16 @@ class HostConfig(BaseModel):
     hypernet_embed: Positive
 
 
+def later_args(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of its environment's env_args came later, with the value of before: some of LATER_ARGS."""
+    return LATER_ARGS.get(str(config.get("env")), {})
+
+
 def as_today(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """A recorded configuration with today's keys. What a key that is gone changed in a run stays in it."""
     today = LATER | _unlike(GONE, recorded)
     if isinstance(args := today.get("env_args"), dict):
-        today["env_args"] = LATER_ARGS.get(str(today.get("env")), {}) | args
+        today["env_args"] = later_args(today) | args
     return today
 
 
@@ -139,7 +144,7 @@ def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `as_today`: without keys that came later or are gone, where they say what was done without."""
     before = _unlike(LATER | GONE, config)
     if isinstance(args := before.get("env_args"), dict):
-        before["env_args"] = _unlike(LATER_ARGS.get(str(before.get("env")), {}), args)
+        before["env_args"] = _unlike(later_args(before), args)
     return before
 
 
