@@ -93,15 +93,15 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     from utils.schema import as_today
 
     mmsa.register()
-    saved, problems = Checkpoints(folder / "checkpoints").newest()
-    if saved is None:
-        raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
     recorded = as_today(read(folder / "config.json"))
     changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
     if recorded.get("learner") != "mmsa_learner":
         raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")
     if recorded["scale_inputs"]:
         raise SystemExit(f"{folder}: has scale_inputs=True, and a copy of the game shows its own numbers")
+    saved, problems = Checkpoints(folder / "checkpoints").newest()
+    if saved is None:
+        raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
     args = run.make_args(recorded | changes)
     logger = Logger(logging.getLogger("imagination"))
     runner = run.make_runner(args, logger)
@@ -126,6 +126,14 @@ def after(x: Tensor, episode: Tensor, k: int) -> Tensor:
     same = episode.roll(-k) == episode
     same[len(x) - k :] = False
     return later * same.view(-1, *(1,) * (x.ndim - 1))
+
+
+def returned(reward: Tensor, episode: Tensor, gamma: float) -> Tensor:
+    """The discounted return (R,) from each step on of reward (R,). episode (R,): whose the rows are."""
+    goal = th.zeros_like(reward)
+    for _ in range(int(episode.bincount().max())):  # each pass reaches a step further back
+        goal = reward + gamma * after(goal, episode, 1)
+    return goal
 
 
 def explained(x: Tensor, goal: Tensor, parts: tuple[Tensor, Tensor, Tensor], seed: int) -> float:
@@ -181,9 +189,7 @@ def main() -> None:
     episode = rows.first.long().cumsum(0) - 1
     starts = th.zeros(len(rows), dtype=th.bool).index_fill(0, rows.src, True)  # rows at which a transition starts
     real = data.reward * starts
-    goal = th.zeros(len(rows))
-    for _ in range(rows.shape[1]):  # each pass reaches a step further back
-        goal = real + learner.args.gamma * after(goal, episode, 1)
+    goal = returned(real, episode, learner.args.gamma)
     near, n_episodes = cfg.horizon, int(episode[-1]) + 1
     told = [foreseeing.seen[data.state[starts & (episode == i)].numpy().tobytes()] for i in range(n_episodes)]
     exact_states = th.zeros(len(rows), FAR, data.state.shape[1])
@@ -217,16 +223,17 @@ def main() -> None:
         x = th.cat(tensors, 1)
         print(f"  {name:38}", *(f"{explained(x, goal, parts, seed):.3f}" for seed in range(options.seeds)), flush=True)
 
+    true = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"], encode)
+    steps = [k for k in range(1, FAR + 1) if f"open_loop_{k}" in true]  # no longer than the longest episode
     print("\nexactly imagined states: share that came true (the others: explored since)")
-    for k in range(1, FAR + 1):
+    for k in steps:
         came_true = (exact_states[:, k - 1] == after(data.state, episode, k)).all(1)
         print(f"  {k:2} {came_true[starts].float().mean():.2f}")
     print("\nimagined rewards: correlation with the real ones")
-    for k in range(1, FAR + 1):
+    for k in steps:
         print(f"  {k:2} {th.corrcoef(th.stack([reward[starts, k - 1], ahead[starts, k - 1]]))[0, 1]:.2f}")
-    true = open_loop(model, agent, rows, seen.h, seen.zs, data.actions, data.reward, stats["preferred"], encode)
     print("\nunder the actions taken: error of hidden states over that of no change, share of actions imagined rightly")
-    for k in range(1, FAR + 1):
+    for k in steps:
         error, still, right = (true[f"{name}_{k}"] for name in ("open_loop", "no_change", "policy"))
         print(f"  {k:2} {error / still:.2f} {right:.2f}")
 
