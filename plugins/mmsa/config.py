@@ -109,8 +109,9 @@ class MMSAConfig(_Group):
         return cls(**{name: getattr(args, name) for name in cls.model_fields if hasattr(args, name)})
 
 
-# Host keys that MMSA would otherwise ignore, with the one value that says what it does, and why.
+# Host keys that choose what MMSA brings itself or does in one way only, with that value, and why.
 _FIXED: dict[str, tuple[Any, str]] = {
+    "plugin": ("mmsa", "MMSA is this plugin's"),
     "learner": ("mmsa_learner", "MMSA brings its own learner"),
     "mac": ("mmsa_mac", "MMSA brings its own controller"),
     "agent": ("mmsa_agent", "MMSA brings its own network, which the agents share"),

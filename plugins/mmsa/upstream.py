@@ -27,13 +27,13 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from .config import MMSAConfig, check
+from .config import MMSAConfig, Positive, check
 
 HERE = Path(__file__).resolve().parent
 STANDINS = HERE / "standins"
@@ -66,6 +66,30 @@ ONLY: dict[str, tuple[Any, str]] = {
     "scale_inputs": (False, "learning from inputs as they are"),
     "env_args.action_masks": (False, "acting with every action open in Level-Based Foraging"),
 }
+# Ranges of the host's keys, which it does not check: it would learn wrongly without a word, or end in a traceback.
+RANGES: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (
+        Annotated[float, Field(ge=0, le=1)],
+        ("gamma", "td_lambda", "epsilon_start", "epsilon_finish", "evaluation_epsilon"),
+    ),
+    (
+        Positive,
+        ("t_max", "test_interval", "lr", "grad_norm_clip", "target_update_interval_or_tau", "epsilon_anneal_time"),
+    ),
+    (
+        Annotated[int, Field(ge=1)],
+        (
+            "test_nepisode",
+            "batch_size_run",
+            "batch_size",
+            "buffer_size",
+            "hidden_dim",
+            "mixing_embed_dim",
+            "hypernet_embed",
+        ),
+    ),
+    (Literal[1, 2], ("hypernet_layers",)),
+)
 # What MMSA reads of the checkout's own default.yaml.
 KEYS = ("hidden_dim", "lr", "gamma", "grad_norm_clip", "learner_log_interval", "use_cuda")
 MODULES = {"Foraging": "lbforaging", "rware": "rware"}  # begin of a gymnasium id -> package that registers it
@@ -165,6 +189,12 @@ def compose(checkout: Checkout, algorithm: str | None, environment: str | None, 
     known = {key for path in own for key in _load(path)} | config.keys()
     for word in words:
         _override(config, word, known, is_mmsa)
+    n_episodes = config.get("batch_size_run", 1)
+    if n_episodes != 1 and any(word.startswith("env_steps_per_update=") for word in words):
+        raise UpstreamError(
+            f"env_steps_per_update=episode: upstream does {ONLY['env_steps_per_update'][1]}, here {n_episodes}; "
+            "leave it out, or set batch_size_run=1"
+        )
     if is_mmsa:
         if gone := [key for key in KEYS if key not in config]:
             raise UpstreamError(
@@ -207,6 +237,10 @@ def _override(config: dict[str, Any], word: str, known: set[str], is_mmsa: bool)
     if not separator or not all((*groups, key)):
         raise UpstreamError(f"{word!r}: key=value is wanted after with, as in t_max=100000")
     value, top = parse_value(text), (*groups, key)[0]
+    if isinstance(value, dict) and value:  # each of its keys, and the others stay as they are
+        for inner, each in value.items():
+            _override(config, f"{name}.{inner}={each!r}", known, is_mmsa)
+        return
     if name in ONLY and not (name == "td_lambda" and is_mmsa):
         allowed, what = ONLY[name]
         if value != allowed:
@@ -224,7 +258,7 @@ def _override(config: dict[str, Any], word: str, known: set[str], is_mmsa: bool)
             raise UpstreamError(f"{word}: {group} = {parent!r} holds no further keys")
     if not _same_kind(parent.get(key), value):
         raise UpstreamError(f"{word}: {_kind(parent[key])} is wanted, as {parent[key]!r} in the files")
-    parent[key] = value
+    _merge(parent, {key: value})
 
 
 def parse_value(text: str) -> Any:
@@ -258,30 +292,12 @@ def _check_mmsa(config: Mapping[str, Any]) -> None:
         raise UpstreamError("; ".join(_said(error) for error in errors.errors(include_url=False))) from None
     except ValueError as error:
         raise UpstreamError(str(error)) from None
-    if not 0 <= config["td_lambda"] <= 1:
-        raise UpstreamError(f"td_lambda={config['td_lambda']}: a number from 0 to 1 is wanted")
-    _check_sizes(config, "hidden_dim", "mixing_embed_dim", "hypernet_embed")
-    if config["hypernet_layers"] not in (1, 2):
-        raise UpstreamError(f"hypernet_layers={config['hypernet_layers']}: 1 or 2 is wanted")
-    interval = config["target_update_interval_or_tau"]
-    if not interval > 0 or (interval > 1 and interval != int(interval)):
-        raise UpstreamError(
-            f"target_update_interval_or_tau={interval}: a whole number of updates, or a share from 0 to 1 is wanted"
-        )
-
-
-def _check_sizes(config: Mapping[str, Any], *keys: str) -> None:
-    """UpstreamError for one of these that is there and is no whole number from 1."""
-    for key in keys:
-        value = config.get(key, 1)
-        if not (isinstance(value, int) and value >= 1):
-            raise UpstreamError(f"{key}={value}: a whole number from 1 is wanted")
 
 
 def _said(error: ErrorDetails) -> str:
     """Key, value and cure of one of pydantic's errors."""
     *groups, key = map(str, error["loc"]) if error["loc"] else [""]
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    message = _must(error)
     if not key:  # of several keys together; the message names them
         return message
     if error["type"] == "extra_forbidden":
@@ -290,11 +306,30 @@ def _said(error: ErrorDetails) -> str:
     return f"{'.'.join((*groups, key))}={error['input']!r}: {message}"
 
 
+def _must(error: ErrorDetails) -> str:
+    return error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+
+
+def _check_ranges(config: Mapping[str, Any]) -> None:
+    for kind, keys in RANGES:
+        for key in keys:
+            try:
+                if config.get(key) is not None:
+                    TypeAdapter(kind).validate_python(config[key], strict=True)
+            except ValidationError as wrong:
+                raise UpstreamError(f"{key}={config[key]}: {_must(wrong.errors()[0])}") from None
+    interval = config.get("target_update_interval_or_tau") or 1
+    if interval > 1 and interval != int(interval):
+        raise UpstreamError(
+            f"target_update_interval_or_tau={interval}: a whole number of updates, or a share from 0 to 1 is wanted"
+        )
+
+
 def _check_host(config: Mapping[str, Any]) -> None:
     seed, path = config["seed"], config.get("checkpoint_path")
     if seed is not None and not (isinstance(seed, int) and 0 <= seed <= MAX_SEED):
         raise UpstreamError(f"seed={seed!r}: a whole number from 0 to {MAX_SEED} is wanted")
-    _check_sizes(config, "batch_size", "buffer_size", "batch_size_run")
+    _check_ranges(config)
     if config.get("runner") == "episode" and config.get("batch_size_run", 1) != 1:
         raise UpstreamError(
             f"batch_size_run={config['batch_size_run']}: runner=episode has one environment; set runner=parallel"

@@ -24,7 +24,7 @@ LOG = logging.getLogger("contract")
 SHORT = [
     f"env_args.key={KEY}", f"env_args.time_limit={LIMIT}", "seed=1", "use_cuda=False", "t_max=300", "batch_size=4",
     "test_interval=150", "test_nepisode=2", "log_interval=100", "runner_log_interval=50", "learner_log_interval=50",
-    "env_steps_per_update=episode", "hidden_dim=16",
+    "hidden_dim=16",
 ]  # fmt: skip
 SMALL = [
     "sale.dim=8", "sale.hidden_dim=8", "head.hidden_dim=8", "world_model.latent_dim=2", "world_model.hidden_dim=8",
@@ -57,7 +57,9 @@ def compose(algorithm: str, *words: str) -> dict[str, Any]:
         config = upstream.compose(CHECKOUT, algorithm, "gymma", [*SHORT, *small, *words])
         config["env_args"]["seed"] = config["seed"]
         return config
-    return import_module("utils.config").compose(algorithm, "gymma", [*SHORT, *small, *words])
+    return import_module("utils.config").compose(
+        algorithm, "gymma", [*SHORT, *small, "env_steps_per_update=episode", *words]
+    )
 
 
 def run(algorithm: str, *words: str) -> SimpleNamespace:

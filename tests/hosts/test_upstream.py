@@ -156,13 +156,24 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("td_lambda=None", "td_lambda=None: a number is wanted"),
         ("target_update_interval_or_tau=1.5", "target_update_interval_or_tau=1.5: a whole number of updates"),
         ("use_rnn=False", "use_rnn=False: the world model"),
-        ("hidden_dim=64.5", "hidden_dim=64.5: a whole number from 1"),
-        ("mixing_embed_dim=0", "mixing_embed_dim=0: a whole number from 1"),
-        ("hypernet_layers=3", "hypernet_layers=3: 1 or 2 is wanted"),
-        ("batch_size=4.5", "batch_size=4.5: a whole number from 1"),
+        ("hidden_dim=64.5", "hidden_dim=64.5: must be a valid integer"),
+        ("mixing_embed_dim=0", "mixing_embed_dim=0: must be greater than or equal to 1"),
+        ("hypernet_layers=3", "hypernet_layers=3: must be 1 or 2"),
+        ("batch_size=4.5", "batch_size=4.5: must be a valid integer"),
         ("batch_size=6000", "batch_size=6000 is more than buffer_size=5000 episodes: learning would never begin"),
         ("batch_size_run=4", "batch_size_run=4: runner=episode has one environment; set runner=parallel"),
-        ("td_lambda=1.5", "td_lambda=1.5: a number from 0 to 1"),
+        ("td_lambda=1.5", "td_lambda=1.5: must be less than or equal to 1"),
+        ("lr=-1", "lr=-1: must be greater than 0"),
+        ("lr=1e400", "lr=inf: must be a finite number"),
+        ("gamma=5", "gamma=5: must be less than or equal to 1"),
+        ("grad_norm_clip=0", "grad_norm_clip=0: must be greater than 0"),
+        ("target_update_interval_or_tau=1e400", "target_update_interval_or_tau=inf: must be a finite number"),
+        ("epsilon_anneal_time=0", "epsilon_anneal_time=0: must be greater than 0"),
+        ("plugin=null", "plugin=None: MMSA is this plugin's; set plugin=mmsa"),
+        ("sale={'dimm':3}", r"^sale\.dimm: unknown key; did you mean dim\?"),
+        ("sale={'dim':0}", r"^sale\.dim=0: must be greater than or equal to 1"),
+        ("lr={'a':1}", "lr = 0.0005 holds no further keys"),
+        ("env_args={'action_masks':True}", "upstream has no env_args.action_masks"),
         ("env_steps_per_update=50", "upstream has no env_steps_per_update, it does one update for each rollout"),
         ("sequence_length=20", "upstream has no sequence_length"),
         ("burn_in=5", "upstream has no burn_in"),
@@ -202,6 +213,21 @@ def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[st
     assert compose("td_lambda=0.6")["td_lambda"] == 0.6
     with pytest.raises(upstream.UpstreamError, match="td_lambda=0.6: upstream has no td_lambda, it does one-step"):
         compose("td_lambda=0.6", algorithm="qmix")
+
+
+def test_an_update_an_episode_is_not_what_upstream_does_with_several_environments(
+    compose: Callable[..., dict[str, Any]],
+) -> None:
+    words = ["runner=parallel", "batch_size_run=8"]
+    assert compose(*words)["batch_size_run"] == 8
+    with pytest.raises(upstream.UpstreamError, match="one update for each rollout of batch_size_run episodes, here 8"):
+        compose("env_steps_per_update=episode", *words)
+
+
+def test_a_mapping_among_the_words_leaves_the_groups_other_keys_alone(compose: Callable[..., dict[str, Any]]) -> None:
+    config = compose("sale={'dim': 32}", "env_args={'time_limit': 7}", "world_model={}")
+    assert config["sale"] == compose()["sale"] | {"dim": 32} and config["world_model"] == compose()["world_model"]
+    assert config["env_args"] == {"key": "Foraging-5x5-2p-1f-v3", "time_limit": 7}
 
 
 @pytest.mark.parametrize(
