@@ -28,8 +28,8 @@ from .imagination import RolloutEncoder, imagine
 from .mixer import MMSAMixer
 from .returns import RewardStandardiser, Rows, q_lambda
 from .sale import SALE
+from .world_model import DECODED, Gaussian, WorldModel
 from .world_model import LOSSES as WORLD_MODEL_LOSSES
-from .world_model import Gaussian, WorldModel
 
 log = logging.getLogger(__name__)
 PATIENCE = 10  # updates in a row that are left out before the run ends
@@ -417,10 +417,10 @@ class MMSALearner:
         th.save(self._learned(), Path(path) / "mmsa.th")
 
     def load_models(self, path: str) -> None:
-        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where shapes differ."""
-        self.mac.load_models(path)
+        """Reads what save_models wrote. Raises FileNotFoundError, or RuntimeError where parts or shapes differ."""
         rates = [group["lr"] for group in self.optimiser.param_groups]  # of this run, whatever the other one had
         self._learn(th.load(Path(path) / "mmsa.th", map_location=self.args.device, weights_only=True), str(path))
+        self.mac.load_models(path)
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = rate
 
@@ -429,37 +429,51 @@ class MMSALearner:
         return {**self._learned(), "agent": self.mac.agent.state_dict(), "log_stats_t": self.log_stats_t}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mac.agent.load_state_dict(state["agent"])
         self._learn(state, "the saved state")
+        self.mac.agent.load_state_dict(state["agent"])
         self.log_stats_t = state["log_stats_t"]
 
     def _learned(self) -> dict[str, Any]:
-        """What was learned, but for the copy of SALE that the MAC acts with."""
+        """What was learned, but for the agent: trunk, head, and the copy of SALE that they act with."""
         return {
-            "online": {name: part.state_dict() for name, part in self.online.parts().items()},
+            "kind": self._kind(),
+            "online": {name: part.state_dict() for name, part in self._beyond_the_agent().items()},
             "target": {name: part.state_dict() for name, part in self.target.parts().items()},
             "sale": None if self.sale is None else self.sale.state_dict(),
             "fixed_target": None if self.sale is None else _some(self.target.mac.agent.sale).state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "training_steps": self.training_steps,
-            "normalise": self.cfg.sale.normalise,  # no weight would tell
             "standardise": None if self.standardise is None else self.standardise.state_dict(),
         }
 
+    def _beyond_the_agent(self) -> dict[str, nn.Module]:
+        return {name: part for name, part in self.online.parts().items() if name not in ("trunk", "head")}
+
+    def _kind(self) -> dict[str, bool | str]:
+        """What decides which networks there are and what they read; their weights alone would not always tell."""
+        cfg = self.cfg
+        kind: dict[str, bool | str] = {
+            "sale.enabled": cfg.sale.enabled,
+            "world_model.enabled": cfg.world_model.enabled,
+            "mixer_state": cfg.mixer_state,
+        }
+        if cfg.sale.enabled:
+            kind |= {f"sale.{key}": getattr(cfg.sale, key) for key in ("input", "scope", "normalise")}
+        if cfg.world_model.enabled:
+            kind["imagination.target"] = cfg.imagination.target
+            kind |= {f"loss_weights.{name} > 0": getattr(cfg.loss_weights, name) > 0 for name in DECODED}
+        return kind
+
     def _learn(self, state: dict[str, Any], source: str) -> None:
-        for name, networks in (("online", self.online), ("target", self.target)):
-            if state[name].keys() != networks.parts().keys():
+        for key, now in self._kind().items():
+            if (was := state["kind"].get(key)) != now:
                 raise RuntimeError(
-                    f"{source} holds the {name} networks {', '.join(state[name])}, this configuration has "
-                    f"{', '.join(networks.parts())}: load it with the configuration that it was trained with"
+                    f"{source} was trained with {key}: {was}, this configuration has {now}: "
+                    "load it with the configuration that it was trained with"
                 )
-            for part, module in networks.parts().items():
-                module.load_state_dict(state[name][part])
-        if state["normalise"] != self.cfg.sale.normalise:
-            raise RuntimeError(
-                f"{source} was trained with sale.normalise={state['normalise']}, this configuration has "
-                f"{self.cfg.sale.normalise}: load it with the configuration that it was trained with"
-            )
+        for saved, parts in (("online", self._beyond_the_agent()), ("target", self.target.parts())):
+            for name, part in parts.items():
+                part.load_state_dict(state[saved][name])
         if self.sale is not None:
             self.sale.load_state_dict(state["sale"])
             _some(self.target.mac.agent.sale).load_state_dict(state["fixed_target"])
@@ -484,7 +498,8 @@ class Guard:
             self.in_a_row = 0
             return True
         self.in_a_row += 1
-        wrong = ", ".join(name for name, loss in losses.items() if not loss.isfinite()) or "of a gradient"
+        wrong = ", ".join(name for name, loss in losses.items() if not loss.isfinite())
+        wrong = wrong or f"gradient of {', '.join(name for name, norm in norms.items() if not norm.isfinite())}"
         said = f"no finite number in an update, which is left out: {wrong}"
         if self.in_a_row == PATIENCE:
             raise RuntimeError(f"{said}; the same in {PATIENCE} in a row; lr, grad_norm_clip and rewards are suspects")

@@ -102,7 +102,7 @@ class RewardStandardiser:
     """Running mean and deviation of valid rewards, for a host that does not standardise them itself, as upstream.
 
     Upstream's replay gives no way to tell new samples from old ones, so a replayed reward counts at every draw, as
-    in its own learners; padding does not.
+    in its own learners; padding does not, nor what is no finite number.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,9 @@ class RewardStandardiser:
 
     def __call__(self, reward: Tensor) -> Tensor:
         """reward (S,): valid rewards only -> standardised, same shape."""
-        new = reward.double()
+        new = reward[reward.isfinite()].double()
+        if not len(new):
+            return reward
         n, mean = new.numel(), new.mean().item()
         delta, total = mean - self.mean, self.count + n
         self.sq_dev += ((new - mean) ** 2).sum().item() + delta**2 * self.count * n / total

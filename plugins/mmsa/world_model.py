@@ -23,6 +23,7 @@ LOGVAR_RANGE = (-10.0, 4.0)
 LOSSES = (
     "kl", "prior_reg", "recon", "prior_recon_state", "prior_recon_action", "avail", "reward", "continuation",
 )  # fmt: skip
+DECODED = LOSSES[2:]  # those that have a decoder
 
 
 class Gaussian(NamedTuple):
@@ -151,7 +152,9 @@ class WorldModel(nn.Module):
         return tanh(self.dec_h(s))
 
     def decode_avail(self, s: Tensor) -> Tensor | None:
-        """s (R, N, D) -> available actions (R, N, A) bool; None while every action is always available."""
+        """s (R, N, D) -> available actions (R, N, A) bool. None: all count as available, since no mask was ever
+        closed, or no decoder learns them.
+        """
         if self.dec_avail is None or not self.avail_seen:
             return None
         return self.dec_avail(s) >= 0.0

@@ -21,6 +21,7 @@ from controllers.basic_controller import BasicMAC
 from learners.guard import NonFiniteError, UpdateGuard
 from learners.ppo_learner import PPOLearner
 from learners.q_learner import QLearner
+from mmsa.learner import Guard
 
 PPO: dict[str, Any] = {"agent_output_type": "pi_logits", "action_selector": "multinomial", "mixer": None, "epochs": 2}
 
@@ -89,6 +90,15 @@ def test_nor_does_mmsa_go_on_for_ever_without_one(caplog: pytest.LogCaptureFixtu
     assert "an update, which is left out: " in caplog.text and "td" in caplog.text
     with pytest.raises(RuntimeError, match="no finite number.*td.*10 in a row; lr"):
         learner.train(broken, 1, 1)
+
+
+def test_mmsas_own_guard_names_losses_else_groups_of_gradients(caplog: pytest.LogCaptureFixture) -> None:
+    guard, fine, bad = Guard(), th.tensor(1.0), th.tensor(th.inf)
+    assert guard({"td": fine, "kl": fine}, {"value": fine, "world_model": fine}) and not caplog.text
+    assert not guard({"td": fine, "kl": fine}, {"value": fine, "world_model": bad})
+    assert not guard({"td": fine, "kl": bad}, {"value": bad, "world_model": fine})
+    said = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert said == ["gradient of world_model", "kl"]
 
 
 def test_too_many_in_a_row_end_the_run_with_the_loss_named(caplog: pytest.LogCaptureFixture) -> None:

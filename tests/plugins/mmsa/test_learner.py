@@ -666,10 +666,45 @@ def test_other_networks_are_not_loaded(tmp_path: Path) -> None:
     build(1).save_models(str(tmp_path))
     with pytest.raises(RuntimeError):
         build(1, **{"world_model.latent_dim": 5}).load_models(str(tmp_path))
-    with pytest.raises(RuntimeError, match="trained with sale.normalise=True, this configuration has False"):
-        build(1, **{"sale.normalise": False}).load_models(str(tmp_path))
     with pytest.raises(FileNotFoundError):
         build(1).load_models(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "was", "now"),
+    [
+        ({"sale.enabled": False}, "sale.enabled: True", "False"),
+        ({"sale.input": "hidden"}, "sale.input: obs", "hidden"),
+        ({"sale.scope": "joint"}, "sale.scope: local", "joint"),
+        ({"sale.normalise": False}, "sale.normalise: True", "False"),
+        ({"world_model.enabled": False}, "world_model.enabled: True", "False"),
+        ({"imagination.target": "copy"}, "imagination.target: online", "copy"),
+        ({"mixer_state": False}, "mixer_state: True", "False"),
+        ({"loss_weights.avail": 0.0}, "loss_weights.avail > 0: True", "False"),
+        ({"loss_weights.continuation": 1.0}, "loss_weights.continuation > 0: False", "True"),
+    ],
+    ids=str,
+)
+def test_networks_of_another_kind_are_refused_by_its_key(
+    tmp_path: Path, change: dict[str, Any], was: str, now: str
+) -> None:
+    """Some would fit: f reads vectors of one length, be they observations or hidden states."""
+    same = {"hidden_dim": 6} if "sale.input" in change else {}  # as obs_shape
+    first, second = build(1, **same), build(2, **same | change)
+    first.save_models(str(tmp_path))
+    before = values(second)
+    for load, what in ((second.load_models, str(tmp_path)), (second.load_state_dict, first.state_dict())):
+        with pytest.raises(RuntimeError, match=f"trained with {was}, this configuration has {now}"):
+            load(what)
+    close(values(second), before, rtol=0, atol=0)
+
+
+def test_nothing_is_saved_twice(tmp_path: Path) -> None:
+    learner = build(1)
+    learner.save_models(str(tmp_path))
+    acting, rest = (th.load(tmp_path / name, weights_only=True) for name in ("agent.th", "mmsa.th"))
+    assert {name.partition(".")[0] for name in acting} == {"trunk", "head", "sale"}
+    assert rest["online"].keys() == {"mixer", "model", "rollout"}
 
 
 @pytest.mark.parametrize("key", ["common_reward", "agent"])

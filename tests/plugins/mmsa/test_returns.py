@@ -140,6 +140,18 @@ def test_standardiser_state_goes_through_a_checkpoint() -> None:
     assert th.equal(first(th.arange(3.0)), second(th.arange(3.0)))
 
 
+@pytest.mark.parametrize("wrong", [th.nan, th.inf, -th.inf])
+def test_what_is_no_number_leaves_the_statistics_alone(wrong: float) -> None:
+    """Else every reward after it would be none, too; the update that it is in is left out by the guard."""
+    standardise, other = RewardStandardiser(), RewardStandardiser()
+    assert not standardise(th.full((2,), wrong)).isfinite().any()
+    rewards = th.arange(10.0)
+    assert th.equal(standardise(rewards), other(rewards))
+    got = standardise(th.tensor([1.0, wrong, 3.0]))
+    assert got.isfinite().tolist() == [True, False, True]
+    assert th.equal(got[[0, 2]], other(th.tensor([1.0, 3.0])))
+
+
 def test_equal_rewards_are_standardised_to_zero() -> None:
     standardise = RewardStandardiser()
     for _ in range(3):
