@@ -124,17 +124,21 @@ def interval(
     """The percentile interval (95 %) of a statistic by rliable's bootstrap, stratified by task.
 
     :param statistic: of the scores, a number or an array.
-    :param scores: (N, M, ...): one array, or several that are resampled independently, as for a comparison.
+    :param scores: (N, M, ...): one array, or several that are resampled independently, as for a comparison. A run of a
+        task stays whole, whatever it has beyond (N, M).
     :return: (low, high) in the statistic's shape; None where an array has fewer than MIN_RUNS runs.
     """
     if any(len(array) < MIN_RUNS for array in scores):
         return None
     from rliable import library  # here: it takes seconds to import
 
-    def function(*arrays: np.ndarray) -> np.ndarray:
-        return np.atleast_1d(statistic(*arrays))
+    def function(*drawn: np.ndarray) -> np.ndarray:
+        runs = zip(scores, drawn, strict=True)
+        return np.atleast_1d(statistic(*(array[own, np.arange(own.shape[1])] for array, own in runs)))
 
-    given: Any = {"": scores[0] if len(scores) == 1 else list(scores)}
+    # Numbers of runs are resampled, not their scores: of a curve rliable would draw every point from another run.
+    numbers = [np.repeat(np.arange(len(array))[:, None], array.shape[1], axis=1) for array in scores]
+    given: Any = {"": numbers[0] if len(scores) == 1 else numbers}
     with seeded(seed):
         _, estimates = library.get_interval_estimates(given, function, reps=reps, confidence_interval_size=LEVEL)
     low, high = estimates[""]

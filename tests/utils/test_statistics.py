@@ -142,6 +142,20 @@ def test_interval_of_curves(scores: np.ndarray) -> None:
     assert low.shape == high.shape == (6,) and (low <= high).all() and (np.diff(low) > 0).any()
 
 
+def test_a_resampled_run_is_whole() -> None:
+    """Of a curve with a shape, as steps_to_share reads it, the points must be one run's."""
+    drawn: list[np.ndarray] = []
+
+    def statistic(x: np.ndarray, y: np.ndarray) -> float:
+        drawn.extend((x, y))
+        return 0.0
+
+    runs = np.arange(5.0)[:, None, None] + 10 * np.arange(2.0)[:, None]  # (N, M, 1): a number for each run and task
+    st.interval(statistic, np.tile(runs, (1, 1, 7)), np.tile(runs[:3], (1, 1, 4)), reps=30)
+    assert all((one == one[..., :1]).all() for one in drawn)
+    assert all((one[:, 1, 0] - one[:, 0, 0] != 10).any() for one in drawn[-20:])  # tasks are drawn on their own
+
+
 @pytest.mark.parametrize("runs", [0, 1, 2])
 def test_no_interval_of_fewer_than_three_runs(runs: int) -> None:
     few, many = np.zeros((runs, 1)), np.zeros((5, 1))
