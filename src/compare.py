@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import shutil
 import signal
 import sys
@@ -244,10 +245,11 @@ def report(
     )
 
 
-def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) -> int:
+def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str], console: Console) -> int:
     """Copies what is finished into the repository and reports there on all that it has; 1 where a run is damaged.
 
-    Not against wall-clock: published runs are of several machines, which had other work besides.
+    Runs with other values than the file's, `words`, have their report in a folder of its own. Not against wall-clock:
+    published runs are of several machines, which had other work besides.
     """
     from utils.publish import publish as publish_one
 
@@ -270,16 +272,19 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], console: Console) ->
             f"{out}: no run of {loaded.name} is finished there, and none is published: there is nothing to publish"
         )
         raise ConfigError([*(problems or [nothing]), *miscounted(runs)])
+    place, title = loaded.published, loaded.title or loaded.name
+    if words:
+        said = " ".join(["with", *words])
+        place, title = place / re.sub(r"[^\w.=+\-]", "_", said), f"{title} ({said})"
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
-        title, reference = loaded.title or loaded.name, loaded.experiment.reference
-        ranked = bool(loaded.searched)
+        reference, ranked = loaded.experiment.reference, bool(loaded.searched)
         report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False, ranked=ranked)
-        loaded.published.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
+        place.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
         for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
-            shutil.copy(path, loaded.published)
+            shutil.copy(path, place)
     counted = f"{loaded}: {len(published)} of {len(runs)} runs are published"
-    say(console, "\n".join([counted, *problems, *miscounted(runs), f"report: {shown_path(loaded.published)}"]))
+    say(console, "\n".join([counted, *problems, *miscounted(runs), f"report: {shown_path(place)}"]))
     return 1 if problems else 0
 
 
@@ -332,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return report_only(options)
         loaded, out, runs = make_plan(options, words)
         if options.publish:
-            return publish(loaded, out, runs, console)
+            return publish(loaded, out, runs, words, console)
         require_writable(out, f"--out {out}")
         if options.report is not None:
             if not Path(sources_of(loaded, out, runs)[0]).is_dir():

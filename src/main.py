@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import re
 import secrets
 import shlex
 import shutil
@@ -126,7 +125,9 @@ def listing() -> str:
 
 def results_folder(config: Mapping[str, Any], task: str) -> Path:
     """Where the run is recorded; ConfigError where nothing can be written there. Nothing is written yet."""
-    folder = Path(config["local_results_path"]) / "sacred" / config["name"] / re.sub(r"[^\w.:+\-]|^\.+", "_", task)
+    from utils.logging import task_folder
+
+    folder = Path(config["local_results_path"]) / "sacred" / config["name"] / task_folder(task)
     require_writable(folder, f"local_results_path = {config['local_results_path']!r}")
     return folder
 
@@ -162,10 +163,11 @@ def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path, task: str)
     """The learning curve, and the last saved networks if asked, for every record of the run."""
     from utils.figures import learning_curve
     from utils.logging import backend_note, record_lock
+    from utils.runs import variant_of
 
     with record_lock:
         info = dict(_run.info)
-    title = f"{config['name']} on {task}, seed {config['seed']}"
+    title = f"{config['name']} on {task}{variant_of(config)}, seed {config['seed']}"
     if curve := learning_curve(info, folder / "learning_curve.png", title, backend_note(info.get("backend", ""))):
         _run.add_artifact(curve, content_type="image/png")
     if config["record_checkpoint"] and info.get("checkpoint"):
@@ -266,7 +268,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
             print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
             status = status or 1
         if checkpoints is not None:
-            if status == 0 and not config["keep_finished"]:
+            if status == 0 and not config["keep_finished"] or resumed is None and config["checkpoint_interval"] is None:
                 checkpoints.remove()
             checkpoints.unlock()
     if observer.dir is not None:

@@ -69,10 +69,17 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{key}", metavar="TEXT", help=f"only runs whose {key} contains this, in any case")
         command.add_argument("--seed", type=int, help="only runs of this seed")
     made["best"].add_argument("--metric", help=f"by default the first there is of {', '.join(METRICS)}")
-    made["best"].add_argument("-n", type=int, default=10, help="so many runs of each task (default: 10)")
+    made["best"].add_argument("-n", type=from_one, default=10, help="so many runs of each task (default: 10)")
     made["rm"].add_argument("--yes", action="store_true", help="do not ask")
     made["sync"].add_argument("--mongo", metavar="URL[/DB]", help=f"where to (default: {MONGO_VARIABLE})")
     return parser
+
+
+def from_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number}: a whole number from 1 is wanted")
+    return number
 
 
 # --- choosing ---
@@ -188,8 +195,12 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
     folders = [Path(run.source) for run in runs if not is_mongo(run.source)]
     for folder in folders:
         refuse_going(folder)
-    for folder in folders:
-        shutil.rmtree(folder)
+    for deleted, folder in enumerate(folders):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            problem = f"{folder} cannot be deleted: {error.strerror or error}"
+            raise ConfigError(f"{problem}; {deleted} of these {len(runs)} runs were deleted before it") from None
     for source in sources:
         if is_mongo(source):
             where = address(divided(source)[0], "RUN")

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.commands import flat
 from utils.records import NOT_LEARNT, differences
-from utils.runs import Planned, RunRecord
-from utils.schema import as_today, later_args
+from utils.runs import NAMED_ELSEWHERE, REWARD, Planned, RunRecord, shown, suffix
+from utils.schema import as_today
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 # Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
 # threads and a GPU, which change the last digits, make another run of a plan, but no other curve.
 NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
-ENVIRONMENT = {"env", "common_reward", "reward_scalarisation"}  # with env_args: other values make another task
-NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
+ENVIRONMENT = {"env", *REWARD}  # with env_args: other values make another task
+IN_THE_TASK = {f"env_args.{key}" for key in NAMED_ELSEWHERE}
 ABSENT = "absent"
 
 
@@ -158,7 +157,7 @@ def _left_out(run: RunRecord, reason: str) -> LeftOut:
 
 
 def _compared(run: RunRecord) -> dict[str, str]:
-    return {key: _shown(value) for key, value in flat(as_today(run.config)) if key not in NOT_COMPARED}
+    return {key: shown(value) for key, value in flat(as_today(run.config)) if key not in NOT_COMPARED}
 
 
 def _is_environment(key: str) -> bool:
@@ -171,21 +170,18 @@ def _differing(configs: Sequence[Mapping[str, str]]) -> set[str]:
 
 
 def _suffix(config: Mapping[str, str], keys: Iterable[str]) -> str:
-    return "".join(f" {key}={config.get(key, ABSENT)}" for key in sorted(keys))
+    return suffix({key: config.get(key, ABSENT) for key in keys})
 
 
 def _split_tasks(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Runs by task; where the environment's own keys differ, it is another task with these keys in its title. A key
-    that came later is in it wherever it isn't at its former value, which the task's name alone has always meant."""
+    """Runs by task; where keys of the environment differ that its name does not tell, these are in the title, too."""
     by_task: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_task[run.task].append(run)
     result: dict[str, list[RunRecord]] = defaultdict(list)
     for task, own in by_task.items():
         configs = [_compared(run) for run in own]
-        keys = {key for key in _differing(configs) if _is_environment(key) and key not in NAMES_THE_TASK}
-        former = {f"env_args.{key}": _shown(value) for key, value in later_args(own[0].config).items()}
-        keys |= {key for config in configs for key, value in former.items() if config.get(key, value) != value}
+        keys = {key for key in _differing(configs) if _is_environment(key) and key not in IN_THE_TASK}
         for run, config in zip(own, configs, strict=True):
             result[task + _suffix(config, keys)].append(run)
     return result
@@ -242,7 +238,3 @@ def _by_value(named: Iterable[tuple[str, str]]) -> str:
     for name, value in named:
         curves[value].add(name)
     return "; ".join(f"{value}: {', '.join(sorted(names))}" for value, names in sorted(curves.items()))
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

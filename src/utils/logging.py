@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shutil
 import sys
 import threading
@@ -168,6 +169,11 @@ def task_name(config: Mapping[str, Any]) -> str:
     """What the run is about, within its environment: the map or the key, else the environment's name."""
     env_args = config.get("env_args") or {}
     return str(env_args.get("map_name") or env_args.get("key") or config.get("env", ""))
+
+
+def task_folder(task: str) -> str:
+    """What the folder of a task's runs is called: its name, without what no folder's name should have in it."""
+    return re.sub(r"[^\w.:+\-]|^\.+", "_", task)
 
 
 def table(values: Mapping[str, float], width: int | None = None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from utils.commands import flat
 from utils.experiments import Run
+from utils.logging import task_folder
 from utils.runs import JOURNAL, pauses, seconds_between, task_of, time_of
 from utils.schema import as_today
 
@@ -92,7 +93,7 @@ def published(run: Run) -> Found:
 
 
 def _of_this_simulator(run: Run, folder: Path) -> Iterator[Record]:
-    return (one for one in records(folder) if one.folder.parent.name == task_of(run.config))
+    return (one for one in records(folder) if one.folder.parent.name == task_folder(task_of(run.config)))
 
 
 def published_only(run: Run) -> Record | None:

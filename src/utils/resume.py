@@ -49,14 +49,15 @@ class Resumed(NamedTuple):
 
 
 def checkpoints_of(config: Mapping[str, Any], folder: Path, log: logging.Logger) -> Checkpoints | None:
-    """Where a new run's checkpoints go, locked; None where it writes none."""
-    if config["checkpoint_interval"] is None or config["evaluate"]:
-        return None
+    """Where a new run's checkpoints go, locked, so that nobody takes the run away even if it writes none; None where
+    nothing can be locked there.
+    """
     checkpoints = Checkpoints(folder / CHECKPOINTS, config["keep_checkpoints"])
     try:
         checkpoints.lock()
     except OSError as error:  # a full disk, or a file system without locks
-        log.warning("no checkpoints are written, this run cannot be resumed: %s", error)
+        if config["checkpoint_interval"] is not None:
+            log.warning("no checkpoints are written, this run cannot be resumed: %s", error)
         return None
     return checkpoints
 
@@ -76,7 +77,10 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     source = folder / "config.json"
     recorded = as_today(read(source))
     status = str(read(folder / "run.json").get("status"))
-    if not (folder / CHECKPOINTS).is_dir():
+    none_written = recorded.get("checkpoint_interval") is None and not any(
+        folder.glob(f"{CHECKPOINTS}/*/manifest.json")
+    )
+    if none_written or not (folder / CHECKPOINTS).is_dir():
         why = (
             "it is finished, and keeps its last checkpoint only with keep_finished=True"
             if status == records.COMPLETED

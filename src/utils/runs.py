@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import simulator_suffix
+from envs import ARGS, simulator_suffix
 from envs.gymma import plain_key
-from utils.commands import rebuilt_command
+from utils.commands import flat, rebuilt_command
 from utils.config import ConfigError
 from utils.logging import backend_note, task_name
 from utils.mongo import address, connect, is_mongo, parse_time
 
+NAMED_ELSEWHERE = {"map_name", "key", "backend"}  # of env_args: they are in a task's name and its simulator
+REWARD = {"common_reward": True, "reward_scalarisation": "sum"}  # whose it is, and what else it may be made of
 JOURNAL = "metrics.jsonl"  # every metric of a run that has not ended, one line a heartbeat; see utils.recording
 
 
@@ -46,7 +48,7 @@ class RunRecord:
     """What one run has left behind."""
 
     algorithm: str  # the configuration's label, or its name where there is none
-    task: str  # task, simulator and version of the environment: only runs with the same one may share a curve
+    task: str  # task, simulator, its version and variant_of: only runs with the same one may share a curve
     task_name: str  # without the version
     backend: str  # simulator and version, "" where the run ended before it was known
     seed: int | None
@@ -104,6 +106,27 @@ def task_of(config: Mapping[str, Any], backend: str = "") -> str:
     backend: what a recorded run was simulated by; "" for a run to come on this machine.
     """
     return task_name(config) + simulator_suffix(config, backend)
+
+
+def variant_of(config: Mapping[str, Any]) -> str:
+    """The environment's own keys that are not at their defaults, as " env_args.time_limit=25": another task of the
+    same name. "" where all are, or nothing is known of the environment's.
+    """
+    args, fields = config.get("env_args"), getattr(ARGS.get(str(config.get("env"))), "model_fields", {})
+    own = args if isinstance(args, Mapping) else {}
+    known = own.keys() & fields.keys() - NAMED_ELSEWHERE
+    unusual = dict(flat({key: own[key] for key in known if own[key] != fields[key].default}, "env_args."))
+    unusual |= {key: config[key] for key, usual in REWARD.items() if config.get(key, usual) != usual}
+    return suffix(unusual)
+
+
+def suffix(values: Mapping[str, Any]) -> str:
+    """ " key=value" for each, in the order of their names."""
+    return "".join(f" {key}={shown(values[key])}" for key in sorted(values))
+
+
+def shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def load_runs(sources: Sequence[str], problems: list[str] | None = None) -> list[RunRecord]:
@@ -321,7 +344,7 @@ def _record(
     host = _host(run.get("host"), info)
     return RunRecord(
         algorithm=algorithm_of(config),
-        task=f"{task}, {backend or 'backend not recorded'}",
+        task=f"{task}, {backend or 'backend not recorded'}{variant_of(config)}",
         task_name=task,
         backend=backend,
         seed=seed if isinstance(seed, int) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -430,6 +431,26 @@ def test_publish(
     assert "pair: 3 of 4 runs are published" in out and out.count("published: ") == 1
     assert all(f"published before, left as it is: {place}" in out for place in places)
     assert before.items() <= {path: path.read_bytes() for path in checkout.rglob("*.json")}.items()
+
+
+def test_publish_with_other_values_leaves_the_report_on_the_files_own_alone(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rliable")
+    run, folder = stage.runs[0], checkout / "results/pair"
+    whole_record(run, run.folder)
+    assert compare.main([*stage.words, "--publish"]) == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    shutil.rmtree(run.folder)
+    whole_record(run, run.folder, lr=0.25)
+    assert compare.main([*stage.words, "--publish", "with", "lr=0.25"]) == 0
+    assert "report: " in (out := capsys.readouterr().out) and out.rstrip().endswith("results/pair/with_lr=0.25")
+    assert before.items() <= {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.items()
+    assert (folder / "with_lr=0.25/table.md").read_text().startswith("# Two learners on a game (with lr=0.25)")
+    assert (
+        compare.main([*stage.words, "--publish"]) == 0
+    )  # the first one's record is published, and alone in its report
+    assert before.items() <= {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.items()
 
 
 def test_finished_runs_that_are_refused_are_not_said_to_be_missing(

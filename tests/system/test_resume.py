@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import main
+import track
 from utils import hosts, recorded, resume
 from utils.checkpoints import Checkpoints
 from utils.recording import RunFolder
@@ -83,6 +84,27 @@ def content(folder: Path) -> dict[Path, bytes]:
 
 
 # --- a run goes on ---
+def test_a_run_without_checkpoints_is_not_taken_away_while_it_goes_on(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run
+
+    train, removed = run.run, []
+
+    def stopped(*args: Any, **more: Any) -> None:
+        removed.append(track.main(["rm", "results/sacred", "--yes"]))
+        train(*args, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", stopped)
+    assert main.main([*RUN, "with", *SMALL, "checkpoint_interval=null"]) == 130
+    record = tree / "results/sacred/vdn" / KEY / "1"
+    assert removed == [2] and metrics(record) and not (record / "checkpoints").exists()
+    assert "another process has this run" in capsys.readouterr().err
+    assert "no checkpoints (checkpoint_interval = None)" in refused(capsys, "--resume", str(record))
+    assert track.main(["rm", "results/sacred", "--yes"]) == 0 and not record.exists()
+
+
 def test_the_record_of_a_resumed_run_is_that_of_one_left_alone(
     cut_off: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

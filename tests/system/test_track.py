@@ -182,6 +182,15 @@ def test_best_is_in_order(runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err.endswith(said)
 
 
+def test_best_knows_another_task_of_the_same_name(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masked = sr.configuration("qmix", 1, env_args={"key": sr.LBF, "action_masks": True})
+    sr.write(runs / "results/sacred/qmix/3", sr.record(masked, sr.tests(0.9)))
+    assert track.main(["best", "results/sacred/qmix", "-n", "1"]) == 0
+    plain, best, other, _ = lines(capsys)
+    assert plain.startswith(f"{sr.LBF}, lbforaging 2.0.0: ") and "tuned" in best
+    assert other.startswith(f"{sr.LBF}, lbforaging 2.0.0 env_args.action_masks=true: ")
+
+
 def test_a_run_that_diverged_is_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sr.write(runs / "results/sacred/iql/1", sr.record(sr.configuration("iql", 1), sr.tests(math.nan)))
     assert track.main(["best", "results/sacred/iql", "results/sacred/qmix"]) == 0
@@ -242,6 +251,14 @@ def test_rm_where_no_lock_can_be_taken(
     assert track.main(["rm", "results/sacred", "--yes"]) == (2 if left else 0)
     assert len(list(runs.rglob("run.json"))) == left
     assert ("whether a process has this run cannot be told" in capsys.readouterr().err) == bool(left)
+
+
+def test_rm_says_what_it_could_not_delete(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "link").symlink_to("results/sacred/qmix/1")
+    assert track.main(["rm", "results/sacred/vdn", "link", "--yes"]) == 2
+    said = capsys.readouterr().err
+    assert "error: link cannot be deleted: " in said and "1 of these 2 runs were deleted before it" in said
+    assert len(list((runs / "results").rglob("run.json"))) == 2
 
 
 def test_rm_in_a_database(runs: Path, wire: Wire, db: Any) -> None:
@@ -331,6 +348,9 @@ def test_sync_keeps_what_omniboard_added(runs: Path, wire: Wire, db: Any) -> Non
         (["ls", "--mongo=mongodb://me:s3cret@host/a"], "unrecognized arguments: --mongo=mongodb://host/a"),
         (["mongodb://me:s3cret@host/a"], "invalid choice"),
         (["ls", "nowhere"], "no such folder"),
+        (["best", "-n", "0"], "argument -n: 0: a whole number from 1 is wanted"),
+        (["best", "-n", "-1"], "argument -n: -1: a whole number from 1 is wanted"),
+        (["best", "-n", "x"], "argument -n: invalid"),
     ],
 )
 def test_wrong_use(runs: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:

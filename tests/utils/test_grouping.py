@@ -61,11 +61,45 @@ def test_a_record_older_than_a_key_is_one_of_its_former_value(lay: Any) -> None:
     assert names(group(runs)) == [(LBF, "qmix scale_inputs=false", [0, 1]), (LBF, "qmix scale_inputs=true", [2])]
 
 
-def test_a_key_of_the_environment_that_came_later_is_in_the_title(lay: Any) -> None:
-    masked = {"env_args": {"key": sr.LBF, "action_masks": True}}
-    runs = lay((sr.configuration(**masked), {}), (sr.configuration(seed=2), {}))
-    assert names(group(runs[:1])) == [(f"{LBF} env_args.action_masks=true", "qmix", [1])]
+@pytest.mark.parametrize(
+    ("change", "title"),
+    [
+        ({"env_args": {"key": sr.LBF, "action_masks": True}}, f"{LBF} env_args.action_masks=true"),
+        (
+            {"env_args": {"key": sr.LBF, "time_limit": 9, "make": {"players": 3}}},
+            f"{LBF} env_args.make.players=3 env_args.time_limit=9",
+        ),
+        ({"common_reward": False}, f"{LBF} common_reward=false"),
+        ({"env_args": {"key": sr.LBF, "time_limit": None, "make": {}}}, LBF),
+    ],
+    ids=str,
+)
+def test_what_is_not_as_usual_in_the_environment_is_in_the_title_of_every_run(
+    lay: Any, change: dict[str, Any], title: str
+) -> None:
+    """Also where no other run differs, so that no report calls another task by the plain one's name."""
+    runs = lay((sr.configuration(**change), {}), (sr.configuration(seed=2), {}))
+    assert names(group(runs[:1])) == [(title, "qmix", [1])] and runs[0].task == title
     assert names(group(runs[1:])) == [(LBF, "qmix", [2])]
+
+
+def test_what_an_environment_of_ones_own_differs_in_is_in_both_titles(lay: Any) -> None:
+    own = [{"env": "mine", "env_args": {"key": "k", "size": size}} for size in (1, 2)]
+    runs = lay(*((sr.configuration(**keys), {}) for keys in own))
+    assert [title for title, _, _ in names(group(runs))] == [
+        f"k, lbforaging 2.0.0 env_args.size={size}" for size in (1, 2)
+    ]
+
+
+def test_one_simulator_is_one_task_however_it_was_chosen(lay: Any) -> None:
+    chosen = [{"map_name": "terran_5_vs_5", "backend": backend} for backend in ("auto", "smax")]
+    runs = lay(
+        *(
+            (sr.configuration(env="sc2v2", seed=i, env_args=args), {"backend": "SMAX (jaxmarl 0.2.0)"})
+            for i, args in enumerate(chosen)
+        )
+    )
+    assert [seeds for _, _, seeds in names(group(runs))] == [[0, 1]]
 
 
 def test_a_curve_is_called_the_same_on_all_tasks(lay: Any) -> None:

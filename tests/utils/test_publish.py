@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support import sacred_runs as sr
 
+import main
 from utils import config, records
 from utils.config import ConfigError
 from utils.experiments import Run
@@ -61,6 +62,16 @@ class Read(dict[str, Series]):
     def get(self, name: str, default: Any = None) -> Any:
         self.names.add(name)
         return super().get(name, default)
+
+
+def test_a_published_run_counts_whatever_its_task_is_called(tmp_path: Path) -> None:
+    """Of a name with / in it, as VMAS has, the folder has another one."""
+    values = sr.configuration("mmsa", env="vmas", env_args={"key": "mpe/simple_spread"})
+    run = Run("M", "t", 1, tmp_path / "seed1", tmp_path / "published" / "seed1", values, ())
+    name = main.results_folder({**values, "local_results_path": str(tmp_path)}, "mpe/simple_spread").name
+    folder = sr.write(run.folder / "sacred/mmsa" / name / "1", sr.record(values, sr.tests(0.8)))
+    assert records.published(run).finished is None
+    assert publish(run, records.record(folder)) == records.published(run).finished.folder  # type: ignore[union-attr]
 
 
 def test_what_a_report_reads_is_published(tmp_path: Path) -> None:
