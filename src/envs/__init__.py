@@ -87,7 +87,7 @@ def require(config: Mapping[str, Any]) -> None:
     elif env == "vmas":
         vmas.require(**env_args)
     elif env == "gymma":
-        gymma.GymmaEnv(**env_args, common_reward=config["common_reward"]).close()
+        gymma.require(**env_args)
     if _is_batched(env, env_args) and config["env_workers"]:
         raise ValueError(
             f"env_workers={config['env_workers']}: {env} steps all environments in one call; set env_workers=0"

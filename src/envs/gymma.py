@@ -87,9 +87,11 @@ class GymmaArgs(BaseModel):
 
     @field_validator("make")
     @classmethod
-    def _no_limit(cls, make: dict[str, Any]) -> dict[str, Any]:
+    def _has_no_other_key(cls, make: dict[str, Any]) -> dict[str, Any]:
         if limits := sorted(set(make) & {*_LIMITS.values(), "max_episode_steps"}):
             raise ValueError(f"{', '.join(limits)} cannot be set here: env_args.time_limit is the limit's key")
+        if "max_player_level" in make:
+            raise ValueError("max_player_level cannot be set here: it has a key of its own, env_args.max_player_level")
         return make
 
 
@@ -130,9 +132,22 @@ def find_spec(key: str) -> Any:
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         with contextlib.suppress(ModuleNotFoundError):  # a misspelt key may be meant for it
             importlib.import_module("lbforaging")
-        names = [*PAPER_TASKS, *(name for name, _ in MPE_LISTING)]
+        names = [*PAPER_TASKS, *(name for name, _ in MPE_LISTING if "NAME" not in name)]
         names += [name for name in gymnasium.registry if name not in names]
         raise ValueError(f"{key!r} is no known environment.{nearest(key, names)}") from error
+
+
+def require(**env_args: Any) -> None:
+    """Raises where there is no such environment here, or none with these arguments: of some only an episode tells."""
+    env = GymmaEnv(**env_args)
+    try:
+        if env_args.get("make"):
+            env.reset(seed=0)
+    except Exception as error:  # of the package
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"env_args.make={env_args['make']}: {env.name} begins no episode with it: {why}") from error
+    finally:
+        env.close()
 
 
 def plain_key(key: str) -> str:
@@ -190,7 +205,7 @@ def _limit_of(spec: Any, key: str, raw: Any, time_limit: int | None) -> int:
 
 
 def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
-    """Each agent's Box and Discrete; EnvContractError for spaces of another form."""
+    """Each agent's Box and Discrete; EnvContractError for spaces of another form, ValueError where nobody acts."""
     from gymnasium.spaces import Box, Discrete, Tuple
 
     seen, taken = env.observation_space, env.action_space
@@ -198,6 +213,8 @@ def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
         raise EnvContractError(f"{key}: observation and action space must be tuples with one entry for each agent")
     boxes = [space for space in seen if isinstance(space, Box)]
     choices = [space for space in taken if isinstance(space, Discrete)]
+    if not len(seen):
+        raise ValueError(f"{key}: there are no agents")
     if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
         raise EnvContractError(f"{key}: a Box observation and Discrete actions are needed for each agent")
     return boxes, choices

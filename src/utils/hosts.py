@@ -99,7 +99,10 @@ def _import_file(path: Path) -> ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     importlib.invalidate_caches()
-    module = importlib.import_module(path.stem)
+    try:
+        module = importlib.import_module(path.stem)
+    except (SyntaxError, ImportError) as error:
+        raise PluginError(f"{path.name} cannot be imported: {type(error).__name__}: {error}") from error
     if module.__file__ is None or not path.samefile(module.__file__):
         there = module.__file__ or "Python itself"
         raise PluginError(f"another module has the name {path.stem} ({there}): rename {path.name}")

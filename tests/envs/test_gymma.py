@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 from toy_envs import RaggedEnv
 
+import envs
 from envs.gymma import PAPER_TASKS, GymmaArgs, GymmaEnv, plain_key
 
 
@@ -358,6 +359,14 @@ def test_agents_that_leave_early(how: str) -> None:
     assert [step[2:4] for step in steps] == [(False, False)] * 3 + [(how == "terminated", how == "truncated")]
 
 
+def test_arguments_with_which_no_episode_begins_are_refused_before_anything_is_written() -> None:
+    config = {"env": "gymma", "env_workers": 0, "render": False}
+    args = {"key": "Foraging-8x8-2p-3f-v3", "make": {"players": 99}}
+    with pytest.raises(ValueError, match=r"env_args.make={'players': 99}: Foraging-8x8-2p-3f-v3 begins no episode"):
+        envs.require({**config, "env_args": args})
+    envs.require({**config, "env_args": {**args, "make": {"players": 3}}})
+
+
 @needs_mpe
 @needs_rware
 @pytest.mark.parametrize(
@@ -370,8 +379,14 @@ def test_agents_that_leave_early(how: str) -> None:
         ({"key": "pz-mpe-simple-spread-v3", "make": {"max_cycles": 9}}, "max_cycles.*time_limit"),
         ({"key": "rware-tiny-2ag-v2", "make": {"max_steps": 9}}, "max_steps.*time_limit"),
         ({"key": "pz-mpe-simple-spread-v3", "make": {"M": 9}}, "env_args.make=.*'M'"),
+        (
+            {"key": "Foraging-8x8-2p-3f-v3", "make": {"max_player_level": 3}},
+            "a key of its own, env_args.max_player_level",
+        ),
+        ({"key": "rware-tiny-2ag-v2", "make": {"n_agents": 0}}, "rware-tiny-2ag-v2: there are no agents"),
         ({"key": "Foraging-8x8-2p-3f-v3", "make": {"players": 0}}, "env_args.make=.*'players': 0"),
         ({"key": ""}, "'' is no known environment."),
+        ({"key": "pz-mpe-foo-v3"}, "Did you mean pz-mpe-(?!NAME)"),
         ({"key": "Foraging-8x8-2p-3f-v33"}, "environment. Did you mean Foraging-8x8-2p-3f-v3"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -96,6 +97,13 @@ def test_what_can_be_wrong_with_the_module(own: Path) -> None:
     assert "another module has the name json" in problem(own, f"env_module={own / 'json.py'}")
     (own / "corridor-2.py").write_text("def register(): pass")
     assert "can import no file of this name" in problem(own, f"env_module={own / 'corridor-2.py'}")
+    for name, text, words in (
+        ("syntax", "def register(:", r"SyntaxError: .*corridor_syntax.py, line 1"),
+        ("lacking", "import notthere", "ModuleNotFoundError: No module named 'notthere'"),
+    ):
+        (own / f"corridor_{name}.py").write_text(text)
+        said = problem(own, f"env_module={own / f'corridor_{name}.py'}")
+        assert re.search(f"corridor_{name}.py cannot be imported: {words}", said), said
     taken = (own / "corridor_env.py").read_text().replace('register("corridor"', 'register("smax"')
     (own / "corridor_taken.py").write_text(taken)
     assert "already another environment 'smax'" in problem(own, f"env_module={own / 'corridor_taken.py'}")
