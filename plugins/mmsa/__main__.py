@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import yaml
 
-from .upstream import VARIABLE, UpstreamError, algorithms, compose, environments, find_checkout, nearest, train
+from .checkout import VARIABLE, UpstreamError, algorithms, compose, environments, find_checkout, nearest
+from .upstream import train
 
 
 class _Parser(argparse.ArgumentParser):

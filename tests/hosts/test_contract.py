@@ -44,17 +44,18 @@ MMSA_METRICS = {
 }
 
 if UPSTREAM:
+    from mmsa import checkout as checkouts
     from mmsa import upstream
 
-    CHECKOUT = upstream.find_checkout(os.environ[upstream.VARIABLE])
-    upstream.prepare(CHECKOUT, upstream.compose(CHECKOUT, "mmsa", "gymma", SHORT), LOG)
+    CHECKOUT = checkouts.find_checkout(os.environ[checkouts.VARIABLE])
+    upstream.prepare(CHECKOUT, checkouts.compose(CHECKOUT, "mmsa", "gymma", SHORT), LOG)
 
 
 def compose(algorithm: str, *words: str) -> dict[str, Any]:
     """The host's own configuration of a short run on a small task; `words` come last."""
     small = SMALL if algorithm == "mmsa" else []
     if UPSTREAM:
-        config = upstream.compose(CHECKOUT, algorithm, "gymma", [*SHORT, *small, *words])
+        config = checkouts.compose(CHECKOUT, algorithm, "gymma", [*SHORT, *small, *words])
         config["env_args"]["seed"] = config["seed"]
         return config
     return import_module("utils.config").compose(

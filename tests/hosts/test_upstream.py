@@ -25,18 +25,19 @@ from support import fake_epymarl
 
 import main
 from mmsa import __main__ as command_line
+from mmsa import checkout as checkouts
 from mmsa import upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "env_args.key=Foraging-5x5-2p-1f-v3"
 RUN = ["--config=mmsa", "--env-config=gymma", "with", KEY]
-REAL = os.path.abspath(os.environ[upstream.VARIABLE]) if os.environ.get(upstream.VARIABLE) else ""
-real = pytest.mark.skipif(not REAL, reason=f"{upstream.VARIABLE} names no checkout of upstream EPyMARL")
+REAL = os.path.abspath(os.environ[checkouts.VARIABLE]) if os.environ.get(checkouts.VARIABLE) else ""
+real = pytest.mark.skipif(not REAL, reason=f"{checkouts.VARIABLE} names no checkout of upstream EPyMARL")
 
 
 @pytest.fixture(autouse=True)
 def no_checkout_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(upstream.VARIABLE, raising=False)
+    monkeypatch.delenv(checkouts.VARIABLE, raising=False)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
 
@@ -49,7 +50,7 @@ def fake(tmp_path: Path) -> Path:
 @pytest.fixture
 def compose(fake: Path) -> Callable[..., dict[str, Any]]:
     def composed(*words: str, algorithm: str = "mmsa") -> dict[str, Any]:
-        return upstream.compose(upstream.find_checkout(str(fake)), algorithm, "gymma", [KEY, *words])
+        return checkouts.compose(checkouts.find_checkout(str(fake)), algorithm, "gymma", [KEY, *words])
 
     return composed
 
@@ -77,13 +78,13 @@ def test_the_named_checkout_comes_first_then_the_folder_one_is_in_then_the_varia
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named, here, variable = (fake_epymarl.make(tmp_path / name) for name in ("named", "here", "variable"))
-    with pytest.raises(upstream.UpstreamError, match=r"--epymarl PATH.*EPYMARL_PATH.*git clone"):
-        upstream.find_checkout(None)
-    monkeypatch.setenv(upstream.VARIABLE, str(variable))
-    assert upstream.find_checkout(None).path == variable
+    with pytest.raises(checkouts.UpstreamError, match=r"--epymarl PATH.*EPYMARL_PATH.*git clone"):
+        checkouts.find_checkout(None)
+    monkeypatch.setenv(checkouts.VARIABLE, str(variable))
+    assert checkouts.find_checkout(None).path == variable
     monkeypatch.chdir(here)
-    assert upstream.find_checkout(None).path == here
-    assert upstream.find_checkout(str(named)).path == named
+    assert checkouts.find_checkout(None).path == here
+    assert checkouts.find_checkout(str(named)).path == named
 
 
 @pytest.mark.parametrize(
@@ -95,29 +96,29 @@ def test_the_named_checkout_comes_first_then_the_folder_one_is_in_then_the_varia
 )
 def test_what_is_no_checkout_or_too_old_is_refused(tmp_path: Path, changes: dict[str, None], message: str) -> None:
     folder = fake_epymarl.make(tmp_path / "epymarl", changes)
-    with pytest.raises(upstream.UpstreamError, match=message):
-        upstream.find_checkout(str(folder))
+    with pytest.raises(checkouts.UpstreamError, match=message):
+        checkouts.find_checkout(str(folder))
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(upstream.UpstreamError, match="nowhere: there is no such folder"):
-        upstream.find_checkout(str(tmp_path / "nowhere"))
+    with pytest.raises(checkouts.UpstreamError, match="nowhere: there is no such folder"):
+        checkouts.find_checkout(str(tmp_path / "nowhere"))
 
 
 def test_the_host_is_named_with_its_commit(tmp_path: Path) -> None:
     folder = fake_epymarl.make(tmp_path / "epymarl", git=True)
-    assert re.fullmatch(rf"upstream EPyMARL [0-9a-f]{{7}} at {folder}", str(upstream.find_checkout(str(folder))))
+    assert re.fullmatch(rf"upstream EPyMARL [0-9a-f]{{7}} at {folder}", str(checkouts.find_checkout(str(folder))))
     (folder / "results").mkdir()
     (folder / "results/new").touch()
     os.utime(folder / "src/run.py", (1e9, 1e9))  # git status would note the new time in its index
     before = fake_epymarl.contents(folder)
-    assert re.fullmatch("[0-9a-f]{7}", upstream.find_checkout(str(folder)).commit)
+    assert re.fullmatch("[0-9a-f]{7}", checkouts.find_checkout(str(folder)).commit)
     assert fake_epymarl.contents(folder) == before
     (folder / "src/run.py").write_text("")
-    assert re.fullmatch("[0-9a-f]{7}, changed", upstream.find_checkout(str(folder)).commit)
+    assert re.fullmatch("[0-9a-f]{7}, changed", checkouts.find_checkout(str(folder)).commit)
     (folder / "inner").mkdir()
     inner = fake_epymarl.make(folder / "inner")  # not under version control itself
-    assert str(upstream.find_checkout(str(inner))) == f"upstream EPyMARL (commit unknown) at {inner}"
+    assert str(checkouts.find_checkout(str(inner))) == f"upstream EPyMARL (commit unknown) at {inner}"
 
 
 # --- the configuration ---
@@ -186,22 +187,22 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
     ],
 )
 def test_what_is_wrong_is_refused(compose: Callable[..., dict[str, Any]], word: str, message: str) -> None:
-    with pytest.raises(upstream.UpstreamError, match=message):
+    with pytest.raises(checkouts.UpstreamError, match=message):
         compose(word)
 
 
 def test_a_key_that_the_checkout_no_longer_has_is_named(tmp_path: Path) -> None:
     name = "src/config/default.yaml"
     folder = fake_epymarl.make(tmp_path / "epymarl", {name: fake_epymarl.FILES[name].replace("gamma:", "discount:")})
-    checkout = upstream.find_checkout(str(folder))
-    with pytest.raises(upstream.UpstreamError, match=r"default\.yaml: gamma is missing, which MMSA reads"):
-        upstream.compose(checkout, "mmsa", "gymma", [KEY])
-    upstream.compose(checkout, "qmix", "gymma", [KEY])
+    checkout = checkouts.find_checkout(str(folder))
+    with pytest.raises(checkouts.UpstreamError, match=r"default\.yaml: gamma is missing, which MMSA reads"):
+        checkouts.compose(checkout, "mmsa", "gymma", [KEY])
+    checkouts.compose(checkout, "qmix", "gymma", [KEY])
 
 
 def test_a_missing_map_is_asked_for_by_its_own_key(fake: Path) -> None:
-    with pytest.raises(upstream.UpstreamError, match=r"env_args\.map_name is missing"):
-        upstream.compose(upstream.find_checkout(str(fake)), "mmsa", "sc2", ["env_args.map_name=null"])
+    with pytest.raises(checkouts.UpstreamError, match=r"env_args\.map_name is missing"):
+        checkouts.compose(checkouts.find_checkout(str(fake)), "mmsa", "sc2", ["env_args.map_name=null"])
 
 
 def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[str, Any]]) -> None:
@@ -211,7 +212,7 @@ def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[st
     assert compose(*words) == compose()
     assert compose(*words, "td_lambda=0.0", algorithm="qmix") == compose(algorithm="qmix")
     assert compose("td_lambda=0.6")["td_lambda"] == 0.6
-    with pytest.raises(upstream.UpstreamError, match="td_lambda=0.6: upstream has no td_lambda, it does one-step"):
+    with pytest.raises(checkouts.UpstreamError, match="td_lambda=0.6: upstream has no td_lambda, it does one-step"):
         compose("td_lambda=0.6", algorithm="qmix")
 
 
@@ -220,7 +221,7 @@ def test_an_update_an_episode_is_not_what_upstream_does_with_several_environment
 ) -> None:
     words = ["runner=parallel", "batch_size_run=8"]
     assert compose(*words)["batch_size_run"] == 8
-    with pytest.raises(upstream.UpstreamError, match="one update for each rollout of batch_size_run episodes, here 8"):
+    with pytest.raises(checkouts.UpstreamError, match="one update for each rollout of batch_size_run episodes, here 8"):
         compose("env_steps_per_update=episode", *words)
 
 
@@ -238,18 +239,18 @@ def test_a_mapping_among_the_words_leaves_the_groups_other_keys_alone(compose: C
     ],
 )  # fmt: skip
 def test_values(text: str, value: Any) -> None:
-    assert upstream.parse_value(text) == value and type(upstream.parse_value(text)) is type(value)
+    assert checkouts.parse_value(text) == value and type(checkouts.parse_value(text)) is type(value)
 
 
 def test_names_of_files(fake: Path) -> None:
-    checkout = upstream.find_checkout(str(fake))
+    checkout = checkouts.find_checkout(str(fake))
     for names, message in (
         ((None, "gymma"), "--config is missing; available: mmsa, qmix"),
         (("qmixx", "gymma"), "--config=qmixx: there is no such file; did you mean qmix"),
         (("qmix", None), "--env-config is missing; available: gymma, sc2"),
     ):
-        with pytest.raises(upstream.UpstreamError, match=message):
-            upstream.compose(checkout, *names, [])
+        with pytest.raises(checkouts.UpstreamError, match=message):
+            checkouts.compose(checkout, *names, [])
 
 
 # --- runs, in processes of their own ---
@@ -260,7 +261,7 @@ def test_a_run_is_recorded_and_nothing_is_written_in_the_checkout(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert fake_epymarl.contents(folder) == before
     info = record()
-    checkout = upstream.find_checkout(str(folder))
+    checkout = checkouts.find_checkout(str(folder))
     assert info["host"] == str(checkout) and f"host: {checkout}" in done.stderr
     assert info["test_return_mean"] == [0.5] and info["versions"]["torch"] == metadata.version("torch")
     assert info["command"] == "python -m mmsa --config=mmsa --env-config=gymma with " + f"{KEY} td_lambda=0.5 seed=5"
@@ -422,10 +423,10 @@ def test_options_of_the_embedded_host_are_refused(
 def test_the_variable_alone_changes_nothing(
     fake: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(upstream.VARIABLE, str(fake))
+    monkeypatch.setenv(checkouts.VARIABLE, str(fake))
     assert main.main(["--print-config", *RUN]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["env_steps_per_update"] == 50  # the embedded host's
-    monkeypatch.delenv(upstream.VARIABLE)
+    monkeypatch.delenv(checkouts.VARIABLE)
     assert main.main(["--epymarl", "--config=mmsa"]) == 2
     assert "EPYMARL_PATH names; it is not set" in capsys.readouterr().err
 
@@ -436,7 +437,7 @@ def test_a_real_checkout_keeps_the_contract() -> None:
     """tests/hosts/test_contract.py in a process that has the checkout's modules instead of ours."""
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
     command = [sys.executable, "-m", "pytest", *options, "-o", "pythonpath=plugins", "tests/hosts/test_contract.py"]
-    variables = {upstream.VARIABLE: REAL, "CONTRACT_HOST": "upstream"}
+    variables = {checkouts.VARIABLE: REAL, "CONTRACT_HOST": "upstream"}
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | variables
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -458,7 +459,7 @@ def test_a_real_checkout_is_left_as_it_was() -> None:
 @real
 def test_mmsa_shares_its_settings_with_the_checkouts_qmix() -> None:
     mine = yaml.safe_load((ROOT / "plugins/mmsa/upstream.yaml").read_text())
-    checkout = upstream.find_checkout(REAL)
+    checkout = checkouts.find_checkout(REAL)
     theirs: dict[str, Any] = {}
     for name in ("default.yaml", "algs/qmix.yaml"):
         theirs |= yaml.safe_load((checkout.config / name).read_text())

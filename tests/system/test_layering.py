@@ -15,6 +15,7 @@ MMSA = sorted((ROOT / "plugins" / "mmsa").rglob("*.py"))
 # From the bottom up: a module imports only those before it.
 LAYERS = [
     "config",
+    "checkout",
     "kernels",
     "loops",
     "beside",
