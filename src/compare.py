@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import re
 import shutil
 import signal
@@ -25,6 +26,7 @@ from utils.commands import flat
 from utils.conduct import Overview, conduct
 from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
+from utils.runs import suffix
 from utils.search import load_search
 
 PUBLISHED = (  # of a report
@@ -248,7 +250,7 @@ def report(
 def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str], console: Console) -> int:
     """Copies what is finished into the repository and reports there on all that it has; 1 where a run is damaged.
 
-    Runs with other values than the file's, `words`, have their report in a folder of its own. Not against wall-clock:
+    Where `words` make other runs than the file's own, their report has a folder of its own. Not against wall-clock:
     published runs are of several machines, which had other work besides.
     """
     from utils.publish import publish as publish_one
@@ -273,19 +275,37 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
         )
         raise ConfigError([*(problems or [nothing]), *miscounted(runs)])
     place, title = loaded.published, loaded.title or loaded.name
-    if words:
-        said = " ".join(["with", *words])
-        place, title = place / re.sub(r"[^\w.=+\-]", "_", said), f"{title} ({said})"
+    if changed := changes(loaded, out, runs, words):
+        place, title = place / folder_of(changed), f"{title} ({changed})"
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
         reference, ranked = loaded.experiment.reference, bool(loaded.searched)
         report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False, ranked=ranked)
-        place.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
-        for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
-            shutil.copy(path, place)
+        try:
+            place.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
+            for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
+                shutil.copy(path, place)
+        except OSError as error:
+            raise ConfigError(f"{place}: the report cannot be written there: {error.strerror or error}") from None
     counted = f"{loaded}: {len(published)} of {len(runs)} runs are published"
     say(console, "\n".join([counted, *problems, *miscounted(runs), f"report: {shown_path(place)}"]))
     return 1 if problems else 0
+
+
+def changes(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]) -> str:
+    """What the words change of what the file's own runs learn, as "with gamma=0.9 lr=0.25"; "" where nothing."""
+    changed: dict[str, Any] = {}
+    for run, own in zip(runs, plan(loaded, out) if words else runs, strict=True):
+        was = dict(flat(own.config))
+        now = ((key, value) for key, value in flat(run.config) if key.split(".")[0] not in records.NOT_LEARNT)
+        changed |= {key: value for key, value in now if key not in was or was[key] != value}
+    return f"with{suffix(changed)}" if changed else ""
+
+
+def folder_of(text: str) -> str:
+    """A folder's name of any text; of a long one its begin, and a mark that tells it from others."""
+    name = re.sub(r"[^\w.=+\-]", "_", text)
+    return name if len(name) <= 120 else f"{name[:111]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def reference_among(algorithms: Sequence[str], named: str) -> str:

@@ -190,7 +190,7 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
     from utils.logging import get_logger, task_name
     from utils.progress import stop_display
     from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
-    from utils.resume import checkpoints_of
+    from utils.resume import checkpoints_of, writes_checkpoints
     from utils.signals import StopSignals
 
     task = task_name(config)
@@ -268,7 +268,8 @@ def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None 
             print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
             status = status or 1
         if checkpoints is not None:
-            if status == 0 and not config["keep_finished"] or resumed is None and config["checkpoint_interval"] is None:
+            none = resumed is None and not writes_checkpoints(config)
+            if none or status == 0 and not config["keep_finished"]:
                 checkpoints.remove()
             checkpoints.unlock()
     if observer.dir is not None:

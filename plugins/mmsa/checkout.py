@@ -195,32 +195,38 @@ def _merge(config: dict[str, Any], layer: Mapping[str, Any]) -> None:
 def _override(config: dict[str, Any], word: str, known: set[str], is_mmsa: bool) -> None:
     """Lay one `a.b=value` over the configuration."""
     name, separator, text = word.partition("=")
-    *groups, key = name.split(".")
-    if not separator or not all((*groups, key)):
+    path = name.split(".")
+    if not separator or not all(path):
         raise UpstreamError(f"{word!r}: key=value is wanted after with, as in t_max=100000")
-    value, top = parse_value(text), (*groups, key)[0]
-    if isinstance(value, dict) and value:  # each of its keys, and the others stay as they are
-        for inner, each in value.items():
-            _override(config, f"{name}.{inner}={each!r}", known, is_mmsa)
-        return
+    if path[0] not in known and name not in ONLY:
+        raise UpstreamError(f"{word}: no file of this checkout has the key {path[0]}{nearest(path[0], known)}")
+    _lay(config, path, parse_value(text), is_mmsa)
+
+
+def _lay(config: dict[str, Any], path: list[str], value: Any, is_mmsa: bool) -> None:
+    """Of a mapping each key, where the configuration has a mapping, whose other keys stay as they are."""
+    *groups, key = path
+    name = ".".join(path)
     if name in ONLY and not (name == "td_lambda" and is_mmsa):
         allowed, what = ONLY[name]
         if value != allowed:
             raise UpstreamError(
-                f"{word}: upstream has no {name}, it does {what}; leave it out or write {name}={allowed}, "
+                f"{name}={value}: upstream has no {name}, it does {what}; leave it out or write {name}={allowed}, "
                 "or run without --epymarl"
             )
         return
-    if top not in known:
-        raise UpstreamError(f"{word}: no file of this checkout has the key {top}{nearest(top, known)}")
     parent: Any = config
     for group in groups:
         parent = parent.setdefault(group, {})
         if not isinstance(parent, dict):
-            raise UpstreamError(f"{word}: {group} = {parent!r} holds no further keys")
+            raise UpstreamError(f"{name}={value}: {group} = {parent!r} holds no further keys")
     if not _same_kind(parent.get(key), value):
-        raise UpstreamError(f"{word}: {_kind(parent[key])} is wanted, as {parent[key]!r} in the files")
-    _merge(parent, {key: value})
+        raise UpstreamError(f"{name}={value}: {_kind(parent[key])} is wanted, as {parent[key]!r} in the files")
+    if not isinstance(parent.get(key), dict):
+        parent[key] = value
+        return
+    for inner, each in value.items():
+        _lay(config, [*path, str(inner)], each, is_mmsa)
 
 
 def parse_value(text: str) -> Any:

@@ -450,7 +450,7 @@ class MMSALearner:
         return {name: part for name, part in self.online.parts().items() if name not in ("trunk", "head")}
 
     def _kind(self) -> dict[str, bool | str]:
-        """What decides which networks there are and what they read; their weights alone would not always tell."""
+        """What decides which networks there are and what they read of a real step; weights would not always tell."""
         cfg = self.cfg
         kind: dict[str, bool | str] = {
             "sale.enabled": cfg.sale.enabled,
@@ -465,8 +465,9 @@ class MMSALearner:
         return kind
 
     def _learn(self, state: dict[str, Any], source: str) -> None:
+        kind = state.get("kind") or {"sale.normalise": state["normalise"]}  # all that older folders say
         for key, now in self._kind().items():
-            if (was := state["kind"].get(key)) != now:
+            if (was := kind.get(key, now)) != now:
                 raise RuntimeError(
                     f"{source} was trained with {key}: {was}, this configuration has {now}: "
                     "load it with the configuration that it was trained with"

@@ -53,6 +53,8 @@ ARGS: dict[str, Any] = {
     "matrix": matrix_game.MatrixArgs,
 }
 
+BUILT_IN = frozenset(ARGS)  # without what a process has registered from elsewhere
+
 # Natively batched environments: callable(env_args, seeds, common_reward, reward_scalarisation) -> VectorEnv.
 BATCHED: dict[str, Callable[[dict[str, Any], list[int], bool, str], VectorEnv]] = {
     "sc2v2": sc2v2.make_batched,

@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.commands import flat
 from utils.records import NOT_LEARNT, differences
-from utils.runs import NAMED_ELSEWHERE, REWARD, Planned, RunRecord, shown, suffix
+from utils.runs import REWARD, Planned, RunRecord, shown, suffix
 from utils.schema import as_today
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
@@ -19,7 +19,7 @@ METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")
 # threads and a GPU, which change the last digits, make another run of a plan, but no other curve.
 NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
 ENVIRONMENT = {"env", *REWARD}  # with env_args: other values make another task
-IN_THE_TASK = {f"env_args.{key}" for key in NAMED_ELSEWHERE}
+NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"
 
 
@@ -181,7 +181,7 @@ def _split_tasks(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     result: dict[str, list[RunRecord]] = defaultdict(list)
     for task, own in by_task.items():
         configs = [_compared(run) for run in own]
-        keys = {key for key in _differing(configs) if _is_environment(key) and key not in IN_THE_TASK}
+        keys = {key for key in _differing(configs) if _is_environment(key) and key not in NAMES_THE_TASK}
         for run, config in zip(own, configs, strict=True):
             result[task + _suffix(config, keys)].append(run)
     return result

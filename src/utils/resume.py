@@ -48,6 +48,11 @@ class Resumed(NamedTuple):
         log.info("%s goes on from step %s", self.folder, f"{self.saved.manifest.t_env:,}")
 
 
+def writes_checkpoints(config: Mapping[str, Any]) -> bool:
+    """Whether a new run of this configuration makes checkpoints."""
+    return config["checkpoint_interval"] is not None and not config["evaluate"]
+
+
 def checkpoints_of(config: Mapping[str, Any], folder: Path, log: logging.Logger) -> Checkpoints | None:
     """Where a new run's checkpoints go, locked, so that nobody takes the run away even if it writes none; None where
     nothing can be locked there.
@@ -56,7 +61,7 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, log: logging.Logger)
     try:
         checkpoints.lock()
     except OSError as error:  # a full disk, or a file system without locks
-        if config["checkpoint_interval"] is not None:
+        if writes_checkpoints(config):
             log.warning("no checkpoints are written, this run cannot be resumed: %s", error)
         return None
     return checkpoints

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import ARGS, simulator_suffix
+from envs import ARGS, BUILT_IN, simulator_suffix
 from envs.gymma import plain_key
 from utils.commands import flat, rebuilt_command
 from utils.config import ConfigError
 from utils.logging import backend_note, task_name
 from utils.mongo import address, connect, is_mongo, parse_time
 
-NAMED_ELSEWHERE = {"map_name", "key", "backend"}  # of env_args: they are in a task's name and its simulator
+NAMED_ELSEWHERE = {"map_name", "key", "backend"}  # of env_args: in a task's name, and in that of its simulator
 REWARD = {"common_reward": True, "reward_scalarisation": "sum"}  # whose it is, and what else it may be made of
 JOURNAL = "metrics.jsonl"  # every metric of a run that has not ended, one line a heartbeat; see utils.recording
 
@@ -109,15 +109,16 @@ def task_of(config: Mapping[str, Any], backend: str = "") -> str:
 
 
 def variant_of(config: Mapping[str, Any]) -> str:
-    """The environment's own keys that are not at their defaults, as " env_args.time_limit=25": another task of the
-    same name. "" where all are, or nothing is known of the environment's.
+    """What is not at its default of the keys of one of our environments, as " env_args.time_limit=25": it makes another
+    task of the same name. "" where all are, or nothing is known of the environment's.
     """
-    args, fields = config.get("env_args"), getattr(ARGS.get(str(config.get("env"))), "model_fields", {})
+    env, args = str(config.get("env")), config.get("env_args")
+    fields = ARGS[env].model_fields if env in BUILT_IN else {}
+    known = {key: field.get_default() for key, field in fields.items() if key not in NAMED_ELSEWHERE}
     own = args if isinstance(args, Mapping) else {}
-    known = own.keys() & fields.keys() - NAMED_ELSEWHERE
-    unusual = dict(flat({key: own[key] for key in known if own[key] != fields[key].default}, "env_args."))
-    unusual |= {key: config[key] for key, usual in REWARD.items() if config.get(key, usual) != usual}
-    return suffix(unusual)
+    unusual = {key: own[key] for key in own.keys() & known.keys() if shown(own[key]) != shown(known[key])}
+    rewards = {key: config[key] for key, usual in REWARD.items() if config.get(key, usual) != usual}
+    return suffix(dict(flat(unusual, "env_args.")) | rewards)
 
 
 def suffix(values: Mapping[str, Any]) -> str:

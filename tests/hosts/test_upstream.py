@@ -153,7 +153,7 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("sale.dim=0", r"^sale\.dim=0: must be greater than or equal to 1"),
         ("imagination.zs=encode", r"^imagination\.zs=encode is f of .* set sale\.input=hidden"),
         ("lr=None", "lr=None: a number is wanted"),
-        ("double_q=null", "double_q=null: True or False is wanted"),
+        ("double_q=null", "double_q=None: True or False is wanted"),
         ("td_lambda=None", "td_lambda=None: a number is wanted"),
         ("target_update_interval_or_tau=1.5", "target_update_interval_or_tau=1.5: a whole number of updates"),
         ("use_rnn=False", "use_rnn=False: the world model"),
@@ -173,7 +173,7 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("plugin=null", "plugin=None: MMSA is this plugin's; set plugin=mmsa"),
         ("sale={'dimm':3}", r"^sale\.dimm: unknown key; did you mean dim\?"),
         ("sale={'dim':0}", r"^sale\.dim=0: must be greater than or equal to 1"),
-        ("lr={'a':1}", "lr = 0.0005 holds no further keys"),
+        ("lr={'a':1}", "lr={'a': 1}: a number is wanted, as 0.0005 in the files"),
         ("env_args={'action_masks':True}", "upstream has no env_args.action_masks"),
         ("env_steps_per_update=50", "upstream has no env_steps_per_update, it does one update for each rollout"),
         ("sequence_length=20", "upstream has no sequence_length"),
@@ -229,6 +229,10 @@ def test_a_mapping_among_the_words_leaves_the_groups_other_keys_alone(compose: C
     config = compose("sale={'dim': 32}", "env_args={'time_limit': 7}", "world_model={}")
     assert config["sale"] == compose()["sale"] | {"dim": 32} and config["world_model"] == compose()["world_model"]
     assert config["env_args"] == {"key": "Foraging-5x5-2p-1f-v3", "time_limit": 7}
+    values = {"a=b": [1e400], "c.d": {"e": None}}
+    assert compose(f"env_args.new={values}".replace("inf", "1e400"))["env_args"]["new"] == values  # as they are
+    with pytest.raises(checkouts.UpstreamError, match=r"^sale=3: a mapping is wanted"):
+        compose("sale=3")
 
 
 @pytest.mark.parametrize(

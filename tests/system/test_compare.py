@@ -447,9 +447,12 @@ def test_publish_with_other_values_leaves_the_report_on_the_files_own_alone(
     assert "report: " in (out := capsys.readouterr().out) and out.rstrip().endswith("results/pair/with_lr=0.25")
     assert before.items() <= {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.items()
     assert (folder / "with_lr=0.25/table.md").read_text().startswith("# Two learners on a game (with lr=0.25)")
-    assert (
-        compare.main([*stage.words, "--publish"]) == 0
-    )  # the first one's record is published, and alone in its report
+    for words in (["checkpoint_interval=777"], ["gamma=0.99"]):  # that change nothing which is learnt
+        assert compare.main([*stage.words, "--publish", "with", *words]) == 0
+        assert capsys.readouterr().out.rstrip().endswith("results/pair")
+    assert compare.folder_of("with gamma=0.5 name=a/b") == "with_gamma=0.5_name=a_b"
+    assert len({compare.folder_of("x" * 300 + end) for end in "ab"}) == 2 and len(compare.folder_of("x" * 300)) == 120
+    assert compare.main([*stage.words, "--publish"]) == 0
     assert before.items() <= {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.items()
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from support import sacred_runs as sr
 
+import envs
+from envs.gymma import GymmaArgs
 from utils.grouping import Groups, group
 from utils.runs import Planned, RunRecord, load_runs
 
@@ -83,23 +85,16 @@ def test_what_is_not_as_usual_in_the_environment_is_in_the_title_of_every_run(
     assert names(group(runs[1:])) == [(LBF, "qmix", [2])]
 
 
-def test_what_an_environment_of_ones_own_differs_in_is_in_both_titles(lay: Any) -> None:
-    own = [{"env": "mine", "env_args": {"key": "k", "size": size}} for size in (1, 2)]
+@pytest.mark.parametrize("key", ["size", "backend"])
+def test_what_an_environment_of_ones_own_differs_in_is_in_both_titles(
+    lay: Any, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """And they are called the same in a process that has imported it."""
+    own = [{"env": "mine", "env_args": {"key": "k", key: value}} for value in (1, 2)]
     runs = lay(*((sr.configuration(**keys), {}) for keys in own))
-    assert [title for title, _, _ in names(group(runs))] == [
-        f"k, lbforaging 2.0.0 env_args.size={size}" for size in (1, 2)
-    ]
-
-
-def test_one_simulator_is_one_task_however_it_was_chosen(lay: Any) -> None:
-    chosen = [{"map_name": "terran_5_vs_5", "backend": backend} for backend in ("auto", "smax")]
-    runs = lay(
-        *(
-            (sr.configuration(env="sc2v2", seed=i, env_args=args), {"backend": "SMAX (jaxmarl 0.2.0)"})
-            for i, args in enumerate(chosen)
-        )
-    )
-    assert [seeds for _, _, seeds in names(group(runs))] == [[0, 1]]
+    assert [title for title, _, _ in names(group(runs))] == [f"k, lbforaging 2.0.0 env_args.{key}={n}" for n in (1, 2)]
+    monkeypatch.setitem(envs.ARGS, "mine", GymmaArgs)
+    assert [run.task for run in load_runs([run.source for run in runs])] == ["k, lbforaging 2.0.0"] * 2
 
 
 def test_a_curve_is_called_the_same_on_all_tasks(lay: Any) -> None:
