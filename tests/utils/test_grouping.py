@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import create_model
 from support import sacred_runs as sr
 
 import envs
-from envs.gymma import GymmaArgs
 from utils.grouping import Groups, group
 from utils.runs import Planned, RunRecord, load_runs
 
@@ -93,7 +93,7 @@ def test_what_an_environment_of_ones_own_differs_in_is_in_both_titles(
     own = [{"env": "mine", "env_args": {"key": "k", key: value}} for value in (1, 2)]
     runs = lay(*((sr.configuration(**keys), {}) for keys in own))
     assert [title for title, _, _ in names(group(runs))] == [f"k, lbforaging 2.0.0 env_args.{key}={n}" for n in (1, 2)]
-    monkeypatch.setitem(envs.ARGS, "mine", GymmaArgs)
+    monkeypatch.setitem(envs.ARGS, "mine", create_model("Mine", **{key: (int, 5)}))
     assert [run.task for run in load_runs([run.source for run in runs])] == ["k, lbforaging 2.0.0"] * 2
 
 
