@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import os
-import secrets
-import shlex
-import shutil
 import sys
-import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from importlib import import_module, metadata
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 try:
     import yaml
 
-    from utils.cli import leave, refuse, require_writable
+    from utils.cli import leave, refuse
     from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, LOCAL_MONGO, MONGO_VARIABLE, Address, address, hide
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
 
 UPSTREAM_VARIABLE = "EPYMARL_PATH"
-# whose versions are recorded
-PACKAGES = (
-    "torch", "numpy", "gymnasium", "lbforaging", "rware", "mpe2", "vmas", "mujoco", "gymnasium-robotics",
-    "jaxmarl", "jax", "smacv2", "pysc2", "epymarl-mmsa",
-)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -123,175 +113,10 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def results_folder(config: Mapping[str, Any], task: str) -> Path:
-    """Where the run is recorded; ConfigError where nothing can be written there. Nothing is written yet."""
-    from utils.logging import task_folder
-
-    folder = Path(config["local_results_path"]) / "sacred" / config["name"] / task_folder(task)
-    require_writable(folder, f"local_results_path = {config['local_results_path']!r}")
-    return folder
-
-
-def make_folder(folder: Path) -> None:
-    """ConfigError where the folder cannot be made after all, as on a full or a special file system."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"local_results_path: {folder} cannot be made: {error.strerror}") from None
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that a result depends on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def under_git() -> bool:
-    """Whether Sacred can note the commit: it raises where git, a repository or its first commit is missing."""
-    try:
-        return bool(import_module("git").Repo(Path(__file__).parent, search_parent_directories=True).head.commit)
-    except Exception:
-        return False
-
-
-def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path, task: str) -> None:
-    """The learning curve, and the last saved networks if asked, for every record of the run."""
-    from utils.figures import learning_curve
-    from utils.logging import backend_note, record_lock
-    from utils.runs import variant_of
-
-    with record_lock:
-        info = dict(_run.info)
-    title = f"{config['name']} on {task}{variant_of(config)}, seed {config['seed']}"
-    if curve := learning_curve(info, folder / "learning_curve.png", title, backend_note(info.get("backend", ""))):
-        _run.add_artifact(curve, content_type="image/png")
-    if config["record_checkpoint"] and info.get("checkpoint"):
-        _run.add_artifact(shutil.make_archive(str(folder / "checkpoint"), "zip", info["checkpoint"]))
-
-
 def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None = None, resumed: Any = None) -> int:
-    """One recorded run; the exit status.
-
-    :param files: names of the algorithm's and the environment's file.
-    :param mongo: where the run is recorded beside the files.
-    :param resumed: utils.resume.Resumed, of a run that goes on with this configuration.
-    """
+    """One recorded run; the exit status. See utils.sacred_run, whose imports take seconds."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
-    from sacred import SETTINGS, Experiment
-
-    import envs
-    from utils.checkpoints import CheckpointError, Checkpoints
-    from utils.commands import rebuilt_command
-    from utils.logging import get_logger, task_name
-    from utils.progress import stop_display
-    from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
-    from utils.resume import checkpoints_of, writes_checkpoints
-    from utils.signals import StopSignals
-
-    task = task_name(config)
-    console = get_logger()
-    if resumed is None:
-        require_environment(config)
-        if config["checkpoint_path"]:
-            import_module("utils.watch").require_networks(config)
-        folder = results_folder(config, task + envs.simulator_suffix(config))
-        make_folder(folder)
-    if config["seed"] is None:
-        config["seed"] = secrets.randbelow(2**31)
-        console.info("seed=%d was drawn; give it to repeat this run", config["seed"])
-    warnings.showwarning = lambda message, *_: console.warning("%s", message)  # not above, but in the live display
-    SETTINGS["CAPTURE_MODE"] = "no"  # output stays on the terminal
-    experiment = Experiment("epymarl-mmsa", save_git_info=under_git())
-    experiment.logger = console  # type: ignore[assignment]
-    experiment.add_config(copy.deepcopy(config))
-    info: dict[str, Any] = {}
-    if resumed is None:
-        observer = RunFolder(folder)
-    else:
-        observer = ResumedFolder(resumed.folder, resumed.points, resumed.changed)
-        info = observer.info_until_then(resumed.saved.manifest.t_env)
-        resumed.say(observer.missing, console)
-    experiment.observers.append(observer)
-    if mongo is not None:
-        experiment.observers.append(Delivery(mongo, observer, console))
-    checkpoints: Checkpoints | None = None if resumed is None else resumed.checkpoints
-
-    @experiment.main
-    def main(_run: Any) -> None:
-        nonlocal checkpoints
-        # The command is made from the configuration: what was typed may lack the drawn seed and hold a password.
-        _run.info |= {"versions": versions(), "cores": os.cpu_count()}
-        if resumed is None or resumed.changed:
-            _run.info["command"] = rebuilt_command(config, *files)
-        with Heartbeat(_run) as heartbeat:
-
-            def flush() -> None:
-                heartbeat.beat()
-                observer.sync()
-
-            if resumed is None:
-                checkpoints = checkpoints_of(config, Path(str(observer.dir)), console)
-            if checkpoints is not None:
-                checkpoints.flush = flush
-            try:
-                saved = None if resumed is None else resumed.saved
-                import_module("run").run(
-                    _run, copy.deepcopy(config), console, checkpoints=checkpoints, saved=saved, stop=stop
-                )
-            finally:
-                stop_display()
-                try:
-                    add_artifacts(_run, config, Path(str(observer.dir)), task)
-                except Exception as error:  # a figure decides about no run
-                    console.warning("the learning curve or the networks are not in the record: %r", error)
-
-    status = 1
-    stop = StopSignals()
-    try:
-        with stop:
-            experiment.run(info=info, options={"--beat-interval": "0"})
-        status = 0
-    except KeyboardInterrupt as error:
-        status = getattr(error, "status", 130)
-    except (CheckpointError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
-    finally:
-        stop_display()
-        if observer.problem is not None:
-            print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
-            status = status or 1
-        if checkpoints is not None:
-            none = resumed is None and not writes_checkpoints(config)
-            if none or status == 0 and not config["keep_finished"]:
-                checkpoints.remove()
-            checkpoints.unlock()
-    if observer.dir is not None:
-        info = experiment.current_run.info if experiment.current_run is not None else {}
-        say_end(config, Path(observer.dir), info.get("backend", ""), status)
-    return status
-
-
-def say_end(config: Mapping[str, Any], folder: Path, backend: str, status: int) -> None:
-    """How the run in this folder ended, and the command with which it can go on."""
-    from envs import simulator_suffix
-    from utils.logging import backend_note
-    from utils.recorded import named_code
-
-    outcome = "done" if status == 0 else "stopped" if status > 128 else "failed"
-    simulator = f" [{backend_note(backend)}]" if simulator_suffix(config) else ""
-    curve = folder / "learning_curve.png"
-    print(f"{outcome}{simulator}: {folder}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
-    if status and any(folder.glob("checkpoints/*/manifest.json")):
-        trust = [word for _, name in named_code(config) for word in ("--trust", name)]
-        command = shlex.join(["python", "src/main.py", "--resume", str(folder), *trust])
-        print(f"to go on: {command}", flush=True)
+    return import_module("utils.sacred_run").train(config, files, mongo, resumed)
 
 
 def resume(options: argparse.Namespace, mongo: Address | None) -> int:
@@ -306,12 +131,11 @@ def resume(options: argparse.Namespace, mongo: Address | None) -> int:
 
 def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Address | None) -> int:
     """--resume=last: the newest cut-off run of this configuration goes on, or a new one begins."""
-    import envs
-    from utils.logging import get_logger, task_name
+    from utils.logging import get_logger
+    from utils.sacred_run import results_folder
 
     require_environment(config)
-    folder = results_folder(config, task_name(config) + envs.simulator_suffix(config))
-    resumed, problems = import_module("utils.resume").last(folder, config, options.trust or ())
+    resumed, problems = import_module("utils.resume").last(results_folder(config), config, options.trust or ())
     if resumed is not None:
         return train(resumed.config, resumed.files, mongo, resumed)
     for problem in problems:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import main
+from utils.sacred_run import results_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -264,9 +265,9 @@ def test_a_simulator_has_folders_of_its_own(
 
 
 def test_folder_names_are_tame(tree: Path) -> None:
-    config = {"local_results_path": "results", "name": "vdn"}
-    assert main.results_folder(config, "../a b").name == "__a_b"
-    assert main.results_folder(config, "rware:tiny-v2").name == "rware:tiny-v2"
+    for key, folder in (("../a b", "__a_b"), ("rware:tiny-v2", "rware:tiny-v2")):
+        config = {"local_results_path": "results", "name": "vdn", "env": "gymma", "env_args": {"key": key}}
+        assert results_folder(config).name == folder
     assert not (tree / "results").exists()
 
 

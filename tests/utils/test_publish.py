@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from support import sacred_runs as sr
 
-import main
 from utils import config, records
 from utils.config import ConfigError
 from utils.experiments import Run
@@ -23,6 +22,7 @@ from utils.runs import Series, load_runs
 pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
 from utils.publish import publish  # noqa: E402
 from utils.report import SERIES, write_report  # noqa: E402
+from utils.sacred_run import results_folder  # noqa: E402
 
 RECORD = "sacred/mmsa/task/4"
 RESUMED = {"step": 500, "host": "box", "commit": "4567", "dirty": True, "cpu": "New CPU", "path": "/home/me"}
@@ -68,7 +68,7 @@ def test_a_published_run_counts_whatever_its_task_is_called(tmp_path: Path) -> N
     """Of a name with / in it, as VMAS has, the folder has another one."""
     values = sr.configuration("mmsa", env="vmas", env_args={"key": "mpe/simple_spread"})
     run = Run("M", "t", 1, tmp_path / "seed1", tmp_path / "published" / "seed1", values, ())
-    name = main.results_folder({**values, "local_results_path": str(tmp_path)}, "mpe/simple_spread").name
+    name = results_folder({**values, "local_results_path": str(tmp_path)}).name
     folder = sr.write(run.folder / "sacred/mmsa" / name / "1", sr.record(values, sr.tests(0.8)))
     assert records.published(run).finished is None
     assert publish(run, records.record(folder)) == records.published(run).finished.folder  # type: ignore[union-attr]
