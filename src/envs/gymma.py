@@ -205,7 +205,7 @@ def _limit_of(spec: Any, key: str, raw: Any, time_limit: int | None) -> int:
 
 
 def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
-    """Each agent's Box and Discrete; EnvContractError for spaces of another form, ValueError where nobody acts."""
+    """Each agent's Box and Discrete; EnvContractError for spaces of another form."""
     from gymnasium.spaces import Box, Discrete, Tuple
 
     seen, taken = env.observation_space, env.action_space
@@ -213,8 +213,6 @@ def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
         raise EnvContractError(f"{key}: observation and action space must be tuples with one entry for each agent")
     boxes = [space for space in seen if isinstance(space, Box)]
     choices = [space for space in taken if isinstance(space, Discrete)]
-    if not len(seen):
-        raise ValueError(f"{key}: there are no agents")
     if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
         raise EnvContractError(f"{key}: a Box observation and Discrete actions are needed for each agent")
     return boxes, choices
@@ -259,6 +257,8 @@ class GymmaEnv(MultiAgentEnv):
 
         boxes, choices = _spaces_of(self._env, key)
         self.n_agents = len(choices)
+        if not self.n_agents:
+            raise ValueError(f"env_args.make={make}: {key} has no agents then")
         sizes = [int(np.prod(box.shape)) for box in boxes]
         counts = [int(choice.n) for choice in choices]
         self._obs_size, self._n_actions = max(sizes), max(counts)

@@ -383,7 +383,10 @@ def test_arguments_with_which_no_episode_begins_are_refused_before_anything_is_w
             {"key": "Foraging-8x8-2p-3f-v3", "make": {"max_player_level": 3}},
             "a key of its own, env_args.max_player_level",
         ),
-        ({"key": "rware-tiny-2ag-v2", "make": {"n_agents": 0}}, "rware-tiny-2ag-v2: there are no agents"),
+        (
+            {"key": "rware-tiny-2ag-v2", "make": {"n_agents": 0}},
+            "env_args.make={'n_agents': 0}: rware-tiny-2ag-v2 has no agents",
+        ),
         ({"key": "Foraging-8x8-2p-3f-v3", "make": {"players": 0}}, "env_args.make=.*'players': 0"),
         ({"key": ""}, "'' is no known environment."),
         ({"key": "pz-mpe-foo-v3"}, "Did you mean pz-mpe-(?!NAME)"),
