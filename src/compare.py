@@ -296,9 +296,7 @@ def changes(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
     """What the words change of what the file's own runs learn, as "with gamma=0.9 lr=0.25"; "" where nothing."""
     changed: dict[str, Any] = {}
     for run, own in zip(runs, plan(loaded, out) if words else runs, strict=True):
-        was = dict(flat(own.config))
-        now = ((key, value) for key, value in flat(run.config) if key.split(".")[0] not in records.NOT_LEARNT)
-        changed |= {key: value for key, value in now if key not in was or was[key] != value}
+        changed |= records.changes(run.config, own.config)
     return f"with{suffix(changed)}" if changed else ""
 
 

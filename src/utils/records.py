@@ -129,13 +129,26 @@ def record(folder: Path) -> Record:
 def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
     """How the recorded configuration differs from the planned one: "t_max is 1000, the plan has 2000"."""
     was, wanted = _as_json(recorded), _as_json(planned)
-    missing = object()
     return [
         f"{key} is {was[key]!r}, the plan has {wanted[key]!r}"
         if key in was and key in wanted
         else f"{key} is {was[key]!r}, the plan does not have it"
         if key in was
         else f"{key} is not there, the plan has {wanted[key]!r}"
+        for key in _differing(was, wanted)
+    ]
+
+
+def changes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of what `config` has and `other` has not, or otherwise, and what is learnt may depend on."""
+    now, was = _as_json(config), _as_json(other)
+    return {key: now[key] for key in _differing(was, now) if key in now}
+
+
+def _differing(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    missing = object()
+    return [
+        key
         for key in sorted(was.keys() | wanted.keys())
         if key.split(".")[0] not in NOT_LEARNT and was.get(key, missing) != wanted.get(key, missing)
     ]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import envs
 from utils import config as configs
 from utils import records
-from utils.checkpoints import CheckpointError, Checkpoints, Saved
+from utils.checkpoints import MANIFEST, CheckpointError, Checkpoints, Saved
 from utils.config import ConfigError, require_environment
 from utils.experiments import words_of
 from utils.recorded import find_run, named_code, read, refuse_code, refuse_links, root_of
@@ -46,6 +46,11 @@ class Resumed(NamedTuple):
         if missing:
             log.warning("the record has lost %d points that were logged before the checkpoint", missing)
         log.info("%s goes on from step %s", self.folder, f"{self.saved.manifest.t_env:,}")
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there is one in the folder of a run's record."""
+    return any(folder.glob(f"{CHECKPOINTS}/*/{MANIFEST}"))
 
 
 def writes_checkpoints(config: Mapping[str, Any]) -> bool:
@@ -82,9 +87,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     source = folder / "config.json"
     recorded = as_today(read(source))
     status = str(read(folder / "run.json").get("status"))
-    none_written = recorded.get("checkpoint_interval") is None and not any(
-        folder.glob(f"{CHECKPOINTS}/*/manifest.json")
-    )
+    none_written = recorded.get("checkpoint_interval") is None and not has_checkpoints(folder)
     if none_written or not (folder / CHECKPOINTS).is_dir():
         why = (
             "it is finished, and keeps its last checkpoint only with keep_finished=True"

@@ -28,7 +28,7 @@ from utils.mongo import Address
 from utils.progress import stop_display
 from utils.recorded import named_code
 from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
-from utils.resume import Resumed, checkpoints_of, writes_checkpoints
+from utils.resume import Resumed, checkpoints_of, has_checkpoints, writes_checkpoints
 from utils.runs import task_of, variant_of
 from utils.signals import StopSignals
 
@@ -50,21 +50,20 @@ def train(
     :raises ConfigError: where the environment, the networks to begin with or the folder are not as they must be.
     """
     console = get_logger()
+    info: dict[str, Any] = {}
     if resumed is None:
         _require(config)
         folder = results_folder(config)
         make_folder(folder)
-    if config["seed"] is None:
-        config["seed"] = secrets.randbelow(2**31)
-        console.info("seed=%d was drawn; give it to repeat this run", config["seed"])
-    warnings.showwarning = lambda message, *_: console.warning("%s", message)  # not above, but in the live display
-    info: dict[str, Any] = {}
-    if resumed is None:
         observer = RunFolder(folder)
     else:
         observer = ResumedFolder(resumed.folder, resumed.points, resumed.changed)
         info = observer.info_until_then(resumed.saved.manifest.t_env)
         resumed.say(observer.missing, console)
+    if config["seed"] is None:
+        config["seed"] = secrets.randbelow(2**31)
+        console.info("seed=%d was drawn; give it to repeat this run", config["seed"])
+    warnings.showwarning = lambda message, *_: console.warning("%s", message)  # not above, but in the live display
     experiment = _experiment(config, observer, mongo, console)
     checkpoints: Checkpoints | None = None if resumed is None else resumed.checkpoints
 
@@ -203,7 +202,7 @@ def say_end(config: Mapping[str, Any], folder: Path, backend: str, status: int) 
     simulator = f" [{backend_note(backend)}]" if simulator_suffix(config) else ""
     curve = folder / "learning_curve.png"
     print(f"{outcome}{simulator}: {folder}" + (f"\nlearning curve: {curve}" if curve.exists() else ""), flush=True)
-    if status and any(folder.glob("checkpoints/*/manifest.json")):
+    if status and has_checkpoints(folder):
         trust = [word for _, name in named_code(config) for word in ("--trust", name)]
         command = shlex.join(["python", "src/main.py", "--resume", str(folder), *trust])
         print(f"to go on: {command}", flush=True)
