@@ -1,0 +1,58 @@
+"""All published runs of coop foraging at the defaults together, and how many a difference wants: Welch's t-tests."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+RESULTS = Path(__file__).resolve().parent.parent
+MMSA = ["lbf/runs/MMSA", "pipeline/runs/MMSA,_pipeline", "exploration/runs/MMSA,_epsilon_over_50k"]
+QMIX = ["lbf/runs/QMIX", "pipeline/runs/QMIX,_pipeline", "shared/runs/epsilon_over_50k_steps"]
+PARTS = "horizon_* no_roll-out no_world* no_KL* no_state* joint_SALE SALE_of* *gradient* roll-outs* embeddings*".split()
+WITH_SALE = [f"{one}/runs/{part}" for one in ("ablations", "decisions") for part in PARTS]
+WITH_SALE += ["exploration/runs/SALE_alone,_epsilon_over_50k"]
+WITHOUT_SALE = ["ablations/runs/no_SALE", "lbf/runs/VDN"]
+
+
+def means(*curves: str, seeds: str = "*") -> list[float]:
+    """The mean over the curve of each published run."""
+    place = f"2s-8x8-2p-2f-coop/{seeds}/sacred/*/*/*/metrics.json"
+    runs = [json.loads(run.read_text()) for curve in curves for run in RESULTS.glob(f"{curve}/{place}")]
+    return [np.mean(run["test_return_mean"]["values"]) for run in runs]
+
+
+def compare(what: str, x: list[float], y: list[float]) -> None:
+    low, high = ttest_ind(x, y, equal_var=False).confidence_interval()
+    print(
+        f"{what}: {np.mean(x):.3f} ({len(x)} runs) and {np.mean(y):.3f} ({len(y)}): "
+        f"difference {np.mean(x) - np.mean(y):.3f} [{low:.3f}, {high:.3f}]"
+    )
+
+
+def power(deviation: float) -> None:
+    """The smallest difference that Welch's test sees (p < 0.05) in four of five draws of n runs against n."""
+    rng = np.random.default_rng(0)
+    for n in (3, 5, 13, 40):
+        x, y = rng.normal(0, deviation, (2, 4000, n))
+        seen = (d for d in np.arange(0.01, 0.5, 0.005) if (ttest_ind(x + d, y, axis=1).pvalue < 0.05).mean() >= 0.8)
+        print(f"{n} runs against {n} show a difference of {next(seen):.3f} in four of five cases ({deviation=:.3f})")
+
+
+def main() -> None:
+    mmsa, three = means(*MMSA), means("lbf/runs/MMSA", seeds="seed1[123]")
+    compare("MMSA, QMIX", mmsa, means(*QMIX))
+    compare("the same without pipeline", means(*MMSA[::2]), means(*QMIX[::2]))
+    compare("with SALE, without", mmsa + means(*WITH_SALE), means(*QMIX, *WITHOUT_SALE))
+    power(np.std(mmsa, ddof=1))
+    for what, curve in (("no KL balancing", "ablations/runs/no_KL_balancing"), ("lambda 0", "one_step/runs/MMSA")):
+        p, p13 = (ttest_ind(x, means(curve), equal_var=False).pvalue for x in (three, mmsa))
+        print(f"MMSA against {what}: p {p:.2f}, with its 13 runs {p13:.4f}")
+    for variant in ("joint_SALE", "SALE_of_hidden_states"):
+        compare(f"{variant}, MMSA", means(f"ablations/runs/{variant}", f"decisions/runs/{variant}"), mmsa)
+    compare("joint_SALE, seeds from 11, MMSA", means("ablations/runs/joint_SALE"), mmsa)
+    compare("one-step targets, MMSA, QMIX", means("one_step/runs/MMSA"), means("one_step/runs/QMIX"))
+
+
+if __name__ == "__main__":
+    main()

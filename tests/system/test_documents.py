@@ -1,0 +1,48 @@
+"""The Markdown files: their links lead somewhere, and a script's output in them is what it prints."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / name for name in ("README.md", "benchmarks/README.md", "plugins/mmsa/README.md")]
+DOCUMENTS += sorted(ROOT.glob("results/README.md")) + sorted(ROOT.glob("results/*/README.md"))
+
+
+def prose(document: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+def anchors(document: Path) -> set[str]:
+    """GitHub's names of the headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def links(document: Path) -> Iterator[tuple[Path, str]]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if not target.startswith(("http:", "https:")):
+            path, _, anchor = target.partition("#")
+            yield document.parent / path if path else document, anchor
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(document):
+    for path, anchor in links(document):
+        assert path.exists(), f"{document.name} names {path}"
+        assert not anchor or anchor in anchors(path), f"{document.name} names #{anchor} of {path}"
+
+
+def test_the_index_leads_to_every_published_experiment():
+    folders = {path.parent for path in ROOT.glob("results/*/results.csv")}
+    assert folders and folders <= {path.parent.resolve() for path, _ in links(ROOT / "results/README.md")}
+
+
+def test_the_published_runs_together_are_as_the_page_says():
+    script = ROOT / "results/ablations/together.py"
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert printed.count("\n") > 10 and printed in script.with_name("README.md").read_text(encoding="utf-8")
