@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from . import gymma, mamujoco, matrix_game, sc2v2, smax, vmas
 from .multiagentenv import EPISODE_LOST, EnvContractError, MissingBackendError, MultiAgentEnv, nearest
-from .vector import EnvWorkerError, SerialVectorEnv, VectorEnv, WorkerVectorEnv, env_seeds
+from .vector import SerialVectorEnv, VectorEnv, env_seeds
+from .workers import EnvWorkerError, WorkerVectorEnv
 
 __all__ = [
     "ARGS",

@@ -29,7 +29,7 @@ from components.episode_buffer import EpisodeBatch, Preprocess, Scheme, complete
 from components.random_state import RandomState
 from controllers import REGISTRY as mac_REGISTRY
 from controllers.basic_controller import weights_of
-from envs.vector import end_with_parent
+from envs.workers import end_with_parent
 from runners.episode_runner import EpisodeRunner
 from utils.hosts import register_environment, register_plugin
 from utils.process import prepare

@@ -22,7 +22,8 @@ import test_contract as contract
 
 import envs
 from envs import sc2v2, smacv2
-from envs.vector import EnvWorkerError, SerialVectorEnv, WorkerVectorEnv
+from envs.vector import SerialVectorEnv
+from envs.workers import EnvWorkerError, WorkerVectorEnv
 
 STANDIN = Path(__file__).parent / "standin"
 needs_package = pytest.mark.skipif(

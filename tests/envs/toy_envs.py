@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from envs.multiagentenv import MultiAgentEnv
+
+ON = np.ones(4, bool)
+ACTIONS = np.zeros((4, 2), np.int64)
 
 
 class ToyEnv(MultiAgentEnv):
@@ -67,6 +71,11 @@ class ToyEnv(MultiAgentEnv):
 
     def close(self) -> None:
         self.closed += 1
+
+
+def toys(fault: str) -> list[Any]:
+    """Four factories; the third environment has the fault."""
+    return [partial(ToyEnv, fault if i == 2 else "") for i in range(4)]
 
 
 class RaggedEnv(gymnasium.Env):
