@@ -1,7 +1,7 @@
 """Parts of an update that don't wait for each other, at the same time.
 
 torch's own threads share out single operations; an update is made of a thousand short ones, and between any two of them
-the threads wait for each other. Two threads that each follow their own part of the update meet six times instead.
+the threads wait for each other. Two threads that each follow their own part of the update meet a few times instead.
 """
 
 from __future__ import annotations

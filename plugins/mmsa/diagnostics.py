@@ -90,9 +90,9 @@ def reliance(
     for as many steps, so that nothing is drawn from the run's random numbers; steps of equal time don't stay together.
 
     Args:
-        q_taken: (R, N), values of the actions taken. state: (R, S), None where the mixer does not see it.
+        q_taken: (R, N), values of the actions taken. state: (R, G), None where the mixer does not see it.
         states: (K+1, R, N, D), the roll-outs' latent states, the present first; None without roll-outs.
-        goal: (S,), what Q_tot of the rows `src` (S,) is trained towards.
+        goal: (S,), what Q_tot of the rows `src` (S,), starts of transitions that enter losses, is trained towards.
 
     Returns:
         `td_other_state`, `td_other_rollout`, and `td_other_future`: the K imagined states alone; those that there are.

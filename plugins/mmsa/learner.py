@@ -1,7 +1,8 @@
 """MMSA's learner: representation, world model, imagination and value in one update (arXiv 2602.12520).
 
 Shapes: B episodes, T steps (the last index of an episode holds only its bootstrap observation), R valid steps, S
-transitions, N agents, A actions, H hidden, Z embedding, D latent, E roll-out embedding, C mixer context.
+transitions, N agents, A actions, G global state, H hidden, Z embedding, D latent, E roll-out embedding, C mixer
+context.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PATIENCE = 10  # updates in a row that are left out before the run ends
 
 
 class Packed(NamedTuple):
-    """The valid steps of a batch: state (R, S), obs (R, N, O), x (R, N, I), actions (R, N),
+    """The valid steps of a batch: state (R, G), obs (R, N, O), x (R, N, I), actions (R, N),
     avail (R, N, A) bool, reward and terminated (R,).
     """
 
@@ -214,7 +215,7 @@ class MMSALearner:
                 rows.unpack_transitions(x) for x in (data.reward[src], data.terminated[src], value[src + 1])
             )
             returns = q_lambda(reward, terminated, rows.mask, next_value, self.args.gamma, self.args.td_lambda)
-            goal = rows.pack_transitions(returns)[rows.src_weight]
+            goal = rows.pack_transitions(returns)[rows.src_trained]
         q_tot = q_tot.index_select(0, rows.trained_src)
         td = q_tot - goal
 
@@ -356,10 +357,8 @@ class MMSALearner:
                     old.load_state_dict(new.state_dict())
         else:
             for old, new in pairs:
-                for a, b in zip(old.parameters(), new.parameters(), strict=True):
+                for a, b in zip(old.state_dict().values(), new.state_dict().values(), strict=True):
                     a.lerp_(b, rate)
-                for old_buffer, new_buffer in zip(old.buffers(), new.buffers(), strict=True):
-                    old_buffer.copy_(new_buffer)
         if self.sale is not None and self.training_steps % self.sale_interval == 0:
             fixed, fixed_target = _some(self.mac.agent.sale), _some(self.target.mac.agent.sale)
             fixed_target.load_state_dict(fixed.state_dict())
@@ -456,6 +455,8 @@ class MMSALearner:
             "sale.enabled": cfg.sale.enabled,
             "world_model.enabled": cfg.world_model.enabled,
             "mixer_state": cfg.mixer_state,
+            "obs_last_action": self.args.obs_last_action,
+            "obs_agent_id": self.args.obs_agent_id,
         }
         if cfg.sale.enabled:
             kind |= {f"sale.{key}": getattr(cfg.sale, key) for key in ("input", "scope", "normalise")}
@@ -465,7 +466,8 @@ class MMSALearner:
         return kind
 
     def _learn(self, state: dict[str, Any], source: str) -> None:
-        kind = state.get("kind") or {"sale.normalise": state["normalise"]}  # all that older folders say
+        older = {"sale.normalise": state["normalise"]} if "normalise" in state else {}  # all that they say of it
+        kind = state.get("kind", older)
         for key, now in self._kind().items():
             if (was := kind.get(key, now)) != now:
                 raise RuntimeError(
@@ -485,7 +487,7 @@ class MMSALearner:
 
 
 class Guard:
-    """Whether an update may be taken: losses and the norms of its gradients are finite numbers.
+    """Whether an update may be taken: losses, the norms of its gradients and their sum are finite numbers.
 
     Called with both by name. RuntimeError when PATIENCE updates in a row were refused: it would go on so to the end.
     """
@@ -500,7 +502,8 @@ class Guard:
             return True
         self.in_a_row += 1
         wrong = ", ".join(name for name, loss in losses.items() if not loss.isfinite())
-        wrong = wrong or f"gradient of {', '.join(name for name, norm in norms.items() if not norm.isfinite())}"
+        gradients = ", ".join(name for name, norm in norms.items() if not norm.isfinite())
+        wrong = wrong or (f"gradient of {gradients}" if gradients else "the sum of all losses and norms")
         said = f"no finite number in an update, which is left out: {wrong}"
         if self.in_a_row == PATIENCE:
             raise RuntimeError(f"{said}; the same in {PATIENCE} in a row; lr, grad_norm_clip and rewards are suspects")

@@ -27,7 +27,7 @@ class Rows:
         src: (S,), the rows at which a transition starts; it ends at row src + 1.
         trained, trained_src, trained_with_prev: rows that enter losses; of these the starts of transitions, and those
             whose predecessor does so, too.
-        src_weight: (S,) bool, which of the transitions enter losses.
+        src_trained: (S,) bool, which of the transitions enter losses.
     """
 
     def __init__(self, filled: Tensor, burn_in: Tensor | None = None) -> None:
@@ -46,7 +46,7 @@ class Rows:
         self.trained_src = self.src[counts[self.src]]
         with_prev = (~self.first).nonzero().squeeze(1)
         self.trained_with_prev = with_prev[counts[with_prev] & counts[with_prev - 1]]
-        self.src_weight = counts.index_select(0, self.src)
+        self.src_trained = counts.index_select(0, self.src)
 
     def __len__(self) -> int:
         return self._flat.numel()

@@ -34,7 +34,7 @@ PACKAGES = (
 )  # fmt: skip
 # What the plugin and this module ask of the host: module, then attribute or entry.
 CONTRACT = (
-    "run.run", "run.ReplayBuffer", "learners.REGISTRY", "controllers.REGISTRY", "modules.agents.REGISTRY",
+    "run.run", "learners.REGISTRY", "controllers.REGISTRY", "modules.agents.REGISTRY",
     "runners.REGISTRY", "runners.REGISTRY[episode]", "runners.REGISTRY[parallel]", "envs.REGISTRY",
     "envs.multiagentenv.MultiAgentEnv.get_env_info", "components.action_selectors.REGISTRY[epsilon_greedy]",
     "components.episode_buffer.EpisodeBatch.update", "components.episode_buffer.EpisodeBatch.to",

@@ -20,6 +20,7 @@ from .kernels import Linear, tanh
 from .returns import Rows
 
 LOGVAR_RANGE = (-10.0, 4.0)
+LEARNT = 0.9  # share of a soft copy's weights from after masks were first closed, from which its decoder is asked
 LOSSES = (
     "kl", "prior_reg", "recon", "prior_recon_state", "prior_recon_action", "avail", "reward", "continuation",
 )  # fmt: skip
@@ -76,7 +77,9 @@ class WorldModel(nn.Module):
     sees all agents side by side.
     """
 
-    avail_seen: Tensor  # () bool: whether any valid row ever had an unavailable action
+    avail_seen: (
+        Tensor  # (), 1 once a valid row had an unavailable action; of a soft copy the share of its weights since
+    )
 
     def __init__(
         self,
@@ -114,12 +117,12 @@ class WorldModel(nn.Module):
         self.dec_reward = _mlp(joint, width, 1) if on["reward"] else None
         self.dec_continue = _mlp(joint, width, 1) if on["continuation"] else None
         # Until then the decoder of masks is untrained, and nothing may ask it.
-        self.register_buffer("avail_seen", th.zeros((), dtype=th.bool))
+        self.register_buffer("avail_seen", th.zeros(()))
 
     def see(self, avail: Tensor) -> None:
         """Notes an unavailable action in valid rows (R, N, A): from then on masks are learned and asked for."""
         if self.dec_avail is not None and not self.avail_seen and not avail.all():
-            self.avail_seen.fill_(True)
+            self.avail_seen.fill_(1.0)
 
     def posterior(self, h: Tensor, zs: Tensor | None) -> Gaussian:
         """h (R, N, H), zs (R, N, Z) -> q(s | h, zs)."""
@@ -153,9 +156,9 @@ class WorldModel(nn.Module):
 
     def decode_avail(self, s: Tensor) -> Tensor | None:
         """s (R, N, D) -> available actions (R, N, A) bool. None: all count as available, since no mask was ever
-        closed, or no decoder learns them.
+        closed, no decoder learns them, or a soft copy's is from before for a tenth or more.
         """
-        if self.dec_avail is None or not self.avail_seen:
+        if self.dec_avail is None or self.avail_seen < LEARNT:
             return None
         return self.dec_avail(s) >= 0.0
 

@@ -166,6 +166,11 @@ def _for_all(flag: Any) -> bool:
     return flag if isinstance(flag, bool) else bool(np.all(flag))
 
 
+def _is_foraging(raw: Any) -> bool:
+    """Whether it is a Level-Based Foraging environment, or one made of it."""
+    return any(kind.__module__.partition(".")[0] == "lbforaging" for kind in type(raw).__mro__)
+
+
 def _limit_argument(key: str) -> str:
     """The argument that is the time limit of such environments, "" where there is none."""
     return next((name for begin, name in _LIMITS.items() if key.startswith(begin)), "")
@@ -253,7 +258,8 @@ class GymmaEnv(MultiAgentEnv):
         self._env, self.name = _made(spec, key, make, max_player_level), key
         raw = self._env.unwrapped
         self.episode_limit = _limit_of(spec, key, raw, time_limit)
-        self._clock_set = time_limit is not None and time_limit == getattr(raw, "_max_episode_steps", None)
+        self._foraging = _is_foraging(raw)
+        self._clock_set = self._foraging and time_limit is not None and time_limit == raw._max_episode_steps
 
         boxes, choices = _spaces_of(self._env, key)
         self.n_agents = len(choices)
@@ -291,9 +297,9 @@ class GymmaEnv(MultiAgentEnv):
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[np.ndarray], dict]:
         seed = self._next_seed if seed is None else seed
         self._next_seed = None
-        if seed is not None:
-            # LBF keeps its players off the cells where they stood last, so a used environment would not repeat a seed.
-            for player in getattr(self._env.unwrapped, "players", ()):
+        if seed is not None and self._foraging:
+            # It keeps its players off the cells where they stood last: a used environment would not repeat a seed.
+            for player in self._env.unwrapped.players:
                 player.position = None
         self._raw, info = self._env.reset(seed=seed, options=options)
         self._t = 0
@@ -304,10 +310,11 @@ class GymmaEnv(MultiAgentEnv):
             actions = [a + first for a, first in zip(actions, self._first_action, strict=True)]
         self._raw, rewards, terminated, truncated, info = self._env.step(actions)
         self._t += 1
-        terminated = _for_all(terminated)
+        if not (isinstance(terminated, bool) and isinstance(truncated, bool)):  # nobody may be left for both reasons
+            terminated, truncated = _for_all(terminated), _for_all(np.logical_or(terminated, truncated))
         if terminated and self._clock_set and self._t >= self.episode_limit:  # by its clock, or since all food is eaten
-            terminated = not np.any(getattr(self._env.unwrapped, "field", True))
-        truncated = not terminated and (self._t >= self.episode_limit or _for_all(truncated))
+            terminated = not np.any(self._env.unwrapped.field)
+        truncated = not terminated and (truncated or self._t >= self.episode_limit)
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 
     def _reward(self, rewards: Any) -> float | list[float]:
@@ -352,7 +359,7 @@ class GymmaEnv(MultiAgentEnv):
 
     def render(self) -> Any:
         raw = self._env.unwrapped
-        if hasattr(raw, "field") and hasattr(raw, "players"):  # LBF's own pictures need a display
+        if self._foraging:  # its own pictures need a display
             players = [((int(p.position[0]), int(p.position[1])), int(p.level)) for p in raw.players]
             return drawing.foraging(np.asarray(raw.field), players)
         try:

@@ -45,6 +45,8 @@ FACTORISATIONS = {  # the package's own; the first one gives the order of the jo
     "Humanoid": ("9|8",),
     "HumanoidStandup": ("9|8",),
 }
+LIMITS = {"Reacher": 50, "Pusher": 100}  # steps after which a robot's own episode is cut off
+LIMIT = 1000  # the others'
 MANY_SEGMENTS = ("ManySegmentSwimmer", "ManySegmentAnt")  # NxK: N agents of K segments
 LISTING = (
     *((task, "a task of the MMSA paper: an agent for each joint") for task in PAPER_TASKS),
@@ -107,6 +109,15 @@ class MamujocoArgs(BaseModel):
         if given != wanted or not all(partition):
             raise ValueError(f"must name each joint of {robot}, 0 to {wanted[-1]}, once, as in [[0, 1], [2, ...], ...]")
         return partition
+
+    @field_validator("time_limit")
+    @classmethod
+    def _within_its_own(cls, time_limit: int | None, info: ValidationInfo) -> int | None:
+        robot = info.data.get("key", "").partition("-")[0]
+        own = LIMITS.get(robot, LIMIT)
+        if robot and time_limit and time_limit > own:
+            raise ValueError(f"{robot}'s episodes are cut off after {own} steps by itself; give at most that")
+        return time_limit
 
     @model_validator(mode="after")
     def _factorisation(self) -> MamujocoArgs:
@@ -197,7 +208,7 @@ class MamujocoEnv(MultiAgentEnv):
 
     key: robot and factorisation. bins: torques of each joint. obsk: an agent also sees the joints up to so many away.
     partition: the joints (numbers of the robot's actuators) of each agent. time_limit: steps until truncation, None
-    for the robot's own (1000; Reacher 50, Pusher 100).
+    for the robot's own (LIMIT, of some LIMITS), which is also the most.
 
     Observations are padded with zeros to the longest, smaller action sets are masked. The state is the robot's whole
     observation, as it is: positions in m and rad, velocities in m/s and rad/s, with no bound. The reward (for moving
@@ -227,8 +238,7 @@ class MamujocoEnv(MultiAgentEnv):
         low, high = robot.action_space.low, robot.action_space.high
         if not np.array_equal(low, -high):
             raise EnvContractError(f"{key}: torques from {low} to {high} have no middle at 0")
-        own_limit = robot.spec.max_episode_steps
-        self.episode_limit = min(limit for limit in (args.time_limit, own_limit) if limit)
+        self.episode_limit = args.time_limit or robot.spec.max_episode_steps
 
         joints = [[node.act_ids for node in part] for part in self._env.agent_action_partitions]
         self._actors = actors([high[part] for part in joints], args.bins)

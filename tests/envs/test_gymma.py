@@ -90,6 +90,30 @@ def test_an_end_at_the_registry_s_limit_is_an_end(
     assert env.step([0, 0])[2:4] == (True, False)
 
 
+def test_an_episode_is_over_when_each_agent_is_for_one_reason_or_the_other(
+    ragged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = iter([([True, False], [False, False]), ([True, False], [False, True])])
+    monkeypatch.setattr(RaggedEnv, "step", lambda self, actions: (self._obs(), [0.0, 0.0], *next(flags), {}))
+    env = GymmaEnv(ragged)
+    env.reset()
+    assert [env.step([0, 0])[2:4] for _ in range(2)] == [(False, False), (False, True)]
+
+
+def test_attributes_named_as_foraging_s_do_not_make_another_environment_one(
+    ragged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"players": 2, "field": np.ones((2, 2)), "_max_episode_steps": 4}.items():
+        monkeypatch.setattr(RaggedEnv, name, value, raising=False)
+    monkeypatch.setattr(RaggedEnv, "step", lambda self, actions: (self._obs(), [0.0, 0.0], True, False, {}))
+    env = GymmaEnv(ragged, time_limit=4, seed=1)
+    env.reset(seed=1)
+    env._t = 3
+    assert env.step([0, 0])[2:4] == (True, False)
+    with pytest.raises(NotImplementedError, match="has no pictures"):
+        env.render()
+
+
 @pytest.mark.parametrize("limit", [None, 50])
 def test_all_food_eaten_is_termination_whatever_the_limit(make: Any, limit: int | None) -> None:
     vector = make("gymma", key="Foraging-8x8-2p-3f-v3", time_limit=limit)

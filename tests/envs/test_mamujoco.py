@@ -12,7 +12,18 @@ import pytest
 from pydantic import ValidationError
 
 import envs
-from envs.mamujoco import MAX_ACTIONS, PAPER_TASKS, MamujocoArgs, MamujocoEnv, actors, torques
+from envs.mamujoco import (
+    FACTORISATIONS,
+    LIMIT,
+    LIMITS,
+    MANY_SEGMENTS,
+    MAX_ACTIONS,
+    PAPER_TASKS,
+    MamujocoArgs,
+    MamujocoEnv,
+    actors,
+    torques,
+)
 
 needs_mujoco = pytest.mark.skipif(
     any(importlib.util.find_spec(package) is None for package in ("mujoco", "gymnasium_robotics")),
@@ -70,6 +81,8 @@ def test_virtual_agents_above_81_actions(bins: int, joints: list[int], counts: l
         ({"key": "Hopper-3x1", "partition": [[0, 1], [2]]}, "Hopper-mine"),
         ({"key": "ManySegmentAnt-2x3", "partition": [[0]]}, "must be null with ManySegmentAnt"),
         ({"agent_conf": "6x1"}, "agent_conf"),
+        ({"key": "Reacher-2x1", "time_limit": 51}, "Reacher's episodes are cut off after 50 steps"),
+        ({"time_limit": 1001}, "HalfCheetah's episodes are cut off after 1000 steps"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
@@ -100,6 +113,15 @@ def test_the_paper_s_tasks_have_an_agent_for_each_joint(key: str) -> None:
     (joint,) = env.info["joints"][0]
     assert applied[joint] == 1.0 and np.count_nonzero(applied) == 1
     env.close()
+
+
+@needs_mujoco
+def test_what_refuses_a_longer_limit_knows_every_robot_s_own() -> None:
+    keys = [f"{robot}-{parts[0]}" for robot, parts in FACTORISATIONS.items()] + [
+        f"{robot}-2x1" for robot in MANY_SEGMENTS
+    ]
+    for key in keys:
+        assert MamujocoEnv(key).episode_limit == LIMITS.get(key.partition("-")[0], LIMIT)
 
 
 def sent_torques(env: MamujocoEnv, actions: list[int]) -> np.ndarray:
@@ -204,7 +226,7 @@ def test_smaller_action_sets_are_masked() -> None:
 @needs_mujoco
 def test_time_limits_are_truncations_and_falls_terminations() -> None:
     reacher = MamujocoEnv("Reacher-2x1", seed=1)
-    assert (reacher.episode_limit, MamujocoEnv("Reacher-2x1", time_limit=99).episode_limit) == (50, 50)
+    assert (reacher.episode_limit, MamujocoEnv("Reacher-2x1", time_limit=49).episode_limit) == (50, 49)
     reacher.reset()
     ends = [reacher.step([1, 1])[2:4] for _ in range(50)]
     assert ends == [(False, False)] * 49 + [(False, True)]

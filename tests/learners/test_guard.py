@@ -97,8 +97,9 @@ def test_mmsas_own_guard_names_losses_else_groups_of_gradients(caplog: pytest.Lo
     assert guard({"td": fine, "kl": fine}, {"value": fine, "world_model": fine}) and not caplog.text
     assert not guard({"td": fine, "kl": fine}, {"value": fine, "world_model": bad})
     assert not guard({"td": fine, "kl": bad}, {"value": bad, "world_model": fine})
+    assert not guard({"td": th.tensor(3e38), "kl": th.tensor(3e38)}, {"value": fine, "world_model": fine})
     said = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
-    assert said == ["gradient of world_model", "kl"]
+    assert said == ["gradient of world_model", "kl", "the sum of all losses and norms"]
 
 
 def test_too_many_in_a_row_end_the_run_with_the_loss_named(caplog: pytest.LogCaptureFixture) -> None:

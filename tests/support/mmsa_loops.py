@@ -66,7 +66,7 @@ class Loops:
         self.updates, self.steps = 0, dict.fromkeys(self.w, 0)
         self.moments = {n: (th.zeros_like(w), th.zeros_like(w)) for n, w in self.w.items()}
         self.grads: dict[str, Tensor] = {}
-        self.masks_closed = {"online": False, "target": False}  # was one seen before these networks' weights?
+        self.masks_closed = {"online": 0.0, "target": 0.0}  # share of these networks' weights from after one was seen
         self.terms: dict[str, list[Tensor]] = {}
 
     # --- layers ---
@@ -168,7 +168,7 @@ class Loops:
                     h = [th.tanh(x) for x in self.each(f"{dec}h", states[-1])]
                     zs = [self.f(sale, x) for x in h] if cfg.zs == "encode" else [self.norm(z) for z in zsa] or zs
                     avail = [[True] * self.n_actions for _ in h]
-                    if self.masks_closed[side] and self.cfg.loss_weights.avail:
+                    if self.masks_closed[side] >= 0.9 and self.cfg.loss_weights.avail:
                         avail = [(logits >= 0).tolist() for logits in self.each(f"{dec}avail", states[-1])]
             acts = self.best(side, h, zs, avail)
             zsa = self.dynamics(sale, zs, acts)
@@ -270,7 +270,8 @@ class Loops:
     def losses(self, batch: Any, noise: list[Tensor]) -> dict[str, Tensor]:
         """Every loss that is built, unweighted. noise: that of the posterior's and the prior's samples, (rows, N D)."""
         filled = batch["filled"][..., 0].bool()
-        self.masks_closed["online"] |= not batch["avail_actions"][filled].all()
+        if not batch["avail_actions"][filled].all():
+            self.masks_closed["online"] = 1.0
         off = (() if self.cfg.world_model.enabled else MODEL_LOSSES) + (() if self.cfg.sale.enabled else ("sale",))
         self.terms = {name: [] for name, weight in self.cfg.loss_weights if weight and name not in off}
         sizes = filled.sum(1).tolist()
@@ -319,8 +320,7 @@ class Loops:
         for name, w in self.w.items():
             if name.startswith("target.") and not name.startswith("target.sale."):
                 w += tau * (self.w[name.replace("target", "online", 1)] - w)
-        if tau:
-            self.masks_closed["target"] = self.masks_closed["online"]
+        self.masks_closed["target"] += tau * (self.masks_closed["online"] - self.masks_closed["target"])
         if self.updates % (every or (int(rate) if rate > 1 else 200)) == 0:
             for name in [name for name in self.w if name.startswith(SALE)]:
                 self.w[f"target.{name}"].copy_(self.w[f"online.{name}"])

@@ -115,7 +115,7 @@ def test_burn_in_rows_enter_no_loss() -> None:
     assert [packed[r] for r in rows.trained] == [(b, t) for b, t in packed if t >= burn_in[b]]
     counted = [(b, t) for b, t in packed if burn_in[b] <= t < LENGTHS[b] - 1]
     assert [packed[r] for r in rows.trained_src] == counted
-    assert [packed[r] for r in rows.src[rows.src_weight]] == counted
+    assert [packed[r] for r in rows.src[rows.src_trained]] == counted
     assert len(rows_of(LENGTHS).trained) == sum(LENGTHS)
 
 
