@@ -133,8 +133,5 @@ class MultiAgentEnv:
     def save_replay(self) -> None:
         """Saves a replay where the simulator has such a thing; elsewhere does nothing."""
 
-    def abandon(self) -> None:
-        """Kills processes of its own: this one is about to end without close(), and may be in the midst of a step."""
-
     def close(self) -> None:
         """Frees what the environment holds; twice is fine."""

@@ -6,8 +6,8 @@ What is done here from outside the package:
 - A game process that fails is never hidden: the package would hand over half a battle as a whole one. Here the last
   `step` says `episode_lost`, whoever collects episodes throws that one away, and the next `reset` starts a new process.
 - The time limit is `truncated` (in the package it looks like a defeat).
-- The scale of the reward is that of the first battle, as in the package, which however draws it anew with each process,
-  and counts an enemy twice that is slow to appear, or where `reset` is called twice before the first battle is over.
+- The scale of the reward is that of the map's mean team. In the package it is that of the first battle of each process,
+  another one after every restart and in every process, with an enemy counted twice that is slow to appear.
 The team's reward is the same for every agent: with common_reward as it is, else each agent receives it.
 """
 
@@ -36,6 +36,10 @@ RACES = {
     "zerg": ("zergling", "hydralisk", "baneling"),
 }
 WEIGHTS = (0.45, 0.45, 0.1)
+HEALTH = {  # with shields; the game's own numbers, not read from it
+    "stalker": 160, "zealot": 150, "colossus": 350, "marine": 45, "marauder": 125, "medivac": 150,
+    "zergling": 35, "hydralisk": 80, "baneling": 30,
+}  # fmt: skip
 NOT_ALONE = ("medivac", "baneling")  # no team consists of these only
 SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
 MAPS = tuple(f"{race}_{allies}_vs_{enemies}" for race in RACES for allies, enemies in SIZES)
@@ -177,7 +181,9 @@ class SmacV2Env(MultiAgentEnv):
         self.name, self._common = map_name, common_reward
         self._package, self._time_limit = _package(), time_limit
         self._restarts = self._lost = 0
-        self._anew(np.random.SeedSequence(seed))
+        race = map_name.partition("_")[0]
+        self._mean_health = float(np.dot(WEIGHTS, [HEALTH[unit] for unit in RACES[race]]))
+        self._anew(seed)
         sizes = self._battle.get_env_info()
         self.n_agents, self.episode_limit = int(sizes["n_agents"]), self._battle.env.episode_limit
         self._sizes = tuple(int(sizes[key]) for key in ("obs_shape", "state_shape", "n_actions"))
@@ -185,20 +191,19 @@ class SmacV2Env(MultiAgentEnv):
         self.info = {"episode_limit": self.episode_limit}
 
     # -- the game process --------------------------------------------------------------------------------------------
-    def _anew(self, seeds: np.random.SeedSequence) -> None:
-        """A random stream from its start, and a battle that has not begun."""
-        self._seeds = seeds
-        self._max_reward: float | None = None
+    def _anew(self, seed: int | None) -> None:
+        """Random streams from their start, of processes and of battles, and a battle that has not begun."""
+        self._processes, self._battles = np.random.SeedSequence(seed).spawn(2)
         self._prepare()
 
     def _prepare(self) -> None:
-        """A new battle with the stream's next seeds; its process starts with its first reset."""
+        """A new battle, whose process has the stream's next seed and starts with the first reset."""
         self._end_game()
         race = self.name.partition("_")[0]
         battle = self._package.wrapper(
             capability_config=copy.deepcopy(capability_config(self.name)),
             map_name=f"10gen_{race}",
-            seed=int(self._seeds.spawn(1)[0].generate_state(1)[0]),
+            seed=_drawn(self._processes),
             use_unit_ranges=True,  # each unit's own range, and at least 2
             min_attack_range=2,
             obs_own_pos=True,
@@ -254,19 +259,26 @@ class SmacV2Env(MultiAgentEnv):
     def seed(self, seed: int | None = None) -> int | None:
         """Starts the random stream anew: the game, which cannot be seeded while it runs, is started again."""
         if seed is not None:
-            self._anew(np.random.SeedSequence(seed))
+            self._anew(seed)
         return seed
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[np.ndarray], dict]:
-        """Starts a battle, and the game where it does not run. MissingBackendError where it is not installed."""
+        """A battle of the next seed of this environment's stream; see `new_episode`."""
         self.seed(seed)
+        return self.new_episode(_drawn(self._battles))
+
+    def new_episode(self, seed: int) -> tuple[list[np.ndarray], dict]:
+        """Starts a battle, and the game where it does not run. MissingBackendError where it is not installed.
+
+        Seeds teams, places and the order of observing, but not the game, which would have to be started anew.
+        """
         if not self._begun and (pieces := missing_pieces()):
             raise MissingBackendError(f"{self.name} needs StarCraft II, missing:\n{listed(pieces)}")
         while True:
             if self._battle is None:
                 self._prepare()
             try:
-                self._seed_battle()
+                self._seed_battle(seed)
                 with self._own_random():
                     self._start()
                     self._observe()
@@ -276,14 +288,9 @@ class SmacV2Env(MultiAgentEnv):
         self._playing = True
         return self.get_obs(), {}
 
-    def new_episode(self, seed: int) -> tuple[list[np.ndarray], dict]:
-        """Seeds teams, places and the order of observing, but not the game, which would have to be started anew."""
-        self._seeds = np.random.SeedSequence(seed)
-        return self.reset()
-
-    def _seed_battle(self) -> None:
+    def _seed_battle(self, seed: int) -> None:
         """Seeds what the package draws, anew for each battle: teams and places do not depend on how others went."""
-        generators, shuffles = self._seeds.spawn(2)
+        generators, shuffles = np.random.SeedSequence(seed).spawn(2)
         for distribution in self._battle.env_key_to_distribution_map.values():
             _seed_generators(distribution, self._package.distribution, generators)
         numbers = shuffles.generate_state(2)
@@ -298,10 +305,7 @@ class SmacV2Env(MultiAgentEnv):
         game.reset(scenario)
         if self._begun:
             return
-        if self._max_reward is None:
-            health = sum(unit.health_max + unit.shield_max for unit in game.enemies.values())
-            self._max_reward = game.n_enemies * game.reward_death_value + game.reward_win + health
-        game.max_reward = self._max_reward
+        game.max_reward = game.n_enemies * (game.reward_death_value + self._mean_health) + game.reward_win
         game._episode_count = max(1, game._episode_count)  # at 0, the next reset would start a second process
         self._begun = True
 
@@ -361,12 +365,13 @@ class SmacV2Env(MultiAgentEnv):
             raise EnvContractError(f"{self.name}: there is no battle to save a replay of; call reset() first")
         self._battle.save_replay()
 
-    def abandon(self) -> None:
-        if self._battle is not None:
-            _kill(self._battle.env._sc2_proc)
-
     def close(self) -> None:
         self._end_game()
+
+
+def _drawn(seeds: np.random.SeedSequence) -> int:
+    """The next 32 bits of the stream."""
+    return int(seeds.spawn(1)[0].generate_state(1)[0])
 
 
 def _kill(process: Any) -> None:

@@ -5,6 +5,7 @@ E environments of envs.vector, whose arrays lie in memory that is shared with th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -168,8 +169,7 @@ class WorkerVectorEnv(VectorEnv):
         try:
             fine, answer = self._pipes[worker].recv()
         except BlockingIOError:
-            self._processes[worker].kill()
-            self._processes[worker].join()
+            kill_group(self._processes[worker])
             raise _WorkerLost(f"{self._name(worker)} gave no answer for {self._timeout:g} seconds") from None
         except (EOFError, OSError):  # the pipe closes at the moment the process ends
             raise _WorkerLost(self._how(worker)) from None
@@ -196,6 +196,7 @@ class WorkerVectorEnv(VectorEnv):
         process = self._processes[worker]
         process.join(timeout=5)
         code = process.exitcode
+        kill_group(process)
         how = f"{self._name(worker)} ended, exit code {code}"
         return how + (f" (killed by {signal.Signals(-code).name})" if code is not None and code < 0 else "")
 
@@ -218,9 +219,7 @@ class WorkerVectorEnv(VectorEnv):
             if process.pid is None:
                 continue
             process.join(timeout=5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            kill_group(process)
 
 
 def _give_up_after(pipe: Connection, seconds: float) -> None:
@@ -246,8 +245,8 @@ def _work(
     arrays = arrays_in(shared, layout_of(dims, n_envs, common_reward))
     last = first + len(factories)
     actions, active = arrays["actions"][first:last], arrays["active"][first:last]
+    lead_group()
     envs: list[MultiAgentEnv] = []
-    threading.Thread(target=end_with_parent, args=(envs,), daemon=True).start()
     group = None
     try:
         for make in factories:
@@ -283,13 +282,22 @@ def _work(
             env.close()
 
 
-def end_with_parent(envs: Sequence[MultiAgentEnv] = ()) -> None:
-    """For a thread: ends this process once the one that started it is gone; the environments are abandoned first."""
+def lead_group() -> None:
+    """Puts this process and what it starts, as a game is, into a group, which ends once its own parent is gone."""
+    os.setpgid(0, 0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
-    try:
-        for env in envs:
-            env.abandon()
-    finally:
-        os._exit(1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def kill_group(process: Any) -> None:
+    """Ends a process that leads a group, and what it has left: dead or not, it may have started others."""
+    with contextlib.suppress(ProcessLookupError):  # there is no such group, or not yet
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()

@@ -14,7 +14,6 @@ import copy
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from components.episode_buffer import EpisodeBatch, Preprocess, Scheme, complete
 from components.random_state import RandomState
 from controllers import REGISTRY as mac_REGISTRY
 from controllers.basic_controller import weights_of
-from envs.workers import end_with_parent
+from envs.workers import kill_group, lead_group
 from runners.episode_runner import EpisodeRunner
 from utils.hosts import register_environment, register_plugin
 from utils.process import prepare
@@ -149,16 +148,16 @@ class PipelinedRunner:
 
     def close_env(self) -> None:
         """Ends the collector, whatever it is doing. Twice is fine."""
+        if self._pipe.closed:
+            return
         self._pipe.close()
         pid = self._process.pid
-        if pid is None or not self._process.is_alive():
+        if pid is None:
             return
-        if self._under_way:
+        if self._under_way and self._process.is_alive():
             os.kill(pid, END)
         self._process.join(timeout=10)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+        kill_group(self._process)
 
     def _start(self) -> None:
         self._hand_over_networks()
@@ -202,6 +201,7 @@ class PipelinedRunner:
     def _dead(self) -> None:
         self._process.join(timeout=5)
         code = self._process.exitcode
+        kill_group(self._process)
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
         raise CollectorError(f"the process {self._process.pid}, which plays the episodes, {how}")
 
@@ -270,7 +270,7 @@ def _collect(pipe: Connection, args: SimpleNamespace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(END, lambda *_: sys.exit())
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    lead_group()
     collector: _Collector | None = None
     command, what = "sizes", ()
     try:

@@ -7,9 +7,9 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import test_contract as contract
+from support.processes import children, gone
 
 import envs
 from envs import sc2v2, smacv2
@@ -134,10 +135,10 @@ def play(env: smacv2.SmacV2Env, stop: int = 10**6) -> tuple[list[float], dict]:
     return rewards, info
 
 
-def vector(n: int, standing: Any, workers: int = 0, **changes: Any) -> Any:
+def vector(n: int, standing: Any, workers: int = 0, timeout: float | None = None, **changes: Any) -> Any:
     arguments = {"map_name": "zerg_5_vs_5", "backend": "starcraft2"} | changes
     factories = [partial(sc2v2.make_env, **arguments, seed=i) for i in range(n)]
-    return WorkerVectorEnv(factories, workers) if workers else SerialVectorEnv(factories)
+    return WorkerVectorEnv(factories, workers, timeout=timeout) if workers else SerialVectorEnv(factories)
 
 
 # --- with the stand-in for the package ---
@@ -217,20 +218,36 @@ def test_battle_won_and_counts_in_the_last_info(standin: Any, built: list[Any]) 
     assert env.backend == "StarCraft II Base75689 (smacv2 without a version)" or "smacv2 1" in env.backend
 
 
-def test_the_reward_has_the_scale_of_the_first_battle(standin: Any, built: list[Any]) -> None:
-    """The stand-in counts each enemy's health twice, as the package does where a unit is late."""
-    env = smacv2.SmacV2Env("zerg_5_vs_5", seed=1)
-    env.reset()
-    first = env._battle.env
-    scale = 5 * 10 + 200 + sum(unit.health_max for unit in first.enemies.values())
-    env.reset()
-    play(env)
-    assert first.max_reward == scale and len(standin.Process.started) == 1, "a second process was started"
+def test_the_reward_has_the_scale_of_the_mean_team(standin: Any, built: list[Any]) -> None:
+    """One for all battles and processes: a run that is resumed, or whose game was restarted, goes on with it."""
+    scale = 5 * (10 + 0.45 * 35 + 0.45 * 80 + 0.1 * 30) + 200
+    for seed in (1, 2):
+        env = smacv2.SmacV2Env("zerg_5_vs_5", seed=seed)
+        play(env)
+        first = env._battle.env
+        own = 5 * 10 + 200 + sum(unit.health_max for unit in first.enemies.values())
+        assert first.max_reward == pytest.approx(scale) != own
     first._sc2_proc.popen.kill()
     first._sc2_proc.popen.wait()
     with pytest.warns(RuntimeWarning):
         env.reset()
-    assert env._battle.env is not first and env._battle.env.max_reward == scale
+    assert env._battle.env is not first and env._battle.env.max_reward == pytest.approx(scale)
+    assert len(standin.Process.started) == 3, "a reset started another process"
+
+
+def test_a_lost_battle_does_not_change_the_next(standin: Any, built: list[Any]) -> None:
+    def battle(env: Any, seed: int) -> Any:
+        env.new_episode(seed)
+        return env._battle.env.types, env._battle.env.places.tolist()
+
+    whole, lost = (smacv2.SmacV2Env("protoss_5_vs_5", seed=1) for _ in range(2))
+    expected = [battle(whole, seed) for seed in (11, 12)]
+    assert battle(lost, 11) == expected[0] and expected[0] != expected[1]
+    lost._battle.env._sc2_proc.popen.kill()
+    lost._battle.env._sc2_proc.popen.wait()
+    with pytest.warns(RuntimeWarning):
+        assert lost.step(last_available(lost))[-1] == {envs.EPISODE_LOST: True}
+    assert battle(lost, 12) == expected[1]
 
 
 def test_unavailable_actions_and_a_step_too_many(standin: Any, built: list[Any]) -> None:
@@ -354,17 +371,19 @@ def test_a_worker_says_why_it_stopped(standin: Any, monkeypatch: pytest.MonkeyPa
         both.reset()
 
 
-def test_abandon_kills_the_game(standin: Any, built: list[Any]) -> None:
-    env = smacv2.SmacV2Env("zerg_5_vs_5", seed=1)
-    env.abandon()
-    env.reset()
-    env.abandon()
-    (process,) = standin.Process.started
-    for _ in range(100):
-        if not process.running:
-            break
-        time.sleep(0.05)
-    assert not process.running
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_worker_that_is_lost_leaves_no_game_behind(hangs: bool, standin: Any) -> None:
+    with vector(1, standin, 1, timeout=2.0 if hangs else None) as one:
+        one.reset()
+        (worker,) = one.worker_pids
+        (game,) = children(worker)
+        os.kill(worker, signal.SIGSTOP if hangs else signal.SIGKILL)
+        with pytest.warns(RuntimeWarning, match="gave no answer" if hangs else "SIGKILL"):
+            assert one.step(one.avail_actions.argmax(-1), np.ones(1, bool)) == [(0, {envs.EPISODE_LOST: 1.0})]
+        assert gone(game)
+        one.reset()
+        (game,) = children(one.worker_pids[0])
+    assert gone(game)
 
 
 def test_closed_and_opened_again(standin: Any, built: list[Any]) -> None:
@@ -414,7 +433,7 @@ def scenarios(env: smacv2.SmacV2Env, n: int = 3) -> list[Any]:
     """What the generators give for the first n battles: teams and places."""
     drawn = []
     for _ in range(n):
-        env._seed_battle()
+        env._seed_battle(smacv2._drawn(env._battles))
         with env._own_random():
             made: dict[str, Any] = {}
             for distribution in env._battle.env_key_to_distribution_map.values():
@@ -470,7 +489,7 @@ def test_no_generator_is_forgotten(no_game: Path) -> None:
     numbers = []
     for _ in range(2):
         env = smacv2.SmacV2Env("zerg_20_vs_23", seed=3)
-        env._seed_battle()
+        env._seed_battle(7)
         battle = env._battle
         generators = [g for d in battle.env_key_to_distribution_map.values() for g in found(d, set())]
         assert len(generators) == 5

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.processes import alive, gone
 from toy_envs import ACTIONS, ON, ToyEnv, toys
 
 from envs import EPISODE_LOST, EnvWorkerError
@@ -21,23 +22,6 @@ from envs.vector import SerialVectorEnv
 from envs.workers import WorkerVectorEnv
 
 HERE = Path(__file__).parent
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs (a zombie does not)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until_gone(pids: list[int], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not any(alive(pid) for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize("common_reward", [True, False])
@@ -55,7 +39,7 @@ def test_workers_give_the_same_values(common_reward: bool, make: Any, play: Any)
     pids = workers.worker_pids
     workers.close()
     workers.close()
-    assert wait_until_gone(pids)
+    assert gone(*pids)
     with pytest.raises(EnvWorkerError, match="closed"):
         workers.reset()
 
@@ -67,7 +51,7 @@ def test_an_error_in_a_worker_is_told_and_ends_all() -> None:
     with pytest.raises(EnvWorkerError, match="environment 2 (.|\n)*step 3(.|\n)*toy fault"):
         for _ in range(3):
             vector.step(ACTIONS, ON)
-    assert wait_until_gone(pids), "a failure left workers behind"
+    assert gone(*pids), "a failure left workers behind"
 
 
 def test_a_worker_that_dies_is_started_anew_and_its_episodes_are_lost() -> None:
@@ -122,7 +106,7 @@ def test_a_worker_that_is_lost_again_and_again_ends_all(
             vector.reset()
             for _ in range(3):
                 vector.step(ACTIONS, ON)
-    assert wait_until_gone(pids), "a failure left workers behind"
+    assert gone(*pids), "a failure left workers behind"
 
 
 def test_worker_that_cannot_start() -> None:
@@ -156,5 +140,5 @@ def test_workers_end_with_a_killed_parent(fault: str) -> None:
     time.sleep(0.3)  # into the step that hangs
     parent.kill()
     parent.wait()
-    assert wait_until_gone(pids), "workers outlived their parent"
+    assert gone(*pids), "workers outlived their parent"
     parent.stdout.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch as th
+from support.processes import children, gone
 from support.settings import RecordingLogger, config, scheme_of
 
 from components.episode_buffer import complete_scheme
@@ -169,7 +170,7 @@ def user_env(folder: Path, body: str) -> dict[str, Any]:
     """An environment of the user's whose step does `body`; its settings."""
     (folder / "my_slow_env.py").write_text(
         textwrap.dedent("""
-        import os, signal, time
+        import os, signal, subprocess, time
         import envs
         from envs.matrix_game import MatrixArgs, MatrixGame
 
@@ -215,16 +216,18 @@ def test_a_killed_collector_is_seen_at_once(pipelined: Any) -> None:
             runner.run()
 
 
-def gone(pid: int, patience: float = 20.0) -> bool:
-    end = time.monotonic() + patience
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        time.sleep(0.02)
-    return False
+GAME = "self.game = getattr(self, 'game', None) or subprocess.Popen(['sleep', '3600'])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_killed_collector_leaves_no_process_of_an_environment_behind(pipelined: Any, tmp_path: Path) -> None:
+    runner, _, _ = pipelined(**user_env(tmp_path, GAME))
+    runner.run()
+    started = children(runner.collector_pid)
+    assert started
+    os.kill(runner.collector_pid, signal.SIGKILL)
+    runner.close_env()
+    assert gone(*started)
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -246,7 +249,7 @@ def test_closing_ends_it_and_its_environments(pipelined: Any, tmp_path: Path, bu
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_it_ends_with_a_killed_parent(tmp_path: Path) -> None:
-    changes = user_env(tmp_path, "time.sleep(3600 if os.path.exists(__file__ + '.slow') else 0)")
+    changes = user_env(tmp_path, f"{GAME}; time.sleep(3600 if os.path.exists(__file__ + '.slow') else 0)")
     program = textwrap.dedent(f"""
         import sys
         sys.path[:0] = {[str(ROOT / "src"), str(ROOT / "plugins"), str(ROOT / "tests"), str(ROOT / "tests/runners")]!r}
@@ -261,7 +264,11 @@ def test_it_ends_with_a_killed_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
-    time.sleep(0.3)
+    for _ in range(200):
+        if started := children(pid):
+            break
+        time.sleep(0.1)
+    assert started
     parent.kill()
     parent.wait()
-    assert gone(pid)
+    assert gone(pid, *started)

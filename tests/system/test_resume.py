@@ -9,12 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import children, gone
 
 import main
 import track
@@ -368,28 +368,6 @@ def _start(folder: Path, started: list[subprocess.Popen[str]], *words: str) -> s
     raise AssertionError("it has not trained")
 
 
-def children(pid: int) -> list[int]:
-    """Processes below this one, by /proc."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found += [int(path.parent.name), *children(int(path.parent.name))]
-    return found
-
-
-def gone(pids: list[int]) -> bool:
-    end = time.monotonic() + 20
-    while time.monotonic() < end:
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return True
-        time.sleep(0.05)
-    return False
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, start: Any, number: signal.Signals) -> None:
@@ -400,7 +378,7 @@ def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, star
     os.killpg(process.pid, number)  # as a scheduler or a terminal does: to workers, too
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
-    assert gone(below) and "Traceback" not in err and "checkpoint at step" in err
+    assert gone(*below) and "Traceback" not in err and "checkpoint at step" in err
     (record,) = tmp_path.glob("results/sacred/qmix/*/1")
     assert read(record, "run")["status"] == "INTERRUPTED" and f"--resume {record.relative_to(tmp_path)}" in out
     steps = [int(path.name.partition("-")[2]) for path in record.glob("checkpoints/0*")]
@@ -430,7 +408,7 @@ def test_twice_or_killed_it_ends_at_once_and_leaves_no_process(start: Any, twice
     else:
         process.kill()
     process.communicate(timeout=60)
-    assert process.returncode < 0 and gone(below)
+    assert process.returncode < 0 and gone(*below)
 
 
 # --- killed at random moments ---
