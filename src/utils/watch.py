@@ -6,6 +6,7 @@ must be this checkout's or be confirmed with --trust; networks are read as weigh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -178,7 +179,22 @@ def load_policy(config: Mapping[str, Any], checkpoint: Path) -> Any:
 def require_networks(config: Mapping[str, Any]) -> None:
     """ConfigError where the networks of checkpoint_path do not fit this configuration. Nothing is written."""
     checkpoint = find_checkpoint(config["checkpoint_path"], config["load_step"])
+    _refuse_other_numbers(checkpoint.parent, config)
     load_policy({**config, **FIXED, "seed": 0}, checkpoint).close_env()
+
+
+def _refuse_other_numbers(saved: Path, config: Mapping[str, Any]) -> None:
+    """ConfigError where the networks were trained on inputs, or are to learn from rewards, of another size."""
+    try:
+        trained = json.loads((saved / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # from elsewhere, or damaged: weights only are asked for
+        return
+    for key in ("scale_inputs", *(() if config["evaluate"] else ("standardise_rewards",))):
+        if isinstance(trained, dict) and trained.get(key, config[key]) != config[key]:
+            raise ConfigError(
+                f"{key}={config[key]}: the networks in {saved} were trained with {trained[key]!r}; "
+                f"set {key}={trained[key]}"
+            )
 
 
 def _play(runner: Any, config: Mapping[str, Any], path: Path, info: Mapping[str, Any], step: int) -> int:

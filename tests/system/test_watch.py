@@ -257,6 +257,32 @@ def test_networks_of_another_algorithm_begin_no_run(run: Path, capsys: pytest.Ca
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "refused_key"),
+    [
+        (["evaluate=True", "scale_inputs=True"], "scale_inputs=True"),
+        (["t_max=1000", "scale_inputs=True"], "scale_inputs=True"),
+        (["t_max=1000", "standardise_rewards=False"], "standardise_rewards=False"),
+        (["evaluate=True", "standardise_rewards=False"], ""),
+    ],
+    ids=str,
+)
+def test_networks_of_other_numbers_begin_no_run(
+    run: Path, capsys: pytest.CaptureFixture[str], more: list[str], refused_key: str
+) -> None:
+    (networks,) = (run.parents[3] / "models").iterdir()
+    trained = json.loads((networks / "config.json").read_text())
+    words = ["--config=vdn", "--env-config=gymma", "with", f"env_args.key={KEY}", f"hidden_dim={trained['hidden_dim']}"]
+    status = main.main([*words, f"checkpoint_path={networks}", "test_nepisode=1", *more])
+    error = capsys.readouterr().err
+    if refused_key:
+        before = trained[refused_key.partition("=")[0]]
+        assert status == 2 and f"{refused_key}: the networks in {networks} were trained with {before}; set " in error
+        assert not Path("results").exists()
+    else:
+        assert status == 0, error
+
+
 @pytest.mark.parametrize("token", ["../../../../etc", "/etc", "", "a/../../b"])
 def test_a_token_that_leads_elsewhere(run: Path, capsys: pytest.CaptureFixture[str], token: str) -> None:
     (run / "info.json").write_text(json.dumps({"unique_token": token}))
