@@ -76,7 +76,7 @@ class QLearner(Learner):
         # 5. Metrics
         if t_env - self.last_log_t >= self.args.learner_log_interval:
             self.last_log_t = t_env
-            per_agent = total * self.args.n_agents  # as upstream: without a mixer, too, where the total counts agents already
+            per_agent = total * self.args.n_agents  # as upstream, also without a mixer, where the total is over agents
             self.logger.log_stat("loss", loss.item(), t_env)
             self.logger.log_stat("grad_norm", grad_norm.item(), t_env)
             self.logger.log_stat("td_error_abs", (td_error.abs().sum() / total).item(), t_env)
