@@ -2,15 +2,17 @@
 
     python benchmarks/hosts.py --epymarl PATH --dry-run      the command line of every run that is missing
     python benchmarks/hosts.py --epymarl PATH --jobs 2       runs them, then writes figure, table and CSV
-    python benchmarks/hosts.py                               figure, table and CSV of what has been run
+    python benchmarks/hosts.py --out results/hosts           figure, table and CSV of what has been run, as published
 
-Runs lie in results/runs/hosts, one folder each, and are read from Sacred's records; a finished one is not repeated.
+Runs lie in results/runs/hosts, one folder each, and are read from Sacred's records; a finished one of the same settings
+is not repeated. The report lies beside them where --out names no other place.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import shlex
 import subprocess
@@ -20,10 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
 
 import numpy as np  # noqa: E402
 
+from mmsa.checkout import UpstreamError, find_checkout  # noqa: E402
+from utils.config import ConfigError, parse_override  # noqa: E402
 from utils.runs import RunRecord, load_runs  # noqa: E402
 from utils.statistics import align, area_under_curve, common_grid, final_score  # noqa: E402
 
@@ -48,7 +52,19 @@ class Job(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        return any('"COMPLETED"' in path.read_text() for path in self.folder.rglob("run.json"))
+        """Whether there is a whole run of these settings; ConfigError where there is one of others."""
+        words = self.command[self.command.index("with") + 1 :]
+        wanted = {path[0]: value for path, value in map(parse_override, words) if len(path) == 1}
+        for path in self.folder.rglob("run.json"):
+            if json.loads(path.read_text())["status"] == "COMPLETED":
+                config = json.loads(path.with_name("config.json").read_text())
+                for key in wanted.keys() - {"local_results_path"}:
+                    if config.get(key) != wanted[key]:
+                        raise ConfigError(
+                            f"{path.parent}: a run with {key}={config.get(key)}, not {wanted[key]}: name another --runs"
+                        )
+                return True
+        return False
 
 
 def plan(options: argparse.Namespace) -> list[Job]:
@@ -76,13 +92,14 @@ def plan(options: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def run(job: Job) -> None:
+def run(job: Job) -> bool:
     job.folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (job.folder / "run.log").open("w") as log:
         status = subprocess.run(job.command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
     outcome = f"failed, see {log.name}" if status else "done"
     print(f"{job.algorithm} {job.host} seed {job.seed}: {outcome}", flush=True)
+    return status == 0
 
 
 # --- the report ---
@@ -145,7 +162,7 @@ def _each(values: np.ndarray) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epymarl", metavar="PATH", help="the checkout; without it nothing is run")
     parser.add_argument("--seeds", type=int, default=5)
@@ -154,16 +171,23 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     parser.add_argument("--runs", type=Path, default=ROOT / "results" / "runs" / "hosts")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "hosts")
+    parser.add_argument("--out", type=Path, help="folder of the report (report, beside the runs)")
     options = parser.parse_args()
-    missing = [job for job in plan(options) if not job.finished] if options.epymarl else []
-    if options.dry_run:
-        print("\n".join(shlex.join(job.command) for job in missing))
-        return
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(run, missing))
-    report(options)
+    options.out = options.out or options.runs / "report"
+    try:
+        if options.epymarl:
+            find_checkout(options.epymarl)
+        missing = [job for job in plan(options) if not job.finished] if options.epymarl else []
+        if options.dry_run:
+            print("\n".join(shlex.join(job.command) for job in missing))
+            return 0
+        with ThreadPoolExecutor(options.jobs) as pool:
+            done = list(pool.map(run, missing))
+        report(options)
+    except (ConfigError, UpstreamError) as error:
+        parser.error(str(error))
+    return 0 if all(done) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -88,12 +88,16 @@ def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     import mmsa
     import run
     from utils.checkpoints import Checkpoints
+    from utils.config import ConfigError
     from utils.logging import Logger
     from utils.recorded import read
     from utils.schema import as_today
 
     mmsa.register()
-    recorded = as_today(read(folder / "config.json"))
+    try:
+        recorded = as_today(read(folder / "config.json"))
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
     changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
     if recorded.get("learner") != "mmsa_learner":
         raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")

@@ -35,6 +35,9 @@ from synthetic import N_EPISODES, cut_off, learner_and_batch, scheme, times
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
+
+from mmsa.checkout import UpstreamError, find_checkout  # noqa: E402
+
 TASK = "Foraging-8x8-2p-3f-v3"
 ALL_LENGTHS = ", episodes of all lengths"
 PARTS = ("memory", "updates", "acting", "shares", "training")
@@ -230,7 +233,7 @@ def against_upstream(repeats: int, pairs: int, epymarl: Path) -> None:
         for kind, all_lengths in kinds.items():
             for name, pair in ours.items():
                 taken[name, kind].append(statistics.median(times(*pair, repeats, all_lengths)))
-        theirs = subprocess.run(command, capture_output=True, text=True, check=True, env=path).stdout.split()
+        theirs = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=path).stdout.split()
         for kind, seconds in zip(kinds, theirs, strict=True):
             taken["upstream", kind].append(float(seconds))
         for _, batch in ours.values():
@@ -399,6 +402,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="parts of it")
     parser.add_argument("--rows", default="", help="of training: those that begin so, as MMSA")
     options = parser.parse_args()
+    if options.epymarl:
+        try:
+            find_checkout(str(options.epymarl))
+        except UpstreamError as error:
+            parser.error(str(error))
     versions = f"Python {platform.python_version()}, torch {th.__version__}"
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
     parts = options.only or PARTS

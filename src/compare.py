@@ -255,6 +255,11 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
     """
     from utils.publish import publish as publish_one
 
+    if loaded.namesake:
+        raise ConfigError(
+            f"{loaded.source}: --publish would write over the report of {shown_path(loaded.namesake)}, which has the "
+            "same name; rename the file"
+        )
     published: list[Path] = []
     problems: list[str] = []
     for run in runs:

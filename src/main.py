@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 try:
@@ -114,9 +115,14 @@ def listing() -> str:
 
 
 def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None = None, resumed: Any = None) -> int:
-    """One recorded run; the exit status. See utils.sacred_run, whose imports take seconds."""
+    """One recorded run; the exit status."""
+    return _sacred_run().train(config, files, mongo, resumed)
+
+
+def _sacred_run() -> ModuleType:
+    """utils.sacred_run, whose imports take seconds."""
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
-    return import_module("utils.sacred_run").train(config, files, mongo, resumed)
+    return import_module("utils.sacred_run")
 
 
 def resume(options: argparse.Namespace, mongo: Address | None) -> int:
@@ -132,10 +138,10 @@ def resume(options: argparse.Namespace, mongo: Address | None) -> int:
 def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Address | None) -> int:
     """--resume=last: the newest cut-off run of this configuration goes on, or a new one begins."""
     from utils.logging import get_logger
-    from utils.sacred_run import results_folder
 
     require_environment(config)
-    resumed, problems = import_module("utils.resume").last(results_folder(config), config, options.trust or ())
+    folder = _sacred_run().results_folder(config)
+    resumed, problems = import_module("utils.resume").last(folder, config, options.trust or ())
     if resumed is not None:
         return train(resumed.config, resumed.files, mongo, resumed)
     for problem in problems:

@@ -22,7 +22,7 @@ from .config import MMSAConfig, Positive, check
 
 HERE = Path(__file__).resolve().parent
 VARIABLE = "EPYMARL_PATH"
-SOURCE = "github.com/uoe-agents/epymarl"
+SOURCE = "https://github.com/uoe-agents/epymarl"
 MAX_SEED = 2**32 - 1
 # Every checkout has these; the first ones that older trees lack came with the port to Gymnasium.
 GYMNASIUM_PORT = ("src/envs/gymma.py", "src/envs/wrappers.py")

@@ -14,6 +14,11 @@ def find_checkpoint(folder: str, load_step: int) -> Path:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
     steps = {int(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and path.name.isdecimal()}
+    if not steps and (root / "run.json").is_file():
+        raise FileNotFoundError(
+            f"{root} is the record of a run; its networks are in models/NAME of its local_results_path, where "
+            "save_model=True kept them, and NAME is the unique_token in its info.json"
+        )
     if not steps:
         inside = f"; {root} looks like one of them, name the folder above" if root.name.isdecimal() else ""
         raise FileNotFoundError(f"{root} has no subfolder named by a step number, such as 50000{inside}")

@@ -221,6 +221,10 @@ def compose(
         layer = _attempt(problems, _layer, kind, name)
         if layer is not None:
             path, content = layer
+            if kind == "algs" and "name" not in content:
+                problems.append(
+                    f"{shown_path(path)}: name is missing: what the algorithm is called in records and reports"
+                )
             _merge(config, content, shown_path(path), sources)
     complete = not problems
     for texts, source in ((file_overrides, file), (overrides, COMMAND_LINE)):

@@ -103,13 +103,12 @@ class Experiment(_Strict):
 
 @dataclass(frozen=True)
 class Loaded:
-    """An experiment with the name and the first comment line of its file. `searched`: keys that a search varies.
+    """An experiment with its file, and that one's first comment line. `searched`: keys that a search varies.
 
     `part`: the options that have left only a part of it; "" where it is the whole.
     """
 
-    name: str
-    source: str
+    path: Path
     title: str
     experiment: Experiment
     searched: tuple[str, ...] = ()
@@ -119,9 +118,24 @@ class Loaded:
         return f"{self.name}, part {self.part}" if self.part else self.name
 
     @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def source(self) -> str:
+        """The file, as messages name it."""
+        return shown_path(self.path)
+
+    @property
     def published(self) -> Path:
         """The repository's folder for its published runs and the report on them."""
         return published_folder(self.name)
+
+    @property
+    def namesake(self) -> Path | None:
+        """Another file, of this repository, whose published runs have the same folder."""
+        others = (config.ROOT / "config" / kind / f"{self.name}.yaml" for kind in ("experiments", "searches"))
+        return next((file for file in others if file.is_file() and not file.samefile(self.path)), None)
 
 
 def published_folder(name: str) -> Path:
@@ -174,7 +188,7 @@ def load_experiment(name: str) -> Loaded:
     path = file_of("experiments", name)
     source = shown_path(path)
     experiment = read(Experiment, load_yaml(path), source, {"algorithms": Algorithm, "tasks": Task})
-    return Loaded(path.stem, source, describe(path), experiment)
+    return Loaded(path, describe(path), experiment)
 
 
 def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[str, type[BaseModel]]) -> M:

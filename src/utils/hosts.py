@@ -26,7 +26,10 @@ class PluginError(Exception):
 
 
 def import_plugin(name: str) -> ModuleType:
-    """The plugin's package. It offers `Config` (a pydantic model of its keys) and `register()`."""
+    """The plugin's package, this checkout's if it has one. It offers `Config`, a pydantic model, and `register()`."""
+    own = ROOT / "plugins"
+    if (own / name / "__init__.py").is_file() and str(own) not in sys.path[:1]:  # before one that is installed
+        sys.path.insert(0, str(own))
     plugin = _import_name(name, f"there is no installed package {name!r}; this project's: pip install -e .")
     missing = [part for part in ("Config", "register") if not hasattr(plugin, part)]
     if missing:

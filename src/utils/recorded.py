@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def refuse_code(config: Mapping[str, Any], source: Path, trusted: Sequence[str])
     """ConfigError where checking this configuration would import what is neither this checkout's nor trusted."""
     problems = [
         f"{source}: {key} names code to import that is not this checkout's: {name!r}. If you know it and trust it: "
-        f"--trust {name}"
+        f"--trust {shlex.quote(name)}"
         for key, name in named_code(config)
         if name not in trusted
     ]

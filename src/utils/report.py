@@ -331,7 +331,7 @@ class _Report:
 
     def _comparison_table(self, scored: scores.TaskScores | scores.Suite) -> list[str]:
         names = ["curve", "against", "area over its area", "larger area", "better final"]
-        names.append(f"steps over its to {scores.SHARE:.0%} of its final")
+        names.append(f"steps over its to {scores.SHARE:.0%} of its rise")
         rows = [
             [_cell(row.reference), _cell(row.baseline)]
             + [_interval(one) for one in (row.area, row.chance_area, row.chance_final)]

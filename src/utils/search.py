@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice, product
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from utils.config import describe, load_yaml, shown_path
 from utils.experiments import Algorithm, Experiment, Label, Loaded, Task, _Strict, file_of, read
@@ -63,7 +63,7 @@ class Search(_Strict):
 
     algorithm: Algorithm
     tasks: dict[Label, Task] = Field(min_length=1)
-    keys: dict[str, Annotated[list[Any], Field(min_length=1)] | Range] = Field(min_length=1)
+    keys: dict[str, list[Any] | Range] = Field(min_length=1)
     samples: Annotated[int, Field(ge=1, le=MAX_POINTS)] | None = None
     search_seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     seeds: list[int] = Field(min_length=1)
@@ -78,8 +78,13 @@ class Search(_Strict):
             return keys
         for key, values in keys.items():
             if isinstance(values, dict) and values and set(values) <= {"uniform", "log_uniform"}:
+                try:
+                    Range.model_validate(values)
+                except ValidationError as error:
+                    said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+                    raise ValueError(f"{key} = {values}: {said.replace('Input should', 'must')}") from None
                 continue
-            if not isinstance(values, list):
+            if not isinstance(values, list) or not values:
                 raise ValueError(
                     f"{key}: a list of values, {{uniform: [low, high]}} or {{log_uniform: [...]}} is wanted"
                 )
@@ -160,4 +165,4 @@ def load_search(name: str) -> Loaded:
     }
     experiment = read(Experiment, values, source, {"algorithms": Algorithm, "tasks": Task})
     experiment = experiment.model_copy(update={"reference": ""})  # no point is compared with each other one
-    return Loaded(path.stem, source, describe(path), experiment, tuple(search.keys))
+    return Loaded(path, describe(path), experiment, tuple(search.keys))

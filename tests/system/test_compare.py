@@ -456,6 +456,18 @@ def test_publish_with_other_values_leaves_the_report_on_the_files_own_alone(
     assert before.items() <= {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.items()
 
 
+def test_a_file_of_ones_own_does_not_publish_over_the_report_of_its_namesake(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, own = stage.runs[0], stage.file.with_name("quick.yaml")
+    whole_record(run, run.folder)
+    shutil.copy(stage.file, own)
+    assert compare.main([f"--experiment={own}", "--out", str(stage.out), "--publish"]) == 2
+    said = capsys.readouterr().err
+    assert f"{own}: --publish would write over the report of config/experiments/quick.yaml" in said
+    assert not (checkout / "results").exists()
+
+
 def test_finished_runs_that_are_refused_are_not_said_to_be_missing(
     stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

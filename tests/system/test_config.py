@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -246,6 +247,10 @@ def test_keys_that_do_not_go_together(tree: Path, problems: Callable[..., list[s
     assert "t_max = 400" in problem and "500" in problem
     (problem,) = problems("checkpoint_path=saved/models/500")
     assert "no subfolder named by a step number" in problem and "name the folder above" in problem
+    (tree / "sacred/qmix/game/1").mkdir(parents=True)
+    (tree / "sacred/qmix/game/1/run.json").write_text("{}")
+    (problem,) = problems("checkpoint_path=sacred/qmix/game/1")
+    assert "is the record of a run" in problem and "unique_token" in problem and "above" not in problem
 
 
 PPO = [
@@ -457,3 +462,21 @@ def test_other_numbers_are_numbers(tree: Path, text: str, value: float) -> None:
     path.write_text(f"a: {text}\n")
     read = load_yaml(path)["a"]
     assert read == value and type(read) is type(value)
+
+
+def test_an_algorithm_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("learner: q_learner\n")
+    with pytest.raises(ConfigError, match="mine.yaml: name is missing"):
+        config.compose(str(tmp_path / "mine.yaml"), "matrix")
+
+
+def test_this_checkouts_plugin_comes_before_an_installed_one_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "mmsa").mkdir()
+    (tmp_path / "mmsa/__init__.py").write_text("raise RuntimeError('of another checkout')")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from utils import hosts; print(hosts.import_plugin('mmsa').__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(config.ROOT / "src")], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(config.ROOT / "plugins/mmsa/__init__.py"), done.stderr
