@@ -26,7 +26,7 @@ def scaled(x: np.ndarray) -> np.ndarray:
     """(..., X) -> the same, each row divided by its mean absolute value where that is above 1.
 
     Inputs of large numbers, as of cells, make new networks' outputs as large, and what a hypernetwork mixes many times
-    larger (results/README.md has how much, and what it does to learning).
+    larger (results/scale_inputs/README.md has how much, and what it does to learning).
     """
     return x / np.maximum(np.abs(x).mean(-1, keepdims=True), 1)
 
