@@ -77,9 +77,8 @@ class WorldModel(nn.Module):
     sees all agents side by side.
     """
 
-    avail_seen: (
-        Tensor  # (), 1 once a valid row had an unavailable action; of a soft copy the share of its weights since
-    )
+    # (), 1 once a valid row had an unavailable action; of a soft copy the share of its weights from after that
+    avail_seen: Tensor
 
     def __init__(
         self,

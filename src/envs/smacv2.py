@@ -36,7 +36,8 @@ RACES = {
     "zerg": ("zergling", "hydralisk", "baneling"),
 }
 WEIGHTS = (0.45, 0.45, 0.1)
-HEALTH = {  # with shields; the game's own numbers, not read from it
+# With shields, of the common ones as in jaxmarl's SMAX. Not read from the game: they set the scale of rewards alone.
+HEALTH = {
     "stalker": 160, "zealot": 150, "colossus": 350, "marine": 45, "marauder": 125, "medivac": 150,
     "zergling": 35, "hydralisk": 80, "baneling": 30,
 }  # fmt: skip
