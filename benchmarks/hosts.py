@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shlex
 import subprocess
@@ -28,6 +27,7 @@ import numpy as np  # noqa: E402
 
 from mmsa.checkout import UpstreamError, find_checkout  # noqa: E402
 from utils.config import ConfigError, parse_override  # noqa: E402
+from utils.recorded import read  # noqa: E402
 from utils.runs import RunRecord, load_runs  # noqa: E402
 from utils.statistics import align, area_under_curve, common_grid, final_score  # noqa: E402
 
@@ -55,15 +55,17 @@ class Job(NamedTuple):
         """Whether there is a whole run of these settings; ConfigError where there is one of others."""
         words = self.command[self.command.index("with") + 1 :]
         wanted = {path[0]: value for path, value in map(parse_override, words) if len(path) == 1}
+        del wanted["local_results_path"]
         for path in self.folder.rglob("run.json"):
-            if json.loads(path.read_text())["status"] == "COMPLETED":
-                config = json.loads(path.with_name("config.json").read_text())
-                for key in wanted.keys() - {"local_results_path"}:
-                    if config.get(key) != wanted[key]:
-                        raise ConfigError(
-                            f"{path.parent}: a run with {key}={config.get(key)}, not {wanted[key]}: name another --runs"
-                        )
-                return True
+            if read(path)["status"] != "COMPLETED":
+                continue
+            config = read(path.with_name("config.json"))
+            for key, value in wanted.items():
+                if config.get(key) != value:
+                    raise ConfigError(
+                        f"{path.parent}: a run with {key}={config.get(key)}, not {value}: name another --runs"
+                    )
+            return True
         return False
 
 

@@ -182,8 +182,7 @@ class SmacV2Env(MultiAgentEnv):
         self.name, self._common = map_name, common_reward
         self._package, self._time_limit = _package(), time_limit
         self._restarts = self._lost = 0
-        race = map_name.partition("_")[0]
-        self._mean_health = float(np.dot(WEIGHTS, [HEALTH[unit] for unit in RACES[race]]))
+        self._race = map_name.partition("_")[0]
         self._anew(seed)
         sizes = self._battle.get_env_info()
         self.n_agents, self.episode_limit = int(sizes["n_agents"]), self._battle.env.episode_limit
@@ -200,10 +199,9 @@ class SmacV2Env(MultiAgentEnv):
     def _prepare(self) -> None:
         """A new battle, whose process has the stream's next seed and starts with the first reset."""
         self._end_game()
-        race = self.name.partition("_")[0]
         battle = self._package.wrapper(
             capability_config=copy.deepcopy(capability_config(self.name)),
-            map_name=f"10gen_{race}",
+            map_name=f"10gen_{self._race}",
             seed=_drawn(self._processes),
             use_unit_ranges=True,  # each unit's own range, and at least 2
             min_attack_range=2,
@@ -306,7 +304,8 @@ class SmacV2Env(MultiAgentEnv):
         game.reset(scenario)
         if self._begun:
             return
-        game.max_reward = game.n_enemies * (game.reward_death_value + self._mean_health) + game.reward_win
+        health = float(np.dot(WEIGHTS, [HEALTH[unit] for unit in RACES[self._race]]))
+        game.max_reward = game.n_enemies * (game.reward_death_value + health) + game.reward_win
         game._episode_count = max(1, game._episode_count)  # at 0, the next reset would start a second process
         self._begun = True
 

@@ -169,7 +169,7 @@ class WorkerVectorEnv(VectorEnv):
         try:
             fine, answer = self._pipes[worker].recv()
         except BlockingIOError:
-            kill_group(self._processes[worker])
+            end_group(self._processes[worker])
             raise _WorkerLost(f"{self._name(worker)} gave no answer for {self._timeout:g} seconds") from None
         except (EOFError, OSError):  # the pipe closes at the moment the process ends
             raise _WorkerLost(self._how(worker)) from None
@@ -193,10 +193,7 @@ class WorkerVectorEnv(VectorEnv):
             self._again(worker, str(again))
 
     def _how(self, worker: int) -> str:
-        process = self._processes[worker]
-        process.join(timeout=5)
-        code = process.exitcode
-        kill_group(process)
+        code = end_group(self._processes[worker], patience=5)
         how = f"{self._name(worker)} ended, exit code {code}"
         return how + (f" (killed by {signal.Signals(-code).name})" if code is not None and code < 0 else "")
 
@@ -216,10 +213,8 @@ class WorkerVectorEnv(VectorEnv):
                 pass  # already gone
             pipe.close()
         for process in self._processes:
-            if process.pid is None:
-                continue
-            process.join(timeout=5)
-            kill_group(process)
+            if process.pid is not None:
+                end_group(process, patience=5)
 
 
 def _give_up_after(pipe: Connection, seconds: float) -> None:
@@ -295,9 +290,15 @@ def _end_with_parent() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def kill_group(process: Any) -> None:
-    """Ends a process that leads a group, and what it has left: dead or not, it may have started others."""
+def end_group(process: Any, patience: float = 0) -> int | None:
+    """Ends a process that leads a group, and what it has started, which may outlive it.
+
+    patience: seconds in which it may end by itself. Returns the exit code that it then has, None where it was killed.
+    """
+    process.join(timeout=patience)
+    code = process.exitcode
     with contextlib.suppress(ProcessLookupError):  # there is no such group, or not yet
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
+    return code

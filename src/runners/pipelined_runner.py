@@ -28,7 +28,7 @@ from components.episode_buffer import EpisodeBatch, Preprocess, Scheme, complete
 from components.random_state import RandomState
 from controllers import REGISTRY as mac_REGISTRY
 from controllers.basic_controller import weights_of
-from envs.workers import kill_group, lead_group
+from envs.workers import end_group, lead_group
 from runners.episode_runner import EpisodeRunner
 from utils.hosts import register_environment, register_plugin
 from utils.process import prepare
@@ -156,8 +156,7 @@ class PipelinedRunner:
             return
         if self._under_way and self._process.is_alive():
             os.kill(pid, END)
-        self._process.join(timeout=10)
-        kill_group(self._process)
+        end_group(self._process, patience=10)
 
     def _start(self) -> None:
         self._hand_over_networks()
@@ -199,9 +198,7 @@ class PipelinedRunner:
         return answer
 
     def _dead(self) -> None:
-        self._process.join(timeout=5)
-        code = self._process.exitcode
-        kill_group(self._process)
+        code = end_group(self._process, patience=5)
         how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with {code}"
         raise CollectorError(f"the process {self._process.pid}, which plays the episodes, {how}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
 from utils import config
 from utils.config import (
@@ -203,10 +204,10 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
         for error in errors.errors(include_url=False):
             path = [str(part) for part in error["loc"] if part != "[key]"]
             if not path:  # of several keys together; the message names them
-                problems.append(f"{source}: {error['msg'].removeprefix('Value error, ')}")
+                problems.append(f"{source}: {said_of(error)}")
                 continue
             parent = model if len(path) == 1 else inner.get(path[0])
-            said = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+            said = said_of(error)
             if error["type"] == "extra_forbidden" and parent is not None:
                 names = list(parent.model_fields)
                 said = f"unknown key{nearest(path[-1], names)}; there are {', '.join(names)}"
@@ -217,6 +218,11 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
                 said = "a name is of letters, digits, spaces and _ . , = + ( ) -, 120 at most: it names a folder"
             problems.append(f"{source}: {'.'.join(path)} = {shown_value(error['input'])}: {said}")
         raise ConfigError(problems) from None
+
+
+def said_of(error: ErrorDetails) -> str:
+    """pydantic's message, to stand after a key and its value."""
+    return error["msg"].removeprefix("Value error, ").replace("Input should", "must")
 
 
 def words_of(overrides: Mapping[str, Any], source: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from utils.config import describe, load_yaml, shown_path
-from utils.experiments import Algorithm, Experiment, Label, Loaded, Task, _Strict, file_of, read
+from utils.experiments import Algorithm, Experiment, Label, Loaded, Task, _Strict, file_of, read, said_of
 from utils.schema import MAX_SEED, Positive
 
 Number = int | float
@@ -81,8 +81,7 @@ class Search(_Strict):
                 try:
                     Range.model_validate(values)
                 except ValidationError as error:
-                    said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-                    raise ValueError(f"{key} = {values}: {said.replace('Input should', 'must')}") from None
+                    raise ValueError(f"{key} = {values}: {said_of(error.errors(include_url=False)[0])}") from None
                 continue
             if not isinstance(values, list) or not values:
                 raise ValueError(

@@ -6,8 +6,8 @@ must be this checkout's or be confirmed with --trust; networks are read as weigh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -185,12 +185,11 @@ def require_networks(config: Mapping[str, Any]) -> None:
 
 def _refuse_other_numbers(saved: Path, config: Mapping[str, Any]) -> None:
     """ConfigError where the networks were trained on inputs, or are to learn from rewards, of another size."""
-    try:
-        trained = json.loads((saved / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # from elsewhere, or damaged: weights only are asked for
-        return
+    trained: dict[str, Any] = {}
+    with suppress(ConfigError):  # from elsewhere, or damaged: weights only are asked for
+        trained = read(saved / "config.json")
     for key in ("scale_inputs", *(() if config["evaluate"] else ("standardise_rewards",))):
-        if isinstance(trained, dict) and trained.get(key, config[key]) != config[key]:
+        if trained.get(key, config[key]) != config[key]:
             raise ConfigError(
                 f"{key}={config[key]}: the networks in {saved} were trained with {trained[key]!r}; "
                 f"set {key}={trained[key]}"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / name for name in ("README.md", "benchmarks/README.md", "plugins/mmsa/README.md")]
-DOCUMENTS += sorted(ROOT.glob("results/README.md")) + sorted(ROOT.glob("results/*/README.md"))
+DOCUMENTS = [ROOT / f"{folder}/README.md" for folder in (".", "benchmarks", "plugins/mmsa", "results")]
+DOCUMENTS += sorted(ROOT.glob("results/*/README.md"))
 
 
 def prose(document: Path) -> str:
