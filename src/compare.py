@@ -28,6 +28,7 @@ from utils.config import ConfigError, Parser, nearest, parse_override, shown_pat
 from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
 from utils.runs import suffix
 from utils.search import load_search
+from utils.signals import ending
 
 PUBLISHED = (  # of a report
     "results.csv", "table.md", "figures/aggregate_*.png", "figures/curves_*.png", "figures/world_model_*.png",
@@ -338,12 +339,13 @@ def say(console: Console, text: str) -> None:
 
 def catch_signals() -> None:
     """Being ended, or the end of the terminal, is Ctrl-C too; not where nohup has the terminal's end ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    for number in ending():
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
+    if number == signal.SIGHUP:
+        signal.signal(number, signal.SIG_IGN)  # of one terminal's end the system and the shell both tell
     raise KeyboardInterrupt
 
 

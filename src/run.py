@@ -92,10 +92,10 @@ class Loop:
         self.episode = 0
         self.owed = 0  # updates that the experience collected pays for, and that are not made yet
         self.updates = UpdateSchedule(args.env_steps_per_update, args.batch_size)
-        self.test = Every(args.test_interval)
-        self.log = Every(args.log_interval, start=args.log_interval)
-        self.save = Every(args.save_model_interval, start=args.save_model_interval)
-        self.checkpoint = Every(args.checkpoint_interval or args.t_max, start=args.checkpoint_interval or args.t_max)
+        self.test = Every(args.test_interval, at_once=True)
+        self.log = Every(args.log_interval)
+        self.save = Every(args.save_model_interval)
+        self.checkpoint = Every(args.checkpoint_interval or args.t_max)
 
     def _schedules(self) -> dict[str, Any]:
         names = ("updates", "test", "log", "save", "checkpoint")

@@ -6,10 +6,11 @@ from typing import Any
 
 
 class Every:
-    """True at the first call (or only from `start` on), then once t has reached another multiple of `interval`."""
+    """True once t has reached another multiple of `interval`; with `at_once`, at the first call, too."""
 
-    def __init__(self, interval: int, start: int = 0) -> None:
-        self.interval, self.next = interval, start
+    def __init__(self, interval: int, at_once: bool = False) -> None:
+        self.interval = interval
+        self.last: int | None = None if at_once else 0  # when it was done last
 
     def __call__(self, t: int) -> bool:
         if not self.due(t):
@@ -19,17 +20,18 @@ class Every:
 
     def due(self, t: int) -> bool:
         """What a call would say, without counting it."""
-        return t >= self.next
+        return self.last is None or t // self.interval > self.last // self.interval
 
     def done(self, t: int) -> None:
         """Counts what was due at t."""
-        self.next = (t // self.interval + 1) * self.interval
+        self.last = t
 
     def state_dict(self) -> dict[str, Any]:
-        return {"next": self.next}
+        return {"last": self.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.next = int(state["next"])
+        """The interval may be another one now; what it makes due is due at once."""
+        self.last = None if state["last"] is None else int(state["last"])
 
 
 class UpdateSchedule:

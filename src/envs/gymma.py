@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -318,7 +318,11 @@ class GymmaEnv(MultiAgentEnv):
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 
     def _reward(self, rewards: Any) -> float | list[float]:
-        if isinstance(rewards, list | tuple | np.ndarray):
+        if isinstance(rewards, Mapping):
+            raise EnvContractError(
+                f"{self.info['key']}: the reward is {rewards!r}, no number and no list of one an agent"
+            )
+        if isinstance(rewards, list | tuple) or np.ndim(rewards):
             if not self._common:
                 return [float(r) for r in rewards]
             total = float(sum(rewards))

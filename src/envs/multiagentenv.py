@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 # In the info of a truncated episode: the simulator broke down. The episode is no whole one and must not be used; the
-# next reset starts another.
-EPISODE_LOST = "episode_lost"
+# next reset starts another. ("episode_lost" would be what an environment says whose team was beaten.)
+EPISODE_LOST = "simulator_broke_down"
 
 
 class MissingBackendError(RuntimeError):

@@ -4,7 +4,7 @@ What is done here from outside the package:
 - Its scenario generators, the order of its teams and the order in which it observes come from unseeded or global
   generators: each environment has its own, made from its seed, and so has the game process.
 - A game process that fails is never hidden: the package would hand over half a battle as a whole one. Here the last
-  `step` says `episode_lost`, whoever collects episodes throws that one away, and the next `reset` starts a new process.
+  `step` says EPISODE_LOST, whoever collects episodes throws that one away, and the next `reset` starts a new process.
 - The time limit is `truncated` (in the package it looks like a defeat).
 - The scale of the reward is that of the map's mean team. In the package it is that of the first battle of each process,
   another one after every restart and in every process, with an enemy counted twice that is slow to appear.

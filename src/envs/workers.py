@@ -235,12 +235,10 @@ def _work(
     shared: Any,
 ) -> None:
     """Main function of a worker process."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a group's signals are for the main process, which then closes us
-        signal.signal(number, signal.SIG_IGN)
+    lead_group()
     arrays = arrays_in(shared, layout_of(dims, n_envs, common_reward))
     last = first + len(factories)
     actions, active = arrays["actions"][first:last], arrays["active"][first:last]
-    lead_group()
     envs: list[MultiAgentEnv] = []
     group = None
     try:
@@ -278,7 +276,12 @@ def _work(
 
 
 def lead_group() -> None:
-    """Puts this process and what it starts, as a game is, into a group, which ends once its own parent is gone."""
+    """Puts this process and what it starts, as a game is, into a group, which ends once its own parent is gone.
+
+    Signals that ask a run to stop are for that parent, which then ends this group.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

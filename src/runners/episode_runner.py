@@ -19,7 +19,8 @@ import torch as th
 import envs
 from components.episode_buffer import EpisodeBatch, Preprocess, Scheme
 
-OWN_NAMES = re.compile(r"return|total_return|agent_\d+_return|ep_length|test_.*")  # of metrics that are logged here
+# Of metrics that are logged here, or by learners
+OWN_NAMES = re.compile(r"return|total_return|agent_\d+_return|ep_length|q_taken|target|advantage|test_.*")
 
 
 def scaled(x: np.ndarray) -> np.ndarray:
@@ -46,7 +47,8 @@ class EpisodeStats:
         self.values["ep_length"].append(length)
         for key, value in info.items():
             if isinstance(value, (Real, np.bool_)):
-                self.values[f"info_{key}" if OWN_NAMES.fullmatch(key) else key].append(float(value))
+                name = str(key)  # 0, 1, ... of an info for each agent
+                self.values[f"info_{name}" if OWN_NAMES.fullmatch(name) else name].append(float(value))
 
     def log(self, logger: Any, prefix: str, t_env: int) -> None:
         """Logs the means (and the deviation of the returns) under upstream's names, then starts anew."""

@@ -263,9 +263,6 @@ class _Collector:
 
 def _collect(pipe: Connection, args: SimpleNamespace) -> None:
     """Main function of the collector: answers commands until the main process closes the pipe."""
-    # Ctrl-C and a scheduler's SIGTERM are for the main process, which then ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(END, lambda *_: sys.exit())
     lead_group()
     collector: _Collector | None = None

@@ -21,6 +21,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
@@ -169,6 +170,8 @@ class Checkpoints:
             _sync(self.folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
+            with suppress(OSError):
+                self._remove_loose()  # on a full disk others need the space
             raise
         self._number, self._pieces = self._number + 1, pieces
         self._prune()
@@ -183,9 +186,13 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Removes older checkpoints, and episodes that none of the others has."""
-        needed = {piece.name for piece in self._pieces}
         for path in (*self._paths()[self.keep :], *self.folder.glob("*.part")):
             shutil.rmtree(path, ignore_errors=True)
+        self._remove_loose()
+
+    def _remove_loose(self) -> None:
+        """Removes episodes that no checkpoint has."""
+        needed = {piece.name for piece in self._pieces}
         for path in self._paths()[1:]:
             try:
                 needed |= {piece.name for piece in _manifest(path).pieces}

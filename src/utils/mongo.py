@@ -142,6 +142,19 @@ def hide(text: str) -> str:
     )
 
 
+def without_tokens(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without user, password or token in the addresses of its code, where git may have any of them.
+
+    :param run: as in run.json.
+    """
+    experiment = run.get("experiment") or {}
+    code = [
+        {**one, "url": re.sub(r"(?<=://)[^/]*@", "", str(one["url"]))} if one.get("url") else one
+        for one in experiment.get("repositories") or []
+    ]
+    return {**run, "experiment": {**experiment, "repositories": code}} if code else dict(run)
+
+
 def describe(error: BaseException) -> str:
     """What went wrong, in words that cannot hold the password: the kind of the error and the server's code."""
     code = getattr(error, "code", None)
@@ -342,7 +355,7 @@ def run_uid(run: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 def document(run: Mapping[str, Any], config: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The run's document, without what depends on the database. :param run: as in run.json."""
-    entry = {key: value for key, value in run.items() if key not in ("artifacts", "resources")}
+    entry = {key: value for key, value in without_tokens(run).items() if key not in ("artifacts", "resources")}
     entry |= {key: parse_time(entry[key]) for key in TIMES if entry.get(key)}
     return (
         {"format": FORMAT, "resources": [], "captured_out": ""} | entry | {"config": dict(config), "info": dict(facts)}

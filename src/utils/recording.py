@@ -20,7 +20,19 @@ from sacred.observers.base import RunObserver
 
 from utils.config import ConfigError
 from utils.logging import record_lock
-from utils.mongo import Address, Column, Snapshot, Store, connect, describe, document, files_of, parse_time, run_uid
+from utils.mongo import (
+    Address,
+    Column,
+    Snapshot,
+    Store,
+    connect,
+    describe,
+    document,
+    files_of,
+    parse_time,
+    run_uid,
+    without_tokens,
+)
 from utils.runs import JOURNAL, commit_of, facts_of, read_metrics
 
 LOG = logging.getLogger("epymarl")
@@ -82,10 +94,10 @@ class RunFolder(FileStorageObserver):
         self.problem: OSError | None = None
         self.said = False
 
-    def started_event(self, *args: Any, **kwargs: Any) -> str:
+    def started_event(self, ex_info: Any, *args: Any, **kwargs: Any) -> str:
         """ConfigError where the record cannot be begun, as on a full disk; no half of it is left."""
         try:
-            return super().started_event(*args, **kwargs)
+            return super().started_event(without_tokens({"experiment": ex_info})["experiment"], *args, **kwargs)
         except OSError as error:
             if self.dir is not None:
                 shutil.rmtree(self.dir, ignore_errors=True)
@@ -282,7 +294,7 @@ class ResumedFolder(RunFolder):
         if began and goes_on and began != goes_on:
             LOG.warning("the run began at commit %s and goes on at %s; its record and reports say so", began, goes_on)
         over = ("stop_time", "fail_trace", "result")
-        entry = {key: value for key, value in self.entry.items() if key not in over}
+        entry = {key: value for key, value in without_tokens(self.entry).items() if key not in over}
         if self.changed:  # the run stays the same one
             entry["run_uid"] = run_uid(self.entry, self.recorded_config)
         self.dir, self.config, self.info = str(self.folder), config, {}

@@ -1,14 +1,20 @@
-"""SIGTERM and SIGINT (Ctrl-C): the first asks a run to stop where nothing is lost, the second ends the process."""
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal is gone): the first asks a run to stop where nothing is lost, the
+second ends the process."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def ending() -> list[int]:
+    """The signals that are to end this process; nohup has the terminal's end ignored."""
+    heard = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if heard else [])]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -35,16 +41,19 @@ class StopSignals:
             raise Interrupted(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)  # of one terminal's end the system and the shell both tell
+        elif self.number is not None:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.number = number
+        self.number = self.number or number
         text = f"{signal.Signals(number).name}: the run stops after this step; once more ends it at once\n"
-        os.write(2, text.encode())  # a log line may be under way just now
+        with suppress(OSError):  # Ctrl-C has ended `tee`, too; the terminal is gone
+            os.write(2, text.encode())  # a log line may be under way just now
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in ending()}
         return self
 
     def __exit__(self, *exc: object) -> None:

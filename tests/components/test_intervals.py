@@ -49,10 +49,18 @@ def test_the_ratio_in_words() -> None:
 
 
 def test_every() -> None:
-    due = Every(100)
-    assert [t for t in (3, 50, 99, 100, 130, 199, 205, 400, 420, 500) if due(t)] == [3, 100, 205, 400, 500]
-    later = Every(100, start=100)
-    assert [t for t in (3, 99, 120, 180, 200) if later(t)] == [120, 200]
+    due, at_once = Every(100), Every(100, at_once=True)
+    times = (3, 50, 99, 100, 130, 199, 205, 400, 420, 500)
+    assert [t for t in times if due(t)] == [100, 205, 400, 500]
+    assert [t for t in times if at_once(t)] == [3, 100, 205, 400, 500]
+
+
+@pytest.mark.parametrize(("now", "times"), [(100, [500, 601]), (40, [450, 490, 520, 601]), (1000, [])])
+def test_an_interval_may_be_another_one_when_a_run_goes_on(now: int, times: list[int]) -> None:
+    before, after = Every(100), Every(now)
+    assert before(410)
+    after.load_state_dict(before.state_dict())
+    assert [t for t in (410, 430, 450, 490, 500, 520, 601) if after(t)] == times
 
 
 def test_the_nearest_checkpoint(tmp_path: Path) -> None:

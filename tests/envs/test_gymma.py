@@ -13,11 +13,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch as th
 from pydantic import ValidationError
 from toy_envs import RaggedEnv
 
 import envs
 from envs.gymma import PAPER_TASKS, GymmaArgs, GymmaEnv, plain_key
+from envs.multiagentenv import EnvContractError
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,20 @@ def test_rewards_are_the_sum_or_mean_of_the_agents() -> None:
     assert first_reward() == pytest.approx(1.0)
     assert first_reward(reward_scalarisation="mean") == pytest.approx(0.5)
     assert first_reward(common_reward=False) == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("paid", [np.array(3.0), np.float32(3), 3, th.tensor(3.0)])
+def test_one_reward_may_be_an_array_without_axes(ragged: str, paid: Any) -> None:
+    team, agents = GymmaEnv(ragged, seed=1), GymmaEnv(ragged, seed=1, common_reward=False)
+    assert team._reward(paid) == 3.0 and agents._reward(paid) == [3.0, 3.0]
+    assert team._reward(th.tensor([1.0, 2.0])) == 3.0 and agents._reward(np.array([1, 2])) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("common_reward", [True, False])
+def test_a_mapping_of_rewards_is_refused(ragged: str, common_reward: bool) -> None:
+    env = GymmaEnv(ragged, seed=1, common_reward=common_reward)
+    with pytest.raises(EnvContractError, match=r"the reward is {'a': 1.0}, no number and no list"):
+        env._reward({"a": 1.0})
 
 
 def test_ragged_spaces_are_padded_and_masked(ragged: str) -> None:

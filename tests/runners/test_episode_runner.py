@@ -292,14 +292,24 @@ def test_an_episode_without_an_end_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         runner.run()
 
 
-def test_an_info_does_not_pass_for_a_metric_of_the_runner() -> None:
-    info = {"return": 9, "ep_length": 9, "agent_0_return": 9, "test_won": 9, "returns": 9}
+def test_an_info_does_not_pass_for_a_metric_of_ours() -> None:
+    of_learners = {"q_taken": 9, "target": 9, "advantage": 9}
+    info = {"return": 9, "ep_length": 9, "agent_0_return": 9, "test_won": 9, "returns": 9} | of_learners
     stats, logger = EpisodeStats(), RecordingLogger()
     stats.add(np.array(1.0), 4, info)
     stats.log(logger, "", 7)
     own = {"return_mean": 1.0, "return_std": 0.0, "ep_length_mean": 4.0, "returns_mean": 9.0}
     others = {f"info_{key}_mean": 9.0 for key in info if key != "returns"}
     assert logger.stats == {key: [(7, value)] for key, value in (own | others).items()}
+
+
+def test_an_info_of_any_keys() -> None:
+    """Numbers of agents; and "episode_lost", which an environment says of a team that was beaten."""
+    stats, logger = EpisodeStats(), RecordingLogger()
+    stats.add(np.array(1.0), 4, {0: 0.5, 1: 0.25, "episode_lost": True, envs.EPISODE_LOST: False})
+    stats.log(logger, "", 7)
+    assert [logger.stats[f"{key}_mean"] for key in (0, 1, "episode_lost")] == [[(7, 0.5)], [(7, 0.25)], [(7, 1.0)]]
+    assert envs.EPISODE_LOST not in ("episode_lost", "battle_lost", "lost")
 
 
 def test_closing() -> None:

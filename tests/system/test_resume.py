@@ -342,7 +342,9 @@ def test_names_stay_within_their_folder() -> None:
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a training that does not end by itself, and waits for its first checkpoint."""
     started: list[subprocess.Popen[str]] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's would be theirs
     yield lambda *words: _start(tmp_path, started, *words)
+    signal.signal(signal.SIGHUP, before)
     for process in started:
         process.kill()
         process.wait()
@@ -369,7 +371,7 @@ def _start(folder: Path, started: list[subprocess.Popen[str]], *words: str) -> s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, start: Any, number: signal.Signals) -> None:
     words = ["checkpoint_interval=300", "runner=parallel", "batch_size_run=2", "env_workers=2"]
     process = start(*words)

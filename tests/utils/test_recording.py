@@ -16,7 +16,7 @@ from sacred.observers import file_storage
 from support.mongo_wire import Wire, server
 from support.sacred_runs import configuration
 
-from utils import recording, records
+from utils import mongo, recording, records
 from utils.config import ConfigError
 from utils.logging import Logger
 from utils.mongo import Column, Snapshot, Store, address, run_uid
@@ -56,7 +56,7 @@ def db(wire: Wire, tmp_path: Path) -> Iterator[Any]:
 class Experiment:
     """What Sacred's run does with its observers."""
 
-    def __init__(self, folder: Path, where: str = "", **config: Any) -> None:
+    def __init__(self, folder: Path, where: str = "", url: str = "", **config: Any) -> None:
         self.files = RunFolder(folder)
         self.observers: list[Any] = [self.files]
         self.log = logging.getLogger("test_recording")
@@ -72,7 +72,7 @@ class Experiment:
             "name": "epymarl-mmsa",
             "sources": [["source.py", ""]],
             "dependencies": ["torch==2.13.0"],
-            "repositories": [{"commit": "0123", "dirty": False, "url": ""}],
+            "repositories": [{"commit": "0123", "dirty": False, "url": url}],
             "mainfile": "source.py",
         }
         for observer in self.observers:
@@ -145,6 +145,23 @@ def test_files_have_sacreds_form(tmp_path: Path) -> None:
         metrics["loss"]["values"] == info["loss"] and metrics["loss"]["timestamps"][0] == "2026-01-02T03:04:06.678901"
     )
     assert not (experiment.folder / JOURNAL).exists() and not list(experiment.folder.glob("*.part"))
+
+
+def test_tokens_of_git_stay_out_of_records_and_databases(tmp_path: Path) -> None:
+    token, where = "ghp_0123", "https://github.com/me/mmsa.git"
+    experiment = Experiment(tmp_path / "runs", url=f"https://ci-bot:{token}@github.com/me/mmsa.git")
+    experiment.points(1)
+    experiment.beat()
+    kept = json.loads((experiment.folder / "run.json").read_text())
+    assert kept["experiment"]["repositories"] == [{"commit": "0123", "dirty": False, "url": where}]
+    assert not [path for path in experiment.folder.rglob("*.json") if token in path.read_text()]
+    kept["experiment"]["repositories"][0]["url"] = f"https://{token}@github.com/me/mmsa.git"  # as older versions did
+    assert mongo.document(kept, {}, {})["experiment"]["repositories"][0]["url"] == where
+    (experiment.folder / "run.json").write_text(json.dumps(kept))
+    assert resume(experiment, {"loss": 1}).files.run_entry["experiment"]["repositories"][0]["url"] == where
+    assert token not in (experiment.folder / "run.json").read_text()
+    kept["experiment"]["repositories"][0]["url"] = "git@github.com:me/mmsa.git"  # whose user is everybody's
+    assert mongo.without_tokens(kept) == kept
 
 
 def test_writing_grows_with_the_points_not_with_their_square(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
