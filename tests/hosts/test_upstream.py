@@ -442,7 +442,8 @@ def test_a_real_checkout_keeps_the_contract() -> None:
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
     command = [sys.executable, "-m", "pytest", *options, "-o", "pythonpath=plugins", "tests/hosts/test_contract.py"]
     variables = {checkouts.VARIABLE: REAL, "CONTRACT_HOST": "upstream"}
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")} | variables
+    ours = {key for key in os.environ if key.startswith("PYTEST") or key == "PYTHONPATH"}
+    environment = {key: value for key, value in os.environ.items() if key not in ours} | variables
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout and "failed" not in done.stdout

@@ -79,8 +79,14 @@ def test_defaults_are_those_that_were_decided() -> None:
         "obs_agent_id": True, "obs_last_action": False, "loss_weights.prior_reg": 0.01,
         "loss_weights.continuation": 0.0,
         "sale.input": "obs", "sale.scope": "local", "imagination.grad": "encoder", "imagination.target": "online",
-        "imagination.zs": "predict",
+        "imagination.zs": "predict", "sale.enabled": True, "sale.normalise": True, "sale.joint_hidden_dim": 128,
+        "sale.grad_norm_clip": 10, "head.zero_init": True, "world_model.enabled": True,
+        "world_model.kl_balancing": True,
+        "mixer_state": True, "loss_weights.td": 1, "loss_weights.kl": 1, "loss_weights.recon": 1,
+        "loss_weights.prior_recon_state": 1, "loss_weights.prior_recon_action": 1, "loss_weights.avail": 1,
+        "loss_weights.reward": 1, "loss_weights.sale": 1,
     }  # fmt: skip
+    assert {key for key in keys(own()) if not isinstance(own().get(key), dict)} <= set(wanted), "one was not decided"
     for key, value in wanted.items():
         found: Any = composed
         for part in key.split("."):

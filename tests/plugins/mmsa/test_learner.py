@@ -485,6 +485,14 @@ def test_each_group_is_clipped_and_stepped_on_its_own() -> None:
     learner = build(log=log, **changes, standardise_rewards=False)
     batch = batch_of(learner)
     batch["reward"][:] *= 100
+    unclipped = gradients(learner, batch)
+    named = {id(p): name for name, p in weights(learner).items()}
+    norms = {}
+    for group, one in learner.groups.items():
+        found = [unclipped[named[id(p)]] for p in one.params if named[id(p)] in unclipped]
+        norms[group] = math.sqrt(sum(gradient.square().sum().item() for gradient in found))
+    assert max(norms.values()) > 1.1 * sorted(norms.values())[1] > 1.2 * min(norms.values()), "all norms are alike"
+    th.manual_seed(3)  # as in `gradients`
     before = {name: [p.detach().clone() for p in group.params] for name, group in learner.groups.items()}
     learner.train(batch, 1, 1)
     assert set(learner.groups) == {"value", "world_model", "sale"}
@@ -495,7 +503,8 @@ def test_each_group_is_clipped_and_stepped_on_its_own() -> None:
     ):
         group = learner.groups[name].params
         norm = math.sqrt(sum(p.grad.square().sum().item() for p in group if p.grad is not None))
-        assert norm == pytest.approx(clip, rel=1e-3) and log.stats[logged][-1][1] > clip
+        assert norm == pytest.approx(clip, rel=1e-3)
+        assert log.stats[logged][-1][1] == pytest.approx(norms[name], rel=1e-4) and norms[name] > clip
         step = max((p - old).abs().max().item() for p, old in zip(group, before[name], strict=True))
         assert step == pytest.approx(lr, rel=0.02)  # Adam's first step
 
@@ -539,6 +548,25 @@ def test_sale_is_measured_against_no_change(scope: str) -> None:
                 still.append(((zs[t] - zs[t + 1]) ** 2).mean().item())
     learner.train(batch, 1, 1)
     assert log.stats["mmsa_sale_over_no_change"][0][1] == pytest.approx(np.mean(errors) / np.mean(still), rel=1e-4)
+
+
+def test_the_spread_of_embeddings_is_over_states() -> None:
+    """The deviation of each agent's features from step to step, their mean; 0 of an encoder that collapsed."""
+    found = []
+    for collapsed in (False, True):
+        log = RecordingLogger()
+        learner = build(log=log)
+        if collapsed:
+            with th.no_grad():
+                next(learner.sale.f.parameters()).zero_()
+        batch = batch_of(learner)
+        with th.no_grad():
+            zs = learner.sale.zs(batch["obs"]).double()
+        rows = [zs[i, t].flatten() for i, length in enumerate(LENGTHS) for t in range(length + 1)]
+        learner.train(batch, 1, 1)
+        found.append(log.stats["mmsa_zs_spread"][-1][1])
+        assert found[-1] == pytest.approx(np.std(np.stack(rows), axis=0, ddof=1).mean(), rel=1e-4, abs=1e-6)
+    assert found[0] > 0.1 and found[1] < 1e-6
 
 
 def test_names_of_losses_are_the_names_of_weights() -> None:
@@ -613,6 +641,17 @@ def test_burn_in_steps_rebuild_the_hidden_state(changes: dict[str, Any]) -> None
     without = batch_of(learner)
     assert not th.equal(losses(learner, without)["td"], before["td"])
     close(losses(learner, with_burn_in(learner, [0] * 5)), losses(learner, without), rtol=0, atol=0)
+
+
+def test_a_mask_that_is_closed_in_a_burn_in_alone_counts_as_seen() -> None:
+    for closed in (False, True):
+        learner = build()
+        batch = with_burn_in(learner, BURN_IN)
+        batch["avail_actions"][:] = 1
+        if closed:
+            batch["avail_actions"][0, 1, 0, 0] = 0
+        learner.train(batch, 1, 1)
+        assert bool(learner.online.model.avail_seen) == closed
 
 
 # --- determinism and checkpoints ---

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from support.settings import scheme_of
 from components.episode_buffer import EpisodeBatch
 from mmsa.learner import MMSALearner
 
+ROOT = Path(__file__).parents[3]
 LENGTHS, ENDS, BURN_IN = [4, 2, 3], [False, True, False], [2, 0, 1]
 HOST = {"n_actions": 4, "episode_limit": 4, "target_update_interval_or_tau": 2, "lr": 0.01, "gamma": 0.9}
 CLIPS = {"grad_norm_clip": 2.0, "sale.grad_norm_clip": 0.05}  # every group's bites
@@ -93,3 +98,24 @@ def test_updates_are_those_of_the_loops(name: str, monkeypatch: pytest.MonkeyPat
             assert (grads[key] - grad).abs().max() <= 1e-4 * grad.abs().max() + 1e-7, (update, key)
         for key, p in weights(learner).items():
             assert (p - loops.w[key]).abs().max() < 1e-4, (update, key)
+
+
+UPSTREAMS_LAYERS = """
+import sys
+sys.path[:0] = ["plugins", "src"]
+sys.modules["modules.compiled"] = None  # its import fails, and the plugin takes what it has without the embedded host
+import mmsa.kernels, torch
+del sys.modules["modules.compiled"]
+assert mmsa.kernels.Linear is torch.nn.Linear and mmsa.kernels.compiled is None
+import pytest
+raise SystemExit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_updates_are_those_of_the_loops_on_upstreams_layers() -> None:
+    """Under an unedited EPyMARL, where trunk, roll-out encoder, SALE and decoders are made of torch's own layers."""
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "loops and (default or joint) and not upstreams"]
+    command = [sys.executable, "-c", UPSTREAMS_LAYERS, *options, str(Path(__file__).relative_to(ROOT))]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout + done.stderr
