@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buf
 ENVIRONMENT = {"env", *REWARD}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"
+NOTHING = {"null", "false", "{}", '""', ""}  # values of a key that says as much as its absence where a host lacks it
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,19 @@ def _left_out(run: RunRecord, reason: str) -> LeftOut:
 
 
 def _compared(run: RunRecord) -> dict[str, str]:
-    return {key: shown(value) for key, value in flat(as_today(run.config)) if key not in NOT_COMPARED}
+    config = {key: shown(_number(value)) for key, value in flat(as_today(run.config)) if key not in NOT_COMPARED}
+    return config | {"host": _host(run)}
+
+
+def _number(value: Any) -> Any:
+    """10.0 as 10, which is what upstream's records say."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _host(run: RunRecord) -> str:
+    """Which program trained: our core, or EPyMARL of this commit."""
+    upstream = run.host.get("program", "")  # "upstream EPyMARL COMMIT at PATH"
+    return upstream.removeprefix("upstream ").partition(" at ")[0] or "embedded"
 
 
 def _is_environment(key: str) -> bool:
@@ -167,6 +180,22 @@ def _is_environment(key: str) -> bool:
 def _differing(configs: Sequence[Mapping[str, str]]) -> set[str]:
     keys = {key for config in configs for key in config}
     return {key for key in keys if len({config.get(key) for config in configs}) > 1}
+
+
+def _telling(runs: Sequence[RunRecord]) -> set[str]:
+    """The keys, and "host", that tell these runs apart. What only one of two hosts knows tells runs of that host apart;
+    between them it does in the environment, where it is set."""
+    by_host: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for run in runs:
+        by_host[_host(run)].append(_compared(run))
+    telling = set().union(*map(_differing, by_host.values()))
+    known = [{key for config in configs for key in config} for configs in by_host.values()]
+    common = set.intersection(*known)
+    everything = [config for configs in by_host.values() for config in configs]
+    telling |= _differing(everything) & common
+    for config in everything:
+        telling |= {key for key in config.keys() - common if _is_environment(key) and config[key] not in NOTHING}
+    return telling
 
 
 def _suffix(config: Mapping[str, str], keys: Iterable[str]) -> str:
@@ -180,21 +209,22 @@ def _split_tasks(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
         by_task[run.task].append(run)
     result: dict[str, list[RunRecord]] = defaultdict(list)
     for task, own in by_task.items():
-        configs = [_compared(run) for run in own]
-        keys = {key for key in _differing(configs) if _is_environment(key) and key not in NAMES_THE_TASK}
-        for run, config in zip(own, configs, strict=True):
-            result[task + _suffix(config, keys)].append(run)
+        keys = {key for key in _telling(own) if _is_environment(key) and key not in NAMES_THE_TASK}
+        for run in own:
+            result[task + _suffix(_compared(run), keys)].append(run)
     return result
 
 
 def _curve_names(tasks: Sequence[Sequence[RunRecord]]) -> list[list[str]]:
     """For each run of each task its curve's name. A key that differs among an algorithm's runs of one task is named in
-    all tasks, so that a curve is called the same everywhere."""
+    all tasks, so that a curve is called the same everywhere; so is the host where there are two."""
+    hosts = {_host(run) for own in tasks for run in own}
     differing: dict[str, set[str]] = defaultdict(set)
     for own in tasks:
         for algorithm in {run.algorithm for run in own}:
-            configs = [_compared(run) for run in own if run.algorithm == algorithm]
-            differing[algorithm] |= {key for key in _differing(configs) if not _is_environment(key)}
+            telling = _telling([run for run in own if run.algorithm == algorithm])
+            differing[algorithm] |= {key for key in telling if not _is_environment(key)}
+            differing[algorithm] |= {"host"} if len(hosts) > 1 else set()
     return [[run.algorithm + _suffix(_compared(run), differing[run.algorithm]) for run in own] for own in tasks]
 
 

@@ -18,6 +18,7 @@ from utils.commands import flat, rebuilt_command
 from utils.config import ConfigError
 from utils.logging import backend_note, task_name
 from utils.mongo import address, connect, is_mongo, parse_time
+from utils.schema import as_today
 
 NAMED_ELSEWHERE = {"map_name", "key", "backend"}  # of env_args: in a task's name, and in that of its simulator
 REWARD = {"common_reward": True, "reward_scalarisation": "sum"}  # whose it is, and what else it may be made of
@@ -112,7 +113,7 @@ def variant_of(config: Mapping[str, Any]) -> str:
     """What is not at its default of the keys of one of our environments, as " env_args.time_limit=25": it makes another
     task of the same name. "" where all are, or nothing is known of the environment's.
     """
-    env, args = str(config.get("env")), config.get("env_args")
+    env, args = str(config.get("env")), as_today(config).get("env_args")
     fields = ARGS[env].model_fields if env in BUILT_IN else {}
     known = {key: field.get_default() for key, field in fields.items() if key not in NAMED_ELSEWHERE}
     own = args if isinstance(args, Mapping) else {}

@@ -20,6 +20,7 @@ NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _NAME = "a word of letters, digits, _ . and - that begins with a letter or _"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", description=_NAME)]  # of a registry entry, a folder
 MAX_SEED = 2**32 - 1
+FORAGING_STEPS = 50  # after which Level-Based Foraging ends by itself
 LATER = {"scale_inputs": False}  # keys that came after runs were published -> what these did
 LATER_ARGS: dict[str, dict[str, Any]] = {"gymma": {"action_masks": False}}  # the same of an environment's env_args
 GONE = {"scale_state": False}  # keys of recorded runs that are no more -> the value that does what is done without them
@@ -133,10 +134,14 @@ def later_args(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_today(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with today's keys. What a key that is gone changed in a run stays in it."""
+    """A recorded configuration with today's keys. What a key that is gone changed in a run stays in it; a time limit
+    that its game never comes to, as upstream's file has it, does not."""
     today = LATER | _unlike(GONE, recorded)
     if isinstance(args := today.get("env_args"), dict):
         today["env_args"] = later_args(today) | args
+        limit = args.get("time_limit")
+        if "Foraging" in str(args.get("key")) and isinstance(limit, int) and limit > FORAGING_STEPS:
+            today["env_args"]["time_limit"] = None
     return today
 
 

@@ -103,6 +103,46 @@ def test_a_curve_is_called_the_same_on_all_tasks(lay: Any) -> None:
     assert [curve for _, curve, _ in names(group(runs))] == ["qmix lr=1", "qmix lr=2", "qmix lr=1"]
 
 
+def upstreams(name: str = "mmsa", seed: int = 1, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run of an EPyMARL checkout: its gymma.yaml sets a limit that Foraging never comes to."""
+    args = {"key": f"lbforaging:{sr.LBF}", "time_limit": 100, "pretrained_wrapper": None}
+    config = sr.configuration(name, seed, env_args=args, label="default_label", optim_alpha=0.99, clip=10)
+    return config | changes, {"host": "upstream EPyMARL cbc38c0 at /home/me/epymarl"}
+
+
+def test_runs_of_both_hosts_are_curves_of_one_task(lay: Any) -> None:
+    args = {"key": sr.LBF, "time_limit": None, "make": {}, "action_masks": False}
+    ours = [sr.configuration("mmsa", seed, env_args=args, env_steps_per_update=50, clip=10.0) for seed in (1, 2)]
+    qmix = sr.configuration(env_args=args, env_steps_per_update=50)
+    groups = group(lay(*((config, {}) for config in (*ours, qmix)), upstreams(seed=1), upstreams(seed=2)))
+    assert names(groups) == [
+        (LBF, "mmsa host=EPyMARL cbc38c0", [1, 2]),
+        (LBF, "mmsa host=embedded", [1, 2]),
+        (LBF, "qmix host=embedded", [1]),
+    ]
+
+
+def test_what_tells_runs_of_one_host_apart_does_so_beside_the_other(lay: Any) -> None:
+    """Also what the other one does not know, and what both have at other values; masks make another task."""
+    ours = [sr.configuration("mmsa", env_steps_per_update=steps) for steps in (25, 50)]
+    masks = sr.configuration("mmsa", env_steps_per_update=50, env_args__action_masks=True)
+    groups = group(lay(*((config, {}) for config in (*ours, masks)), upstreams(lr=0.01)))
+    mine, theirs = "env_steps_per_update={} host=embedded lr=0.0005", "env_steps_per_update=absent host=EPyMARL cbc38c0"
+    assert names(groups) == [
+        (LBF, f"mmsa {mine.format(25)}", [1]),
+        (LBF, f"mmsa {mine.format(50)}", [1]),
+        (LBF, f"mmsa {theirs} lr=0.01", [1]),
+        (f"{LBF} env_args.action_masks=true", f"mmsa {mine.format(50)}", [1]),
+    ]
+
+
+@pytest.mark.parametrize("args", [{"pretrained_wrapper": "PretrainedTag"}, {"time_limit": 25}])
+def test_an_environment_that_only_the_other_host_has_is_another_task(lay: Any, args: dict[str, Any]) -> None:
+    config, given = upstreams()
+    groups = group(lay((sr.configuration("mmsa"), {}), (config | {"env_args": config["env_args"] | args}, given)))
+    assert len(groups.tasks) == 2
+
+
 def test_algorithms_may_differ_in_their_keys(lay: Any) -> None:
     groups = group(lay((sr.configuration(), {}), (sr.configuration("mmsa", lr=1), {})))
     assert [curve for _, curve, _ in names(groups)] == ["mmsa", "qmix"]
