@@ -6,6 +6,7 @@ must be this checkout's or be confirmed with --trust; networks are read as weigh
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -20,7 +21,8 @@ from utils import config as configs
 from utils.config import ConfigError, require_environment
 from utils.film import Film, film_path
 from utils.recorded import find_run, inside, read, refuse_code, root_of
-from utils.schema import as_today
+from utils.records import changes
+from utils.schema import HostConfig, as_today
 
 FILM = "watch.gif"  # in the run's folder
 REPLAYS = ("sc2v2",)  # environments that save replays where they have no pictures
@@ -31,6 +33,13 @@ FIXED: dict[str, Any] = {
     "evaluate": True, "render": False, "runner": "episode", "batch_size_run": 1, "env_workers": 0, "batch_size": 1,
     "buffer_size": 1, "save_model": False, "record_checkpoint": False, "use_tensorboard": False, "use_wandb": False,
 }  # fmt: skip
+# Keys of the host that decide which networks there are; so do the environment's and a plugin's own.
+NETWORKS = (
+    "name", "learner", "mac", "agent", "agent_output_type", "use_rnn", "hidden_dim", "obs_agent_id", "obs_last_action",
+    "mixer", "mixing_embed_dim", "hypernet_layers", "hypernet_embed", "critic_type", "obs_individual_obs", "env",
+    "common_reward",
+)  # fmt: skip
+SHOWN = 5  # of the keys that differ
 # What saved networks' config.json has beside the configuration (run.make_args and run.build add it).
 BUILT = {"device", "unique_token", "state_shape", "obs_shape", "n_actions", "n_agents", "episode_limit"}
 
@@ -165,9 +174,11 @@ def load_policy(config: Mapping[str, Any], checkpoint: Path) -> Any:
     except Exception as error:  # damaged files, other shapes, absurd sizes: torch has a class for each
         runner.close_env()
         said = " ".join(line.strip() for line in str(error).splitlines()[:2])  # the second has torch's first mismatch
+        trained = _trained_with(checkpoint.parent, config)
+        cure = f"they were trained with {trained}" if trained else "with load_step=STEP another step is taken"
         raise ConfigError(
             f"{checkpoint}: these networks cannot be loaded with this configuration ({type(error).__name__}: "
-            f"{said:.200}); with load_step=STEP another step is taken"
+            f"{textwrap.shorten(said, 200, placeholder=' ...')}); {cure}"
         ) from None
     except BaseException:
         runner.close_env()
@@ -183,11 +194,26 @@ def require_networks(config: Mapping[str, Any]) -> None:
     load_policy({**config, **FIXED, "seed": 0}, checkpoint).close_env()
 
 
+def _saved_config(saved: Path) -> dict[str, Any]:
+    """The configuration beside the networks; {} of networks from elsewhere, of which weights only are asked for."""
+    with suppress(ConfigError):
+        return read(saved / "config.json")
+    return {}
+
+
+def _trained_with(saved: Path, config: Mapping[str, Any]) -> str:
+    """What the networks' own configuration has of other values than this one, of the keys that decide which there are:
+    "sale.dim=64, ..."; "" where that is nothing."""
+    own = set(HostConfig.model_fields) - {*NETWORKS, "env_args"} | BUILT
+    other = {key: value for key, value in changes(_saved_config(saved), config).items() if key.split(".")[0] not in own}
+    named = ("name", "env", "env_args.key", "env_args.map_name")
+    first = sorted(other, key=lambda key: (key not in named, key.startswith("env_args."), key))
+    return ", ".join([f"{key}={other[key]}" for key in first[:SHOWN]] + ["..."] * (len(first) > SHOWN))
+
+
 def _refuse_other_numbers(saved: Path, config: Mapping[str, Any]) -> None:
     """ConfigError where the networks were trained on inputs, or are to learn from rewards, of another size."""
-    trained: dict[str, Any] = {}
-    with suppress(ConfigError):  # from elsewhere, or damaged: weights only are asked for
-        trained = read(saved / "config.json")
+    trained = _saved_config(saved)
     for key in ("scale_inputs", *(() if config["evaluate"] else ("standardise_rewards",))):
         if trained.get(key, config[key]) != config[key]:
             raise ConfigError(
