@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,12 @@ from utils.mongo import (
     parse_time,
     run_uid,
 )
-from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files
+from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files, time_of
 
 FOLDER = "results/sacred"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without them, where runs go on as well
 SCORE = "mean of the last tenth"  # what `score` is
+SILENT = timedelta(minutes=10)  # after which a run that is to go on is thought to be cut off
 HEAD = ("status", "algorithm", "task", "seed", "steps", f"tests: {SCORE}", "started", "run")  # of `ls`
 
 
@@ -138,12 +140,20 @@ def ls(runs: Sequence[RunRecord]) -> None:
     print(columns([HEAD, *(row(run) for run in runs)]))
 
 
+def status_of(run: RunRecord) -> str:
+    """Sacred's, which a run that was killed leaves at RUNNING; a run that goes on gives a sign every few seconds."""
+    sign = time_of(run.heartbeat)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    silent = run.status == "RUNNING" and sign is not None and now - sign > SILENT
+    return f"RUNNING, silent since {run.heartbeat}" if silent else run.status
+
+
 def row(run: RunRecord) -> list[str]:
     found = score(run)
     steps = max((series.steps[-1] for series in run.metrics.values() if len(series.steps)), default=0)
     shown = f"{found[0]} {number(found[1])}" if found else "-"
     seed = "-" if run.seed is None else str(run.seed)
-    return [run.status, run.algorithm, run.task, seed, f"{steps:,.0f}", shown, run.started, run.source]
+    return [status_of(run), run.algorithm, run.task, seed, f"{steps:,.0f}", shown, run.started, run.source]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
@@ -178,7 +188,7 @@ def best(runs: Sequence[RunRecord], metric: str | None, n: int) -> None:
     for (task, name), scored in sorted(tasks.items()):
         print(f"{task}: {name}, {SCORE}")
         top = sorted(scored, key=lambda one: -one[0] if not math.isnan(one[0]) else math.inf)[:n]
-        seeds = [["  " + number(v), r.algorithm, f"seed {r.seed}", r.status, r.source] for v, r in top]
+        seeds = [["  " + number(v), r.algorithm, f"seed {r.seed}", status_of(r), r.source] for v, r in top]
         print(columns(seeds))
 
 

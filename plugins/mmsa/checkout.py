@@ -29,12 +29,12 @@ GYMNASIUM_PORT = ("src/envs/gymma.py", "src/envs/wrappers.py")
 FILES = ("src/run.py", "src/config/default.yaml", "src/config/algs", "src/config/envs")
 # Keys of the embedded host with the one value that says what upstream does; td_lambda is MMSA's own there.
 ONLY: dict[str, tuple[Any, str]] = {
-    "env_steps_per_update": ("episode", "one update for each rollout of batch_size_run episodes"),
-    "sequence_length": (None, "updates on whole episodes"),
-    "burn_in": (0, "updates on whole episodes"),
-    "td_lambda": (0, "one-step targets"),
-    "scale_inputs": (False, "learning from inputs as they are"),
-    "env_args.action_masks": (False, "acting with every action open in Level-Based Foraging"),
+    "env_steps_per_update": ("episode", "it makes one update for each rollout of batch_size_run episodes"),
+    "sequence_length": (None, "it learns from whole episodes"),
+    "burn_in": (0, "it learns from whole episodes"),
+    "td_lambda": (0, "its targets are one-step"),
+    "scale_inputs": (False, "it learns from inputs as they are"),
+    "env_args.action_masks": (False, "it leaves every action of Level-Based Foraging open"),
 }
 # Ranges of the host's keys, which it does not check: it would learn wrongly without a word, or end in a traceback.
 RANGES: tuple[tuple[Any, tuple[str, ...]], ...] = (
@@ -211,7 +211,7 @@ def _lay(config: dict[str, Any], path: list[str], value: Any, is_mmsa: bool) -> 
         allowed, what = ONLY[name]
         if value != allowed:
             raise UpstreamError(
-                f"{name}={value}: upstream has no {name}, it does {what}; leave it out or write {name}={allowed}, "
+                f"{name}={value}: upstream has no {name}, {what}; leave it out or write {name}={allowed}, "
                 "or run without --epymarl"
             )
         return

@@ -389,7 +389,8 @@ class MMSALearner:
             metrics["mmsa_zs_spread"] = zs.std(0).mean()
             still = ((zs[src + 1] - zs[src]) ** 2).mean()
             predictions = 1 if self.sale is None or self.sale.g_joint is None else 2  # that the loss is a sum of
-            metrics["mmsa_sale_over_no_change"] = losses["sale"] / (predictions * still.clamp(min=1e-12))
+            if still > 1e-12:  # as in a game of one step it is not, whose observation never changes
+                metrics["mmsa_sale_over_no_change"] = losses["sale"] / (predictions * still)
         for name, metric in metrics.items():
             self.logger.log_stat(name, metric.item(), t_env)
         data, states, (mac, mixer, model, rollout) = seen.data, stats.get("states"), self.online

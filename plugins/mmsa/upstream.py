@@ -91,9 +91,23 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
         if package is not None:
             config["env_args"]["key"] = f"{package}:{key}"
             mend(f"env_args.key={key} became {package}:{key}, so that gymnasium finds the package")
+    if config.get("env") == "gymma":
+        _require_task(str(task_of(config)))
     if config.get("plugin") == __package__:
         import_module(str(__package__)).register()
     return mended
+
+
+def _require_task(key: str) -> None:
+    """UpstreamError where gymnasium has no such environment: with the run begun it would be a failed record."""
+    gymnasium = import_module("gymnasium")
+    module, _, name = key.rpartition(":")
+    try:
+        if module:
+            import_module(module)
+        gymnasium.spec(name)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise UpstreamError(f"env_args.key={key}: {error}") from None
 
 
 def _is_missing(module: str) -> bool:

@@ -220,8 +220,19 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
         raise ConfigError(problems) from None
 
 
+FORMS = {  # pydantic's types of errors that it words in Python's terms
+    "dict_type": "must be a mapping, as {{NAME: ...}}",
+    "model_type": "must be a mapping of keys to values",
+    "list_type": "must be a list, as [1, 2]",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have {max_length} entries at most",
+}
+
+
 def said_of(error: ErrorDetails) -> str:
     """pydantic's message, to stand after a key and its value."""
+    if error["type"] in FORMS:
+        return FORMS[error["type"]].format(**error.get("ctx", {}))
     return error["msg"].removeprefix("Value error, ").replace("Input should", "must")
 
 

@@ -30,7 +30,8 @@ def import_plugin(name: str) -> ModuleType:
     own = ROOT / "plugins"
     if (own / name / "__init__.py").is_file() and str(own) not in sys.path[:1]:  # before one that is installed
         sys.path.insert(0, str(own))
-    plugin = _import_name(name, f"there is no installed package {name!r}; this project's: pip install -e .")
+    cure = f"put the folder that holds {name}/ on PYTHONPATH, or {name}/ itself into {own}"
+    plugin = _import_name(name, f"there is no package {name!r}; " + ("pip install -e ." if name == "mmsa" else cure))
     missing = [part for part in ("Config", "register") if not hasattr(plugin, part)]
     if missing:
         raise PluginError(f"the package {name!r} is no plugin: it has no {' and no '.join(missing)}")

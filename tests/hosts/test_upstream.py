@@ -175,11 +175,14 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("sale={'dim':0}", r"^sale\.dim=0: must be greater than or equal to 1"),
         ("lr={'a':1}", "lr={'a': 1}: a number is wanted, as 0.0005 in the files"),
         ("env_args={'action_masks':True}", "upstream has no env_args.action_masks"),
-        ("env_steps_per_update=50", "upstream has no env_steps_per_update, it does one update for each rollout"),
+        ("env_steps_per_update=50", "upstream has no env_steps_per_update, it makes one update for each rollout"),
         ("sequence_length=20", "upstream has no sequence_length"),
         ("burn_in=5", "upstream has no burn_in"),
-        ("scale_inputs=True", "upstream has no scale_inputs, it does learning from inputs as they are"),
-        ("env_args.action_masks=True", "upstream has no env_args.action_masks, it does acting with every action open"),
+        ("scale_inputs=True", "upstream has no scale_inputs, it learns from inputs as they are"),
+        (
+            "env_args.action_masks=True",
+            "upstream has no env_args.action_masks, it leaves every action of Level-Based Foraging open",
+        ),
         ("seed=-1", "seed=-1: a whole number from 0"),
         ("env_args.key=null", r"env_args\.key is missing"),
         ("evaluate=True", "evaluate=True needs checkpoint_path"),
@@ -212,7 +215,9 @@ def test_what_upstream_does_anyway_may_be_written(compose: Callable[..., dict[st
     assert compose(*words) == compose()
     assert compose(*words, "td_lambda=0.0", algorithm="qmix") == compose(algorithm="qmix")
     assert compose("td_lambda=0.6")["td_lambda"] == 0.6
-    with pytest.raises(checkouts.UpstreamError, match="td_lambda=0.6: upstream has no td_lambda, it does one-step"):
+    with pytest.raises(
+        checkouts.UpstreamError, match="td_lambda=0.6: upstream has no td_lambda, its targets are one-step"
+    ):
         compose("td_lambda=0.6", algorithm="qmix")
 
 
@@ -314,6 +319,20 @@ def test_a_failure_is_recorded_and_told(fake: Path) -> None:
     assert done.returncode == 1 and "RuntimeError: unlucky" in done.stderr and "failed: results" in done.stdout
     (run,) = Path("results").rglob("run.json")
     assert json.loads(run.read_text())["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("Nope-v3", "env_args.key=Nope-v3: Environment `Nope` doesn't exist"),
+        ("Foraging-5x5-2p-1f-v9", "env_args.key=lbforaging:Foraging-5x5-2p-1f-v9: Environment version `v9`"),
+        ("nowhere:Task-v0", "env_args.key=nowhere:Task-v0: No module named 'nowhere'"),
+    ],
+)
+def test_a_task_that_is_not_there_is_refused(fake: Path, key: str, told: str) -> None:
+    done = shell(f"--epymarl={fake}", *RUN, f"env_args.key={key}")
+    assert done.returncode == 2 and f"error: {told}" in done.stderr, done.stderr
+    assert not Path("results").exists()
 
 
 def test_a_runner_that_is_not_there_is_refused(fake: Path) -> None:

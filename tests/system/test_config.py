@@ -183,7 +183,7 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("env_args=5", ["env_args = 5", "a mapping"]),
         ("t_max.inner=5", ["t_max.inner=5", "holds no further keys"]),
         ("time_limit=5", ["time_limit = 5", "did you mean env_args.time_limit?"]),
-        ("plugin=no_such_package", ["plugin = 'no_such_package'", "pip install -e ."]),
+        ("plugin=no_such_package", ["plugin = 'no_such_package'", "PYTHONPATH, or no_such_package/ itself into"]),
         ("plugin=json", ["'json' is no plugin"]),
         # several keys together
         ("batch_size_run=2", ["batch_size_run = 2", "runner=parallel"]),

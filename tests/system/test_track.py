@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,19 @@ def test_ls(
     assert track.main(["ls", *words]) == 0
     head, *rows = lines(capsys)
     assert "tests: mean of the last tenth" in head and len(rows) == found
+
+
+def test_a_run_that_was_killed_is_told_from_one_that_goes_on(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sacred's status of both is RUNNING."""
+    killed, alive, _ = sorted(runs.rglob("run.json"))
+    now = datetime.now(UTC).replace(tzinfo=None)
+    for path, sign in ((killed, now - timedelta(hours=3)), (alive, now - timedelta(seconds=20))):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "RUNNING", "heartbeat": sign.isoformat()}))
+    assert track.main(["ls", "--status", "running"]) == 0
+    _, *rows = lines(capsys)
+    silent = f"RUNNING, silent since {now - timedelta(hours=3):%Y-%m-%dT%H:%M:%S} "
+    assert [row.startswith(silent) for row in rows] == [True, False] and rows[1].startswith("RUNNING  ")
+    assert track.main(["best"]) == 0 and silent in capsys.readouterr().out
 
 
 def test_ls_of_nothing(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

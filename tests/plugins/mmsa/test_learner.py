@@ -550,6 +550,15 @@ def test_sale_is_measured_against_no_change(scope: str) -> None:
     assert log.stats["mmsa_sale_over_no_change"][0][1] == pytest.approx(np.mean(errors) / np.mean(still), rel=1e-4)
 
 
+def test_where_nothing_changes_sale_is_measured_against_nothing() -> None:
+    log = RecordingLogger()
+    learner = build(log=log)
+    batch = batch_of(learner)
+    batch["obs"][:] = 1
+    learner.train(batch, 1, 1)
+    assert "mmsa_sale_over_no_change" not in log.stats and log.stats["mmsa_loss_sale"][-1][1] > 0
+
+
 def test_the_spread_of_embeddings_is_over_states() -> None:
     """The deviation of each agent's features from step to step, their mean; 0 of an encoder that collapsed."""
     found = []
