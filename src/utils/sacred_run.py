@@ -97,19 +97,19 @@ def train(
 
     status = 1
     stop = StopSignals()
-    try:
-        with stop:
+    with stop:  # also while its checkpoints are removed
+        try:
             status = _status(lambda: experiment.run(info=info, options={"--beat-interval": "0"}))
-    finally:
-        stop_display()
-        if observer.problem is not None:
-            print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
-            status = status or 1
-        if checkpoints is not None:
-            none = resumed is None and not writes_checkpoints(config)
-            if none or status == 0 and not config["keep_finished"]:
-                checkpoints.remove()
-            checkpoints.unlock()
+        finally:
+            stop_display()
+            if observer.problem is not None:
+                print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
+                status = status or 1
+            if checkpoints is not None:
+                none = resumed is None and not writes_checkpoints(config)
+                if none or status == 0 and not config["keep_finished"]:
+                    checkpoints.remove()
+                checkpoints.unlock()
     if observer.dir is not None:
         info = experiment.current_run.info if experiment.current_run is not None else {}
         say_end(config, Path(observer.dir), info.get("backend", ""), status)

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import main
+from utils.checkpoints import Checkpoints
 from utils.sacred_run import results_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +173,24 @@ def test_runs_that_end_early(
     (record,) = tree.glob("results/sacred/vdn/*/1/run.json")
     assert json.loads(record.read_text())["status"] == recorded
     assert ("it broke" in capsys.readouterr().err) == (recorded == "FAILED")
+
+
+def test_a_signal_while_checkpoints_are_removed_changes_nothing(
+    capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is finished, and what it leaves is as without the signal."""
+    remove = Checkpoints.remove
+
+    def interrupted(self: Checkpoints) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        remove(self)
+
+    monkeypatch.setattr(Checkpoints, "remove", interrupted)
+    fake_run(lambda _run, config, log, **_: None)
+    assert main.main([*RUN, "with", "checkpoint_interval=100"]) == 0
+    (record,) = tree.glob("results/sacred/vdn/*/1/run.json")
+    assert json.loads(record.read_text())["status"] == "COMPLETED"
+    assert not (record.parent / "checkpoints").exists() and "done: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
