@@ -41,9 +41,7 @@ class StopSignals:
             raise Interrupted(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            signal.signal(number, signal.SIG_IGN)  # of one terminal's end the system and the shell both tell
-        elif self.number is not None:
+        if self.number is not None and number != signal.SIGHUP:  # of a terminal's end system and shell both tell
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self.number = self.number or number
