@@ -34,11 +34,15 @@ def refuse(error: ConfigError) -> int:
 
 def leave(main: Callable[[], int]) -> NoReturn:
     """Ends the process with main's exit status; where nobody reads what it prints any longer (main.py --list | head)
-    without a word, with the status of a process that SIGPIPE ended."""
+    without a word, and if that was all, with the status of a process that SIGPIPE ended."""
+    unread = 128 + signal.SIGPIPE
     try:
         status = main()
-        sys.stdout.flush()
     except BrokenPipeError:
+        status = unread
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 128 + signal.SIGPIPE
+        status = status or unread
     sys.exit(status)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -65,12 +66,16 @@ class Progress:
         due = self.t_env >= self._next_line
         if due or quiet:
             self._next_line = self.t_env + self.log_interval
+        if self.console.quiet:
+            return
         if self.console.is_terminal:
-            if self._live is None:
-                self._live = Live(self.render(), console=self.console, auto_refresh=False, transient=True)
-                self._live.start()
-                _shown.append(self)
-            self._live.update(self.render(), refresh=True)
+            with self._while_there_is_a_terminal():
+                if self._live is None:
+                    live = Live(self.render(), console=self.console, auto_refresh=False, transient=True)
+                    live.start()
+                    self._live = live
+                    _shown.append(self)
+                self._live.update(self.render(), refresh=True)
         elif due and not quiet:
             self.say(self.line())
 
@@ -124,9 +129,18 @@ class Progress:
     def stop(self) -> None:
         """Take the display down. Twice is fine."""
         if self._live is not None:
-            self._live.stop()
+            with self._while_there_is_a_terminal():
+                self._live.stop()
             self._live = None
             _shown.remove(self)
+
+    @contextmanager
+    def _while_there_is_a_terminal(self) -> Iterator[None]:
+        """A terminal that is gone ends no run: from then on nothing is shown."""
+        try:
+            yield
+        except OSError:
+            self.console.quiet = True
 
 
 _shown: list[Progress] = []  # displays that are up

@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ def train(
                 checkpoints.unlock()
     if observer.dir is not None:
         info = experiment.current_run.info if experiment.current_run is not None else {}
-        say_end(config, Path(observer.dir), info.get("backend", ""), status)
+        with suppress(OSError):  # the terminal is gone
+            say_end(config, Path(observer.dir), info.get("backend", ""), status)
     return status
 
 

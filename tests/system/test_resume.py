@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -394,6 +397,32 @@ def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, star
     )
     assert done.returncode == 0 and f"goes on from step {max(steps):,}" in done.stderr, done.stderr
     assert read(record, "run")["status"] == "COMPLETED"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_whose_terminal_is_closed_stops_where_nothing_is_lost(tmp_path: Path) -> None:
+    terminal, inner = pty.openpty()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    words = f"env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "src" / "main.py"), "--config=qmix", "--env-config=gymma", "with", *words],
+        cwd=tmp_path,
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"},
+    )
+    signal.signal(signal.SIGHUP, before)
+    os.close(inner)
+    shown = b""
+    while b"test return" not in shown:  # of the live display
+        shown += os.read(terminal, 65536)
+    os.close(terminal)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    (record,) = tmp_path.glob("results/sacred/qmix/*/1")
+    assert read(record, "run")["status"] == "INTERRUPTED" and list(record.glob("checkpoints/0*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

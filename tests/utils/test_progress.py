@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import io
+import sys
 
 import pytest
 from rich.console import Console
@@ -55,6 +57,21 @@ def test_the_display_refreshes_four_times_a_second() -> None:
     stop_display()
     assert 38 <= asked <= 41
     assert progress._live is None  # stop_display takes down what is still up
+
+
+def test_a_terminal_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for shown in (0, 1):  # it was there for so many refreshes
+        progress, clock, _, console = make(terminal=True, t_max=10**6)
+        before = sys.stdout, sys.stderr
+        for step in range(5):
+            if step == shown:
+                monkeypatch.setattr(
+                    console.file, "write", lambda text: (_ for _ in ()).throw(OSError(errno.EIO, "gone"))
+                )
+            clock.now = float(step)
+            progress.update(step, 0, dict)
+        stop_display()
+        assert progress._live is None and (sys.stdout, sys.stderr) == before
 
 
 def test_plain_lines_elsewhere() -> None:
