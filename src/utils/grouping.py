@@ -146,7 +146,21 @@ def incomplete(run: RunRecord) -> str:
     t_max, between = run.config.get("t_max"), run.config.get("test_interval", 0)
     if isinstance(t_max, (int, float)) and isinstance(between, (int, float)) and metric.steps[-1] + between < t_max:
         return f"cut off: the last test is at step {metric.steps[-1]:,.0f} of t_max={t_max:,}"
+    again = "; to have it run again, remove its record"
+    if run.lost:
+        return f"{run.lost:,} points of its metrics were lost when it went on{again}"
+    if hole := _hole(metric.steps, float(between) if isinstance(between, (int, float)) else 0.0, run.config):
+        return f"its tests from step {hole[0]:,.0f} to {hole[1]:,.0f} are not there{again}"
     return ""
+
+
+def _hole(steps: np.ndarray, between: float, config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Between which steps, tests (T,) are missing; None where none are. They may lie wider apart than `between`, as
+    rollouts do; a run that began with saved networks has its first one where these were."""
+    ends = np.concatenate([steps[:1] if config.get("checkpoint_path") else [0.0], steps])
+    gaps = np.diff(ends)
+    widest = int(gaps.argmax())
+    return (ends[widest], ends[widest + 1]) if gaps[widest] > 3 * max(between, float(np.median(gaps))) else None
 
 
 def _is_of(run: RunRecord, plan: Planned) -> bool:
@@ -232,28 +246,39 @@ def _notes(task: Task) -> list[str]:
     notes = []
     lengths: dict[str, list[str]] = defaultdict(list)
     for curve in task.curves:
-        lengths[f"{curve.runs[0].config.get('t_max', 0):,}"].append(curve.name)
+        lengths[_thousands(curve.runs[0].config.get("t_max", 0))].append(curve.name)
     runs = [(curve.name, run) for curve in task.curves for run in curve.runs]
     for package in sorted(_differing([run.versions for _, run in runs])):
-        shown = _by_value((name, run.versions.get(package, ABSENT)) for name, run in runs)
-        notes.append(f"{task.title}: the runs were made with different versions of {package}: {shown}.")
+        said = _by_value((name, run.versions.get(package, ABSENT)) for name, run in runs)
+        notes.append(f"{task.title}: the runs were made with different versions of {package}: {said}.")
+    changed = [(name, run.seed) for name, run in runs if any(", " in commit for commit in run.commits)]
+    if changed:
+        which = "; ".join(f"{name}, seed {seed}" for name, seed in changed)
+        notes.append(
+            f"{task.title}: files differed from the commit, in a way that is not recorded, so that these may be of "
+            f"different code: {which}."
+        )
     if len({commit for _, run in runs for commit in run.commits}) > 1:
-        shown = _by_value((name, _short(commit)) for name, run in runs for commit in run.commits)
-        notes.append(f"{task.title}: the runs were made at different commits: {shown}.")
+        said = _by_value((name, _short(commit)) for name, run in runs for commit in run.commits)
+        notes.append(f"{task.title}: the runs were made at different commits: {said}.")
     for name, run in runs:
         if len(run.commits) > 1:
-            shown = ", then ".join(map(_short, run.commits))
-            notes.append(f"{task.title}: {name}, seed {run.seed}, went on at another commit: {shown}.")
+            said = ", then ".join(map(_short, run.commits))
+            notes.append(f"{task.title}: {name}, seed {run.seed}, went on at another commit: {said}.")
     if len(lengths) > 1:
-        shown = "; ".join(f"t_max={length}: {', '.join(names)}" for length, names in lengths.items())
-        notes.append(f"{task.title}: lengths differ ({shown}). Scores cover only the steps that all curves share.")
+        said = "; ".join(f"t_max={length}: {', '.join(names)}" for length, names in lengths.items())
+        notes.append(f"{task.title}: lengths differ ({said}). Scores cover only the steps that all curves share.")
     hosts = {(run.host.get("machine", ""), run.host.get("cpu", "")) for _, run in runs}
     hosts |= {(start.machine, start.cpu) for _, run in runs for start in run.resumed}
-    threads = {run.config.get("torch_threads") for curve in task.curves for run in curve.runs}
+    threads = {shown(run.config.get("torch_threads")) for curve in task.curves for run in curve.runs}
     devices = {run.host.get("device", "cpu") for curve in task.curves for run in curve.runs}
     if max(len(hosts), len(threads), len(devices)) > 1:
         notes.append(f"{task.title}: machines, devices or threads differ, so wall-clock times do not compare.")
     return notes
+
+
+def _thousands(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, (int, float)) else shown(value)
 
 
 def _short(commit: str) -> str:

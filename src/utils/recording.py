@@ -266,6 +266,8 @@ class ResumedFolder(RunFolder):
         self.points = sum(len(entry["steps"]) for entry in cut.values())
         self.note: dict[str, Any] = {}  # of this start, in info["resumed"]
         self.missing = sum(points.values()) - self.points  # of a record that lost some
+        if self.missing:
+            self.note["missing"] = self.missing
         self.entry = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self.recorded_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         path = folder / "info.json"

@@ -23,10 +23,16 @@ from utils.runs import Planned, RunRecord
 NEEDED = ("rliable", "scipy", "jinja2", "matplotlib")
 SERIES = frozenset((*METRICS, scores.UPDATES, *plots.WORLD_MODEL_SERIES))  # of all that runs record, what is read here
 PROFILE_POINTS = 101
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a record may hold what no file can
 HOW = (
     "Scores: interquartile mean over seeds (mean area: plain mean). Comparisons: ratio of the areas' plain means, "
     "share of the pairs of runs with the larger area or the better final, ratio of the mean curves' steps. "
-    f"[95 % stratified bootstrap interval], none below {st.MIN_RUNS} seeds."
+    f"[95 % stratified bootstrap interval], none below {st.MIN_RUNS} seeds, nor of a ratio to what is 0 in some sample."
+)
+RANKED = (
+    "The best final score comes first, points with fewer seeds than others last. The first of many points owes its "
+    "place in part to luck: the more points, the further its score is too high, and the more seldom its interval holds "
+    "the true one. Run it again with new seeds before you believe it."
 )
 FEW_SEEDS = (  # tests/utils/test_statistics.py has the simulation
     "Such intervals are too narrow where seeds are few: on one task those of 3, 5 and 10 seeds hold the true "
@@ -138,7 +144,7 @@ class _Report:
             "few": [f"{c.name} on {t.title}" for t, c in self._curves() if len(c.runs) < st.MIN_RUNS],
             "groups": self.groups,
             "left_out": self._left_out(),
-            "ranked": self.ranked,
+            "ranked": RANKED if self.ranked else "",
             "problems": self.problems,
             "tasks": tasks,
             "suites": [self._suite(suite) for suite in self.suites],
@@ -149,9 +155,9 @@ class _Report:
             "provenance": [self._provenance(task, curve) for task, curve in self._curves()],
             "st": st,
         }
-        (self.out / "table.md").write_text(self._markdown(), encoding="utf-8")
+        (self.out / "table.md").write_text(self._markdown(), **TEXT)
         page = self.out / "index.html"
-        page.write_text(_render(context), encoding="utf-8")
+        page.write_text(_render(context), **TEXT)
         return page
 
     def _left_out(self) -> list[tuple[LeftOut, str]]:
@@ -205,7 +211,7 @@ class _Report:
     def _suite(self, suite: scores.Suite) -> dict[str, Any]:
         many = len(suite.tasks) > 1
         head = self._together(suite) if many else suite.tasks[0].task.title
-        label = plots.LABELS[suite.metric] + (", scaled to 0..1" if any(s != (0, 1) for s in suite.scales) else "")
+        label = self._label(suite)
         taus = np.linspace(0, 1, PROFILE_POINTS)
         profiles = {score.name: scores.profile(score.finals, taus) for score in suite.scores}
         shown: dict[str, Any] = {
@@ -218,12 +224,7 @@ class _Report:
                 for score in suite.scores
             },
             "curves": None,
-            "dropped": [score.name for score in suite.scores if self._dropped(suite, score)],
-            "scaled": [
-                (task.task.title, low, high)
-                for task, (low, high) in zip(suite.tasks, suite.scales, strict=True)
-                if (low, high) != (0, 1)
-            ],
+            "remarks": self._remarks(suite),
         }
         if many:
             figure = plots.learning_curves(head, suite.metric, self.look, suite.bands, label, self.axes)
@@ -231,6 +232,30 @@ class _Report:
         figure = plots.profiles(head, label, self.look, profiles)
         shown["profile"] = self._figure(figure, f"profile {head} {suite.metric}", f"Performance profile, {head}")
         return shown
+
+    @staticmethod
+    def _label(suite: scores.Suite) -> str:
+        return plots.LABELS[suite.metric] + (", scaled to 0..1" if suite.scaled else "")
+
+    def _remarks(self, suite: scores.Suite) -> list[str]:
+        """What is not seen in the suite's scores."""
+        remarks = [
+            f"{name} is left out here: it was not run on {', '.join(titles)}." for name, titles in suite.missing.items()
+        ]
+        if dropped := [score.name for score in suite.scores if self._dropped(suite, score)]:
+            remarks.append(
+                f"Tasks have different numbers of seeds; of {', '.join(dropped)} the first seeds of each task are "
+                "taken, as many as the task with the fewest has."
+            )
+        remarks += [
+            f"{task.task.title}: {_score(low)} became 0 and {_score(high)} became 1, the lowest and the highest test "
+            "of all algorithms."
+            for task, (low, high) in zip(suite.tasks, suite.scales, strict=True)
+            if (low, high) != (0, 1)
+        ]
+        if suite.scaled:
+            remarks.append("There is no ratio of areas here: it would depend on where the scale has its 0.")
+        return remarks
 
     @staticmethod
     def _together(suite: scores.Suite) -> str:
@@ -293,7 +318,7 @@ class _Report:
         used = {id(run): (task.title, curve.name) for task, curve in self._curves() for run in curve.runs}
         metrics = {task.title: task.metric for task in self.groups.tasks}
         reasons = {out.source: out.reason for out in self.groups.left_out}
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with path.open("w", newline="", **TEXT) as file:
             writer = csv.writer(file, lineterminator="\n")
             head = "task backend curve algorithm seed metric step updates seconds value averaged why_not commit source"
             writer.writerow(head.split())
@@ -314,7 +339,7 @@ class _Report:
 
     def _markdown(self) -> str:
         lines = [f"# {_cell(self.title)}", ""]
-        lines += [HOW, FEW_SEEDS, ""]
+        lines += [*([RANKED, ""] if self.ranked else []), HOW, FEW_SEEDS, ""]
         for own in self.tasks:
             seeds = {curve.name: f"{len(curve.runs)} ({curve.seeds})" for curve in own.task.curves}
             lines += [f"## {_cell(own.task.title)}", "", f"{plots.LABELS[own.task.metric]} (`{own.task.metric}`)", ""]
@@ -322,11 +347,14 @@ class _Report:
         for suite in self.suites:
             if len(suite.tasks) > 1:
                 seeds = {score.name: f"{score.final.runs} on each task" for score in suite.scores}
-                lines += [f"## {self._together(suite)}", "", f"`{suite.metric}`", ""]
+                lines += [f"## {self._together(suite)}", "", f"{self._label(suite)} (`{suite.metric}`)", ""]
+                lines += _paragraphs(self._remarks(suite))
                 lines += _score_table(suite, seeds, mean=True) + self._comparison_table(suite)
         if self.groups.left_out:
             rows = [[_cell(o.algorithm), _cell(o.task), seeds, _cell(o.reason)] for o, seeds in self._left_out()]
             lines += ["## Not averaged", "", *_table(["algorithm", "task", "seeds", "reason"], rows)]
+        if self.groups.notes:
+            lines += ["## To keep in mind", "", *(f"- {_cell(note)}" for note in self.groups.notes), ""]
         return "\n".join(lines)
 
     def _comparison_table(self, scored: scores.TaskScores | scores.Suite) -> list[str]:
@@ -342,7 +370,8 @@ class _Report:
 
 
 def _ranked(own: Sequence[scores.Score]) -> tuple[scores.Score, ...]:
-    return tuple(sorted(own, key=lambda score: -score.final.value))
+    most = max((score.final.runs for score in own), default=0)
+    return tuple(sorted(own, key=lambda score: (score.final.runs < most, -score.final.value)))
 
 
 def _score_table(scored: scores.TaskScores | scores.Suite, seeds: Mapping[str, str], mean: bool = False) -> list[str]:
@@ -356,6 +385,10 @@ def _score_table(scored: scores.TaskScores | scores.Suite, seeds: Mapping[str, s
         for one in scored.scores
     ]
     return _table(names, rows)
+
+
+def _paragraphs(texts: Sequence[str]) -> list[str]:
+    return [line for text in texts for line in (_cell(text), "")]
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

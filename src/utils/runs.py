@@ -63,6 +63,7 @@ class RunRecord:
     command_rebuilt: bool = False  # from the configuration and this checkout's config files
     commit: str = ""  # of git; "..., changed" where files differed from it
     resumed: tuple[Start, ...] = ()
+    lost: int = 0  # points of its metrics that were gone when it went on
     started: str = ""  # ISO 8601, UTC
     stopped: str = ""
     heartbeat: str = ""  # last sign of life
@@ -320,7 +321,15 @@ def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]
 
 
 # --- what both have ---
-def _record(
+def _record(run: Mapping[str, Any], *given: Any) -> RunRecord:
+    """The record; _Damaged where what it holds is no run's."""
+    try:
+        return _read(run, *given)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise _Damaged(f"this is no record of a run ({type(error).__name__}: {error})") from None
+
+
+def _read(
     run: Mapping[str, Any],
     config: Mapping[str, Any],
     info: Mapping[str, Any],
@@ -360,6 +369,7 @@ def _record(
         command_rebuilt=command != recorded and bool(command),
         commit=commit_of(run.get("experiment")),
         resumed=tuple(_start(note, host) for note in resumptions(info)),
+        lost=sum(int(note["missing"]) for note in resumptions(info) if str(note.get("missing")).isdecimal()),
         started=_iso(start),
         stopped=_iso(time_of(run.get("stop_time"))),
         heartbeat=_iso(time_of(run.get("heartbeat"))),
@@ -459,5 +469,5 @@ def _tags(run: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _last_line(trace: Any) -> str:
-    lines = [line for line in "".join(trace or []).strip().splitlines() if line.strip()]
+    lines = [line for line in "".join(map(str, trace or [])).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""

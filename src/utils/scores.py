@@ -74,6 +74,10 @@ class Suite:
     bands: dict[str, dict[str, Band | None]]  # curve -> axis -> over all tasks, scaled; none of a single task
     missing: dict[str, list[str]]  # curve -> tasks it was not run on; such curves are in no score of the suite
 
+    @property
+    def scaled(self) -> bool:
+        return any(scale != (0, 1) for scale in self.scales)
+
 
 class Comparison(NamedTuple):
     """A curve of the reference against another one, on one task or on all tasks of a suite."""
@@ -254,7 +258,10 @@ def comparisons(scored: TaskScores | Suite, reference: str) -> list[Comparison]:
     """Each curve of the reference against each other one."""
     own = [score for score in scored.scores if is_reference(score.algorithm, reference)]
     others = [score for score in scored.scores if not is_reference(score.algorithm, reference)]
-    return [_compare(a, b, scored.grid) for a in own for b in others]
+    rows = [_compare(a, b, scored.grid) for a in own for b in others]
+    if isinstance(scored, Suite) and scored.scaled:  # where the scale has its 0 depends on who is in the report
+        rows = [row._replace(area=Estimate(math.nan, runs=row.area.runs)) for row in rows]
+    return rows
 
 
 def _compare(a: Score, b: Score, grid: np.ndarray) -> Comparison:

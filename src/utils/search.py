@@ -43,7 +43,7 @@ class Range(_Strict):
         return low, high
 
     def draw(self, rng: random.Random) -> Number:
-        """One value, of four digits where it is no whole number."""
+        """One value; where it is no whole number, of four digits, or in a narrow range of a thousandth of its width."""
         low, high = self.bounds
         if self.log_uniform is not None:
             value = math.exp(rng.uniform(math.log(low), math.log(high)))
@@ -51,7 +51,13 @@ class Range(_Strict):
             return rng.randint(low, high)
         else:
             value = rng.uniform(low, high)
-        value = round(value) if isinstance(low, int) and isinstance(high, int) else float(f"{value:.4g}")
+        width = high - low
+        if isinstance(low, int) and isinstance(high, int):
+            value = round(value)
+        elif 2 * width < max(abs(low), abs(high)):
+            value = round(value, 3 - math.floor(math.log10(width)))
+        else:
+            value = float(f"{value:.4g}")
         return min(max(value, low), high)
 
 

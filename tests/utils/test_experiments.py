@@ -309,6 +309,15 @@ def test_rounding_does_not_leave_the_bounds() -> None:
         assert all(bounds[0] <= value <= bounds[1] for value in drawn)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "log_uniform"])
+@pytest.mark.parametrize("bounds", [[0.99991, 0.99999], [1000.5, 1000.9], [0.9, 0.99], [1e-5, 1.5e-5]])
+def test_points_of_a_narrow_range_differ(kind: str, bounds: list[float]) -> None:
+    drawn = {Range.model_validate({kind: bounds}).draw(random.Random(seed)) for seed in range(200)}
+    assert len(drawn) > 180 and max(len(repr(value)) for value in drawn) < 12
+    below = sum(value < (bounds[0] + bounds[1]) / 2 for value in drawn) / len(drawn)
+    assert 0.4 < below < 0.65, "the bounds are drawn too often"
+
+
 def test_samples_for_all_points_of_lists_take_all() -> None:
     """The draws alone leave some out: each is new too seldom at the end."""
     values = {"algorithm": {"config": "vdn"}, "tasks": {"a": {"env_config": "matrix"}}, "seeds": [1], "t_max": 1}

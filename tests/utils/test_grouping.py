@@ -193,6 +193,23 @@ def test_incomplete_runs_are_listed(lay: Any, change: dict[str, Any], given: dic
     assert (out.algorithm, out.seed) == ("qmix", 2) and reason in out.reason and out.source.endswith("01")
 
 
+def test_a_record_that_lost_tests_is_not_averaged(lay: Any) -> None:
+    """Neither from its beginning nor in between; tests as far apart as rollouts are long are all there."""
+    every, again = range(100, 1001, 100), "; to have it run again, remove its record"
+    kept = {1: every, 2: range(400, 1001, 100), 3: (100, 200, 300, 800, 900, 1000), 4: (250, 510, 760, 1010), 5: every}
+    losses: dict[int, dict[str, Any]] = {5: {"resumed": [{"missing": 1234}, {}]}}
+    curves = {seed: {"test_return_mean": (list(steps), [0.5] * len(steps))} for seed, steps in kept.items()}
+    runs = [(sr.configuration(seed=seed), {"metrics": curves[seed], **losses.get(seed, {})}) for seed in kept]
+    late = (sr.configuration("vdn", 9, checkpoint_path="networks"), {"metrics": curves[2]})  # began at their step
+    groups = group(lay(*runs, late))
+    assert [out.reason for out in groups.left_out] == [
+        f"its tests from step 0 to 400 are not there{again}",
+        f"its tests from step 300 to 800 are not there{again}",
+        f"1,234 points of its metrics were lost when it went on{again}",
+    ]
+    assert [seeds for _, _, seeds in names(groups)] == [[1, 4], [9]]
+
+
 def test_a_repeated_seed_counts_once(lay: Any) -> None:
     later = sr.START + timedelta(days=1)
     groups = group(
@@ -221,6 +238,15 @@ def test_lengths_versions_and_commits_are_noted(lay: Any) -> None:
     assert "lengths differ" in notes and "t_max=1,050: vdn" in notes and "commits" not in notes
 
 
+def test_a_strange_configuration_of_somebody_elses_run_ends_no_report(lay: Any) -> None:
+    strange: list[dict[str, Any]] = [{"t_max": "1000"}, {"t_max": None}, {"torch_threads": [1]}, {"t_max": [1]}]
+    groups = group(lay(*((sr.configuration(f"a{i}", **keys), {}) for i, keys in enumerate(strange))))
+    assert [curve for _, curve, _ in names(groups)] == ["a0", "a1", "a2", "a3"]
+    assert any(
+        "lengths differ (t_max=1000: a0; t_max=null: a1; t_max=1,000: a2; t_max=[1]: a3)" in n for n in groups.notes
+    )
+
+
 def test_algorithms_of_different_commits_are_noted(lay: Any) -> None:
     qmix, vdn = lay((sr.configuration(), {}), (sr.configuration("vdn"), {}))
     (note,) = group([qmix, dataclasses.replace(vdn, commit="f" * 40)]).notes
@@ -230,7 +256,8 @@ def test_algorithms_of_different_commits_are_noted(lay: Any) -> None:
 def test_a_run_that_went_on_at_another_commit_is_noted(lay: Any) -> None:
     note = {"host": "box", "commit": "f" * 40, "dirty": True}
     runs = lay((sr.configuration(), {"resumed": [note]}), (sr.configuration(seed=2), {"resumed": [{"host": "box"}]}))
-    apart, own = group(runs).notes
+    changed, apart, own = group(runs).notes
+    assert "files differed from the commit" in changed and changed.endswith("of different code: qmix, seed 1.")
     assert apart.endswith("different commits: 0123456789: qmix; ffffffffff, changed: qmix.")
     assert own.endswith("qmix, seed 1, went on at another commit: 0123456789, then ffffffffff, changed.")
 

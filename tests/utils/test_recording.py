@@ -623,7 +623,7 @@ def test_a_resumed_record_has_each_point_once(tmp_path: Path) -> None:
     assert metrics["loss"]["steps"] == info["loss_T"] == [1, 2, 3, 4, 5] and metrics["loss"]["values"] == info["loss"]
     assert record["experiment"]["repositories"][0]["commit"] == "0123" and record["host"]["hostname"] == "box"
     lost = ResumedFolder(again.folder, {"loss": 7, "test_return_mean": 5}, False)
-    assert lost.missing == 2
+    assert lost.missing == lost.note["missing"] == 2 and "missing" not in again.files.note
 
 
 def test_a_resumed_record_names_the_code_and_the_machine_of_each_start(

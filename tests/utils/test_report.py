@@ -163,6 +163,33 @@ def test_ranked_the_best_score_comes_first(tmp_path: Path) -> None:
     assert "best final score comes first" in page and "against the others" not in page
 
 
+def test_a_point_with_fewer_seeds_is_not_the_first(tmp_path: Path) -> None:
+    """Which of many has luck is told the sooner, the fewer seeds it has."""
+    for name, seed, end in (("a", 1, 0.4), ("a", 2, 0.5), ("b", 1, 0.9), ("c", 1, 0.6), ("c", 2, 0.6)):
+        sr.write(tmp_path / f"runs/{name}{seed}", sr.record(sr.configuration(name, seed), sr.tests(end)))
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", reference="", ranked=True).read_text()
+    table = (tmp_path / "out/table.md").read_text()
+    assert re.findall(r"^\| ([abc]) ", table, re.M) == ["c", "a", "b"]
+    assert all("owes its place in part to luck" in text for text in (page, table))
+
+
+def test_the_table_says_what_the_page_says(tmp_path: Path) -> None:
+    """Which is published without the page."""
+    for number, (name, key) in enumerate((("x", "a"), ("x", "a"), ("x", "b"), ("y", "a"), ("y", "b"), ("z", "a"))):
+        files = sr.record(sr.configuration(name, number, env_args={"key": key}), sr.tests(0.5))
+        files["run"]["experiment"]["repositories"][0]["dirty"] = number == 3
+        sr.write(tmp_path / f"runs/{number}", files)
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out").read_text()
+    table = (tmp_path / "out/table.md").read_text()
+    for said in (
+        "z is left out here: it was not run on b",
+        "of x the first seeds of each task are taken",
+        "may be of different code: y, seed 3.",
+        "the runs were made at different commits",
+    ):
+        assert said in page and said in table, said
+
+
 # --- what is drawn ---
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Figure]:
@@ -318,6 +345,12 @@ def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> Non
         sr.write(tmp_path / f"{number}", sr.record(sr.configuration(name, env_args={"key": key}), sr.tests(end)))
     (suite,) = sc.suites([sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks])
     assert suite.scales == ((-20, 0), (0, 1))
+    rows = sc.comparisons(suite, "x")
+    assert len(rows) == 1 and np.isnan(rows[0].area.value) and rows[0].chance_area.value == 1
+    write_report(load_runs([str(tmp_path)]), tmp_path / "out", reference="x")
+    together = (tmp_path / "out/table.md").read_text().partition("## 2 tasks together")[2]
+    assert "return in tests, scaled to 0..1 (`test_return_mean`)" in together and "-20.000 became 0" in together
+    assert "There is no ratio of areas here" in together
     assert suite.scores[0].finals.tolist() == [[0.5, 1]] and suite.scores[1].finals.tolist() == [[0, 0.5]]
     band = suite.bands["x"]["steps"]
     assert band is not None and band.mid[[0, -1]].tolist() == [(1 + 0) / 2, (0.5 + 1) / 2]

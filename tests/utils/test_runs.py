@@ -110,6 +110,8 @@ def test_a_pause_is_no_time_of_training(tmp_path: Path) -> None:
         ("config.json", "[1, 2]", "config.json holds no mapping"),
         ("config.json", None, "config.json is missing"),
         ("config.json", '{"seed": 1}', "no name and no env"),
+        ("config.json", '{"name": "x", "env": "y", "env_args": [1]}', "this is no record of a run (AttributeError: "),
+        ("run.json", '{"status": "FAILED", "fail_trace": 3}', "this is no record of a run (TypeError: "),
         ("run.json", None, "run.json is missing"),
     ],
 )
