@@ -480,3 +480,20 @@ def test_pieces_that_do_not_fit_are_refused() -> None:
     assert not empty_one.complete
     empty_one.load_piece(piece | {"first": 10})  # episodes that it does not hold
     assert not empty_one.complete
+
+
+def test_constant_fields_of_all_episodes_come_back() -> None:
+    scheme, groups, preprocess = scheme_of(args())
+    scheme["task"] = {"vshape": (2,), "episode_const": True}
+    buffer, restored = (ReplayBuffer(scheme, groups, 5, 7, preprocess, seed=1) for _ in range(2))
+    batch = EpisodeBatch(scheme, groups, 3, 7, preprocess=preprocess)
+    batch["filled"][:, :4] = 1
+    batch["task"][:] = th.arange(6.0).view(3, 2)
+    buffer.insert_episode_batch(batch)
+    restored.load_state_dict(buffer.state_dict())
+    for piece in buffer.pieces(0, 10**9):
+        restored.load_piece(piece)
+    for one in (buffer, restored):
+        (piece,) = one.pieces(0, 10**9)
+        assert piece["fields"]["task"].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert th.equal(buffer.sample(3)["task"], restored.sample(3)["task"])

@@ -142,3 +142,15 @@ def test_workers_end_with_a_killed_parent(fault: str) -> None:
     parent.wait()
     assert gone(*pids), "workers outlived their parent"
     parent.stdout.close()
+
+
+def test_episodes_that_were_over_are_not_lost_with_their_worker() -> None:
+    with WorkerVectorEnv([partial(ToyEnv, length=2), partial(ToyEnv, "exit")], 1) as vector:
+        vector.reset()
+        active = np.ones(2, bool)
+        vector.step(ACTIONS[:2], active)
+        assert vector.step(ACTIONS[:2], active) == [(0, {"score": 2.0})]
+        active[0] = False
+        with pytest.warns(RuntimeWarning, match="started anew"):
+            assert vector.step(ACTIONS[:2], active) == [(1, {EPISODE_LOST: 1.0})]
+        assert vector.terminated.tolist() == [True, False] and vector.truncated.tolist() == [False, True]

@@ -316,3 +316,14 @@ def test_closing() -> None:
     runner, _, env = build(1)
     runner.close_env()
     assert env.closed == 1
+
+
+def test_statistics_that_are_not_logged_yet_are_part_of_the_state() -> None:
+    runner, _, _ = build(2, runner_log_interval=10**6)
+    for _ in range(3):
+        runner.run()  # the first rollout is logged at once, the others are kept
+    other, _, _ = build(2, runner_log_interval=10**6)
+    other.load_state_dict(runner.state_dict())
+    kept = runner.train_stats.values
+    assert len(kept["ep_length"]) == 4 and other.train_stats.values == kept
+    assert [float(r) for r in other.train_stats.returns] == [float(r) for r in runner.train_stats.returns]

@@ -408,6 +408,47 @@ def test_a_full_disk_stops_nothing(
     assert saved is not None and problems == [] and not list((world.folder / "full").rglob("*.part"))
 
 
+def test_after_a_damaged_checkpoint_the_next_ones_are_whole(world: World) -> None:
+    """Also where they have its number."""
+    world.start(settings(), "run")
+    checkpoints = Checkpoints(world.folder / "run")
+    (newest, *_) = sorted(world.folder.glob("run/0*/state.pt"), reverse=True)
+    newest.write_bytes(newest.read_bytes()[:-1])
+    saved, problems = checkpoints.newest()
+    assert saved is not None and len(problems) == 1
+    checkpoints.lock()
+    run.run(None, settings(), LOG, checkpoints, saved)
+    checkpoints.unlock()
+    again, problems = Checkpoints(world.folder / "run").newest()
+    assert again is not None and problems == [] and again.manifest.number == saved.manifest.number + 1
+
+
+def test_a_checkpoint_without_all_of_its_episodes_is_refused(world: World) -> None:
+    world.start(settings(), "run")
+    checkpoints = Checkpoints(world.folder / "run")
+    saved, _ = checkpoints.newest()
+    assert saved is not None and len(saved.manifest.pieces) > 1
+    few = saved._replace(manifest=saved.manifest.model_copy(update={"pieces": saved.manifest.pieces[1:]}))
+    checkpoints.lock()
+    with pytest.raises(CheckpointError, match="episodes of the replay buffer are missing"):
+        run.run(None, settings(t_max=300), LOG, checkpoints, few)
+    checkpoints.unlock()
+
+
+def test_a_resumed_run_writes_only_new_episodes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start(settings(buffer_size=1000), "run")
+    before, written = world.buffer.inserted, list[int]()
+    write = Checkpoints._write_piece
+
+    def noted(self: Checkpoints, content: dict[str, Any]) -> Any:
+        written.extend(range(content["first"], content["first"] + len(content["lengths"])))
+        return write(self, content)
+
+    monkeypatch.setattr(Checkpoints, "_write_piece", noted)
+    world.start(settings(buffer_size=1000, t_max=300), "run")
+    assert written == list(range(before, world.buffer.inserted))
+
+
 def test_two_processes_do_not_resume_one_run(world: World) -> None:
     first, second = Checkpoints(world.folder / "run"), Checkpoints(world.folder / "run")
     first.lock()

@@ -112,3 +112,12 @@ def test_task_name() -> None:
     assert task_name({"env": "sc2v2", "env_args": {"map_name": "protoss_5_vs_5"}}) == "protoss_5_vs_5"
     assert task_name({"env": "gymma", "env_args": {"key": "Foraging"}}) == "Foraging"
     assert task_name(vars(SimpleNamespace(env="matrix", env_args={}))) == "matrix"
+
+
+def test_a_restored_logger_has_the_latest_values() -> None:
+    logger, other = (Logger(logging.getLogger("test")) for _ in range(2))
+    for t, value in ((10, 1.0), (20, 2.0)):
+        logger.log_stat("loss", value, t)
+    logger.points["loss"] = 2
+    other.load_state_dict(logger.state_dict())
+    assert other.stats == {"loss": [(20, 2.0)]} and other.latest() == {"loss": 2.0} and other.points == {"loss": 2}
