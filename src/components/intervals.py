@@ -30,8 +30,9 @@ class Every:
         return {"last": self.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The interval may be another one now; what it makes due is due at once."""
-        self.last = None if state["last"] is None else int(state["last"])
+        """The interval may be another one now; what it makes due is due at once. States of older runs say what is next."""
+        last = state["last"] if "last" in state else int(state["next"]) - 1
+        self.last = None if last is None else int(last)
 
 
 class UpdateSchedule:
