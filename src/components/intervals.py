@@ -30,7 +30,7 @@ class Every:
         return {"last": self.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The interval may be another one now; what it makes due is due at once. States of older runs say what is next."""
+        """The interval may be another one now; what it makes due is due at once. Older runs say what is due next."""
         last = state["last"] if "last" in state else int(state["next"]) - 1
         self.last = None if last is None else int(last)
 
