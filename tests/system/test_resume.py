@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
@@ -11,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -399,19 +397,25 @@ def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, star
     assert read(record, "run")["status"] == "COMPLETED"
 
 
+WITH_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_whose_terminal_is_closed_stops_where_nothing_is_lost(tmp_path: Path) -> None:
     terminal, inner = pty.openpty()
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    words = f"env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
+    words = f"with env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "src" / "main.py"), "--config=qmix", "--env-config=gymma", "with", *words],
+        [sys.executable, "-c", WITH_TERMINAL, str(ROOT / "src/main.py"), "--config=qmix", "--env-config=gymma", *words],
         cwd=tmp_path,
         stdin=inner,
         stdout=inner,
         stderr=inner,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         env=os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"},
     )
     signal.signal(signal.SIGHUP, before)

@@ -221,7 +221,7 @@ def test_a_test_of_a_checkpoint_is_not_the_best(runs: Path, capsys: pytest.Captu
 
 def test_the_score_is_the_report_s(runs: Path) -> None:
     """Tests at uneven steps: the last tenth is one of steps."""
-    steps = (0, *range(800, 1001, 10))
+    steps = (0, 250, 500, 750, *range(800, 1001, 10))
     sr.write(runs / "uneven/1", sr.record(sr.configuration("qmix", 1), sr.tests(1.0, steps)))
     loaded = load_runs(["uneven"])
     (task,) = grouping.group(loaded).tasks
