@@ -21,7 +21,7 @@ NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buf
 ENVIRONMENT = {"env", *REWARD}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"
-NOTHING = {"null", "false", "{}", '""', ""}  # values of a key that says as much as its absence where a host lacks it
+NOTHING = {"null", "false", "{}", ""}  # values of a key that says as much as its absence where a host lacks it
 
 
 @dataclass(frozen=True)

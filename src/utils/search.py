@@ -45,14 +45,15 @@ class Range(_Strict):
     def draw(self, rng: random.Random) -> Number:
         """One value; where it is no whole number, of four digits, or in a narrow range of a thousandth of its width."""
         low, high = self.bounds
+        whole = isinstance(low, int) and isinstance(high, int)
         if self.log_uniform is not None:
             value = math.exp(rng.uniform(math.log(low), math.log(high)))
-        elif isinstance(low, int) and isinstance(high, int):
-            return rng.randint(low, high)
+        elif whole:
+            return rng.randint(int(low), int(high))
         else:
             value = rng.uniform(low, high)
         width = high - low
-        if isinstance(low, int) and isinstance(high, int):
+        if whole:
             value = round(value)
         elif 2 * width < max(abs(low), abs(high)):
             value = round(value, 3 - math.floor(math.log10(width)))

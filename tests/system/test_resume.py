@@ -339,6 +339,10 @@ def test_names_stay_within_their_folder() -> None:
 
 
 # --- signals, to real processes ---
+ENDLESS = [str(ROOT / "src" / "main.py"), "--config=qmix", "--env-config=gymma", "with"]
+ENDLESS += f"env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a training that does not end by itself, and waits for its first checkpoint."""
@@ -352,10 +356,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def _start(folder: Path, started: list[subprocess.Popen[str]], *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "src" / "main.py"), "--config=qmix", "--env-config=gymma", "with"]
-    command += f"env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
     process = subprocess.Popen(
-        [*command, *words],
+        [sys.executable, *ENDLESS, *words],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
@@ -408,9 +410,8 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 def test_a_run_whose_terminal_is_closed_stops_where_nothing_is_lost(tmp_path: Path) -> None:
     terminal, inner = pty.openpty()
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    words = f"with env_args.key={KEY} t_max=100000000 test_interval=400 test_nepisode=2 batch_size=2 seed=1".split()
     process = subprocess.Popen(
-        [sys.executable, "-c", WITH_TERMINAL, str(ROOT / "src/main.py"), "--config=qmix", "--env-config=gymma", *words],
+        [sys.executable, "-c", WITH_TERMINAL, *ENDLESS],
         cwd=tmp_path,
         stdin=inner,
         stdout=inner,
@@ -420,11 +421,15 @@ def test_a_run_whose_terminal_is_closed_stops_where_nothing_is_lost(tmp_path: Pa
     )
     signal.signal(signal.SIGHUP, before)
     os.close(inner)
-    shown = b""
-    while b"test return" not in shown:  # of the live display
-        shown += os.read(terminal, 65536)
-    os.close(terminal)
-    assert process.wait(60) == 128 + signal.SIGHUP
+    try:
+        shown = b""
+        while b"test return" not in shown:  # of the live display
+            shown += os.read(terminal, 65536)
+        os.close(terminal)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    finally:
+        process.kill()
+        process.wait()
     (record,) = tmp_path.glob("results/sacred/qmix/*/1")
     assert read(record, "run")["status"] == "INTERRUPTED" and list(record.glob("checkpoints/0*"))
 
