@@ -7,7 +7,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,9 +57,10 @@ def run(
         args.unique_token = saved.manifest.unique_token
         logger.setup_trackers(config, args.unique_token, saved.manifest.t_env)
     stop = stop or StopSignals()
-    runner = None
-    try:
+    with ExitStack() as at_the_end:
+        at_the_end.callback(logger.finish)
         runner = make_runner(args, logger)
+        at_the_end.callback(runner.close_env)
         runner.before_step = stop.check
         buffer, learner = build(args, runner, logger)
         announce(args, runner, buffer, logger)
@@ -79,10 +80,6 @@ def run(
             logger.print_recent_stats()
         else:
             train(args, runner, buffer, learner, logger, checkpoints, saved, stop)
-    finally:
-        if runner is not None:
-            runner.close_env()
-        logger.finish()
 
 
 class Loop:
@@ -193,8 +190,7 @@ def keeper(
     checkpoints: Checkpoints | None,
     saved: Saved | None,
 ) -> Callable[[], None]:
-    """Brings everything to the saved state, if there is one. What is returned writes a checkpoint; it never raises for
-    a disk that is full."""
+    """Restores the saved state, if there is one. Returns what writes a checkpoint; a full disk is no error to it."""
     log = logger.console_logger
     if checkpoints is None or args.checkpoint_interval is None and saved is None:
         return lambda: None

@@ -1,12 +1,12 @@
 """Episodes as tensors: what the runner writes, what a learner reads, and the replay buffer between the two.
 
 Shapes: B episodes, T steps (the last index of an episode holds only its bootstrap observation), N agents, A actions.
-A scheme maps a field's name to {"vshape": int or tuple, "dtype"?: float32, "group"?: name, "episode_const"?: bool}.
+A scheme maps a field's name to {"vshape": int or tuple, "dtype"?: float32, "group"?: name}.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ def _as_index(index: Index, size: int) -> slice | th.Tensor:
 
 
 class EpisodeBatch:
-    """B episodes of at most T steps; every field is one tensor, (B, T, ...), or (B, ...) for episode_const fields.
+    """B episodes of at most T steps; every field is one tensor, (B, T, ...).
 
     `batch["obs"]` is the tensor itself. Derived fields (`preprocess`, e.g. actions_onehot) are computed when read and
     never stored. `batch["obs", "reward"]` and `batch[episodes, steps]` are EpisodeBatches; an int index keeps its
@@ -93,8 +93,7 @@ class EpisodeBatch:
         for key, field in self.scheme.items():
             if key in self._derived:
                 continue
-            leading = (self.batch_size,) if field.get("episode_const") else (self.batch_size, self.max_seq_length)
-            shape = (*leading, *_shape(field, self.groups))
+            shape = (self.batch_size, self.max_seq_length, *_shape(field, self.groups))
             data[key] = th.zeros(shape, dtype=field.get("dtype", th.float32), device=self.device)
         return data
 
@@ -121,10 +120,7 @@ class EpisodeBatch:
 
     def _cut(self, bs: Index, ts: Index = slice(None)) -> EpisodeBatch:
         rows, steps = self._indices(bs, ts)
-        data = {}
-        for key, tensor in self._data.items():
-            part = tensor[rows]
-            data[key] = part if self.scheme[key].get("episode_const") else part[:, steps]
+        data = {key: tensor[rows][:, steps] for key, tensor in self._data.items()}
         n_rows = len(range(*rows.indices(self.batch_size))) if isinstance(rows, slice) else len(rows)
         n_steps = len(range(*steps.indices(self.max_seq_length)))
         return EpisodeBatch(
@@ -149,7 +145,7 @@ class EpisodeBatch:
             if key not in self._data:
                 raise KeyError(f"the batch stores no field {key!r}; it stores {', '.join(sorted(self._data))}")
             target = self._data[key]
-            where: Any = rows if self.scheme[key].get("episode_const") else (rows, steps)
+            where = rows, steps
             if not isinstance(value, th.Tensor):
                 value = th.as_tensor(np.asarray(value))
             shape = target[where].shape
@@ -226,11 +222,7 @@ class ReplayBuffer:
         self.burn_in = burn_in
         derived = {name for name, _ in self.preprocess.values()}
         stored = [key for key in self.scheme if key not in derived | {"filled"}]
-        constant = [key for key in stored if self.scheme[key].get("episode_const")]
-        self._steps, self._constants = (
-            RowLayout({key: (_shape(self.scheme[key], groups), self._storage_dtype(key)) for key in keys})
-            for keys in ([key for key in stored if key not in constant], constant)
-        )
+        self._layout = RowLayout({key: (_shape(self.scheme[key], groups), self._storage_dtype(key)) for key in stored})
         self.reward_stats: RunningStats | None = None
         if standardise_rewards:
             self.scheme["reward"]["standardised"] = True
@@ -239,7 +231,7 @@ class ReplayBuffer:
             self.scheme["burn_in"] = {"vshape": (1,), "dtype": th.uint8}
         self.inserted = 0  # episodes ever: number k has slot k % buffer_size
         self._lengths: list[int] = []  # filled steps of each slot's episode, the bootstrap observation included
-        self._step_rows, self._constant_rows = EpisodeStore(buffer_size), EpisodeStore(buffer_size)
+        self._store = EpisodeStore(buffer_size)
         self._rng = np.random.default_rng(seed)
         self.nbytes = 0  # of the episodes held now
 
@@ -258,28 +250,16 @@ class ReplayBuffer:
     @property
     def capacity_bytes(self) -> int:
         """Its size with all episodes at full length; half forgotten blocks may add 2 % (see EpisodeStore)."""
-        return self._n_bytes(self.max_seq_length) * self.buffer_size
+        return self.max_seq_length * self._layout.width * self.buffer_size
 
-    def _n_bytes(self, length: int) -> int:
-        """Of an episode with so many filled steps."""
-        return length * self._steps.width + self._constants.width
-
-    def _keep(self, number: int, steps: th.Tensor, constants: th.Tensor | None) -> None:
-        """Rows of bytes: (length, ...) and, where there are constant fields, (1, ...)."""
-        slot, length = number % self.buffer_size, len(steps)
+    def _keep(self, number: int, rows: th.Tensor) -> None:
+        """An episode's rows of bytes (length, width)."""
+        slot, length = number % self.buffer_size, len(rows)
         if slot == len(self._lengths):
             self._lengths.append(0)
-        self.nbytes += self._n_bytes(length) - (self._n_bytes(self._lengths[slot]) if self._lengths[slot] else 0)
+        self.nbytes += (length - self._lengths[slot]) * self._layout.width
         self._lengths[slot] = length
-        self._step_rows.put(number, steps, self.oldest)
-        if constants is not None:
-            self._constant_rows.put(number, constants, self.oldest)
-
-    def _constants_of(self, numbers: Iterable[int]) -> dict[str, th.Tensor]:
-        """Each constant field's (B, ...); none where there are none."""
-        if not self._constants.fields:
-            return {}
-        return self._constants.unpack(th.cat([self._constant_rows.rows(number, 0, 1) for number in numbers]))
+        self._store.put(number, rows, self.oldest)
 
     def insert_episode_batch(self, batch: EpisodeBatch) -> None:
         """Copies the batch's episodes; one without a transition (fewer than two filled steps) is passed over."""
@@ -288,16 +268,11 @@ class ReplayBuffer:
                 self._insert(batch, b, length)
 
     def _insert(self, batch: EpisodeBatch, b: int, length: int) -> None:
-        values = {key: batch[key][b, :length].to(self.device) for key in self._steps.fields}
+        values = {key: batch[key][b, :length].to(self.device) for key in self._layout.fields}
         if self.reward_stats is not None:
             self.reward_stats.update(values["reward"][:-1])
-        constants = None
-        if self._constants.fields:
-            constants = self._constants.pack(
-                {key: batch[key][b : b + 1].to(self.device) for key in self._constants.fields}
-            )
         self.inserted += 1
-        self._keep(self.inserted - 1, self._steps.pack(values), constants)
+        self._keep(self.inserted - 1, self._layout.pack(values))
 
     def can_sample(self, batch_size: int) -> bool:
         return len(self._lengths) >= batch_size
@@ -316,10 +291,8 @@ class ReplayBuffer:
         lengths = th.tensor([stop - start for start, _, stop in spans], device=self.device).view(-1, 1, 1)
         size = self.buffer_size
         numbers = [slot + (self.inserted - 1 - slot) // size * size for slot in ids.tolist()]
-        rows = [
-            self._step_rows.rows(number, start, stop) for number, (start, _, stop) in zip(numbers, spans, strict=True)
-        ]
-        fields = self._steps.unpack(pad_sequence(rows, batch_first=True)) | self._constants_of(numbers)
+        rows = [self._store.rows(number, start, stop) for number, (start, _, stop) in zip(numbers, spans, strict=True)]
+        fields = self._layout.unpack(pad_sequence(rows, batch_first=True))
         data = {key: values.to(self.scheme[key].get("dtype", th.float32)) for key, values in fields.items()}
         n_steps = data["terminated"].shape[1]
         steps = th.arange(n_steps, device=self.device).view(1, -1, 1)
@@ -354,8 +327,7 @@ class ReplayBuffer:
         if self.reward_stats is not None:
             self.reward_stats.load_state_dict(state["reward_stats"])
         self._lengths, self.nbytes = [0] * min(self.inserted, self.buffer_size), 0
-        self._step_rows.clear()
-        self._constant_rows.clear()
+        self._store.clear()
 
     @property
     def oldest(self) -> int:
@@ -366,39 +338,36 @@ class ReplayBuffer:
         """The episodes from number `first` (or the oldest held) on, in order, in pieces of about max_bytes at most.
 
         A piece is {"first": number of its first episode, "lengths": [filled steps], "fields": {key: tensor}}; a tensor
-        has the episodes' rows one after another, or for episode_const fields one row an episode. It is on the CPU.
+        has the episodes' rows one after another. It is on the CPU.
         """
         first = max(first, self.oldest)
         while first < self.inserted:
             last, size = first, 0
             while last < self.inserted and (last == first or size < max_bytes):
-                size += self._n_bytes(self._lengths[last % self.buffer_size])
+                size += self._lengths[last % self.buffer_size] * self._layout.width
                 last += 1
             numbers = range(first, last)
             lengths = [self._lengths[number % self.buffer_size] for number in numbers]
-            rows = [self._step_rows.rows(number, 0, n) for number, n in zip(numbers, lengths, strict=True)]
-            fields = self._steps.unpack(th.cat(rows)) | self._constants_of(numbers)
+            rows = [self._store.rows(number, 0, n) for number, n in zip(numbers, lengths, strict=True)]
+            fields = self._layout.unpack(th.cat(rows))
             yield {"first": first, "lengths": lengths, "fields": {key: values.cpu() for key, values in fields.items()}}
             first = last
 
     def load_piece(self, piece: Mapping[str, Any]) -> None:
         """Brings the episodes of a piece back, of those that the buffer holds. ValueError where they do not fit."""
         first, lengths, fields = piece["first"], piece["lengths"], piece["fields"]
-        expected = self._steps.fields | self._constants.fields
+        expected = self._layout.fields
         if fields.keys() != expected.keys():
             raise ValueError(f"the episodes have the fields {', '.join(fields)}, not {', '.join(expected)}")
         if not all(2 <= length <= self.max_seq_length for length in lengths):
             raise ValueError(f"an episode has 2 to {self.max_seq_length} steps, not {min(lengths)} to {max(lengths)}")
         for key, (row, dtype) in expected.items():
-            shape = (len(lengths) if key in self._constants.fields else sum(lengths), *row)
+            shape = (sum(lengths), *row)
             if tuple(fields[key].shape) != shape or fields[key].dtype != dtype:
                 raise ValueError(f"{key}: {tuple(fields[key].shape)} {fields[key].dtype}, expected {shape} {dtype}")
-        steps = self._steps.pack(fields).to(self.device)
-        constants = self._constants.pack(fields).to(self.device) if self._constants.fields else None
-        for i, rows in enumerate(steps.split(lengths)):
-            number = first + i
+        for number, rows in enumerate(self._layout.pack(fields).to(self.device).split(lengths), first):
             if self.oldest <= number < self.inserted and not self._lengths[number % self.buffer_size]:
-                self._keep(number, rows.clone(), None if constants is None else constants[i : i + 1].clone())
+                self._keep(number, rows.clone())
 
     @property
     def complete(self) -> bool:

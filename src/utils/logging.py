@@ -16,7 +16,7 @@ from utils.progress import Progress
 from utils.trackers import Tracker, open_trackers
 
 KEPT = 1000  # values of each metric held in memory; the record has all of them
-# held by who changes a run's info, and by who saves it: Sacred does from a thread of its own
+# held by who changes a run's info, and by who saves it: the heartbeat's thread does while training changes it
 record_lock = threading.RLock()
 
 

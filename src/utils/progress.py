@@ -74,7 +74,6 @@ class Progress:
                     live = Live(self.render(), console=self.console, auto_refresh=False, transient=True)
                     live.start()
                     self._live = live
-                    _shown.append(self)
                 self._live.update(self.render(), refresh=True)
         elif due and not quiet:
             self.say(self.line())
@@ -132,7 +131,6 @@ class Progress:
             with self._while_there_is_a_terminal():
                 self._live.stop()
             self._live = None
-            _shown.remove(self)
 
     @contextmanager
     def _while_there_is_a_terminal(self) -> Iterator[None]:
@@ -141,15 +139,6 @@ class Progress:
             yield
         except OSError:
             self.console.quiet = True
-
-
-_shown: list[Progress] = []  # displays that are up
-
-
-def stop_display() -> None:
-    """Take down whatever display an interrupted run has left."""
-    for display in list(_shown):
-        display.stop()
 
 
 def duration(seconds: float) -> str:

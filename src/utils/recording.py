@@ -88,7 +88,6 @@ class RunFolder(FileStorageObserver):
         super().__init__(basedir)
         self.points = self.written_points = 0
         self.written_facts: dict[str, Any] = {}
-        self.finished = False  # Sacred's last heartbeat may come later, when its thread was slow
         self.series: dict[str, dict[str, list[Any]]] = {}
         self.unwritten = False  # the journal lacks points
         self.problem: OSError | None = None
@@ -160,8 +159,7 @@ class RunFolder(FileStorageObserver):
             for key, values in entry.items():
                 kept[key].extend(values)
             self.points += len(entry["steps"])
-        if not self.finished:
-            self.unwritten = not self._try(lambda: self._write_journal(self.series if self.unwritten else new))
+        self.unwritten = not self._try(lambda: self._write_journal(self.series if self.unwritten else new))
 
     def _write_journal(self, points: Mapping[str, Any]) -> None:
         """Appends a line to the journal, or writes it anew where it may end in half a line."""
@@ -181,8 +179,8 @@ class RunFolder(FileStorageObserver):
 
     def _save(self, info: Mapping[str, Any], captured_out: str, beat_time: Any, result: Any) -> None:
         facts = facts_of(info)
-        due = self.finished or facts != self.written_facts or self.points > GROWTH * self.written_points
-        if self.unwritten and not self.finished:
+        due = facts != self.written_facts or self.points > GROWTH * self.written_points
+        if self.unwritten:
             self._write_journal(self.series)
             self.unwritten = False
         super().heartbeat_event(info if due else {}, captured_out, beat_time, result)
@@ -220,7 +218,6 @@ class RunFolder(FileStorageObserver):
         with record_lock:
             if self._try(self._finish):
                 self.problem = None
-            self.finished = True
 
     def _finish(self) -> None:
         if self.info:
@@ -363,10 +360,6 @@ class Delivery(RunObserver):
         with record_lock:
             self.facts = facts_of(info)
         self.news.set()
-        if self.ending.is_set():  # Sacred waits two seconds for its last heartbeat; this one came later
-            self.thread.join()
-            if self.news.is_set():
-                self._run()
 
     def artifact_event(self, *args: Any, **kwargs: Any) -> None:
         self.news.set()

@@ -26,7 +26,6 @@ from utils.commands import rebuilt_command
 from utils.config import ConfigError, require_environment
 from utils.logging import backend_note, get_logger, record_lock, task_folder, task_name
 from utils.mongo import Address
-from utils.progress import stop_display
 from utils.recorded import named_code
 from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
 from utils.resume import Resumed, checkpoints_of, has_checkpoints, writes_checkpoints
@@ -90,7 +89,6 @@ def train(
                 own = copy.deepcopy(config)
                 import_module("run").run(_run, own, console, checkpoints=checkpoints, saved=saved, stop=stop)
             finally:
-                stop_display()
                 try:
                     add_artifacts(_run, config, Path(str(observer.dir)))
                 except Exception as error:  # a figure decides about no run
@@ -102,7 +100,6 @@ def train(
         try:
             status = _status(lambda: experiment.run(info=info, options={"--beat-interval": "0"}))
         finally:
-            stop_display()
             if observer.problem is not None:
                 print(f"error: the record is not complete: {observer.problem}", file=sys.stderr)
                 status = status or 1

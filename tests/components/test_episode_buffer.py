@@ -131,18 +131,6 @@ def test_update_refuses_a_shape_that_does_not_fit() -> None:
         empty().update({"obs": np.ones((4, 6, 3))}, ts=0)
 
 
-def test_episode_constants() -> None:
-    scheme, groups, _ = scheme_of(args())
-    scheme["level"] = {"vshape": (2,), "episode_const": True}
-    batch = EpisodeBatch(scheme, groups, 3, 5)
-    batch.update({"level": [[1, 2], [3, 4], [5, 6]]}, mark_filled=False)
-    assert batch["level"].shape == (3, 2) and batch[1, 2:4]["level"].tolist() == [[3, 4]]
-    batch.update({"obs": np.ones((3, 3, 3, 6))}, ts=slice(0, 3))
-    buffer = ReplayBuffer(scheme, groups, 3, 5, seed=1)
-    buffer.insert_episode_batch(batch)
-    assert sorted(buffer.sample(3)["level"].tolist()) == [[1, 2], [3, 4], [5, 6]]
-
-
 def test_numpy_views_share_memory() -> None:
     batch = empty()
     batch.numpy("obs")[2, 1] = 5
@@ -244,7 +232,7 @@ def test_too_many_asked_for() -> None:
 def test_storage_is_small_and_wide_enough() -> None:
     for n_actions, dtype in ((5, th.uint8), (256, th.uint8), (257, th.int16), (70_000, th.int32)):
         buffer = make_buffer(changes={"n_actions": n_actions})
-        stored = {key: kind for key, (_, kind) in buffer._steps.fields.items()}
+        stored = {key: kind for key, (_, kind) in buffer._layout.fields.items()}
         assert stored["actions"] == dtype and stored["avail_actions"] == th.uint8
     a = args(n_actions=300)
     scheme, groups, preprocess = scheme_of(a)
@@ -275,7 +263,7 @@ def test_memory_goal() -> None:
     buffer.insert_episode_batch(batch)
     overhead = 20 * 6 * 512  # a tensor's own, generously
     assert 250 * (buffer.nbytes + overhead) < 3e9
-    storages = {t.data_ptr(): t for t in (buffer._step_rows.rows(k, 0, 1).untyped_storage() for k in range(20))}
+    storages = {t.data_ptr(): t for t in (buffer._store.rows(k, 0, 1).untyped_storage() for k in range(20))}
     assert sum(t.nbytes() for t in storages.values()) == buffer.nbytes  # nothing held besides
 
 
@@ -454,7 +442,7 @@ def test_a_buffer_keeps_its_last_episodes_and_comes_back_whole(
         for b, length in enumerate(lengths):
             full["filled"][b, length:] = 0
             if length >= 2:
-                rows = {key: full[key][b, :length].tolist() for key in buffer._steps.fields}
+                rows = {key: full[key][b, :length].tolist() for key in buffer._layout.fields}
                 model = [*model, (number, rows)][-size:]
                 number += 1
         buffer.insert_episode_batch(full)
@@ -480,20 +468,3 @@ def test_pieces_that_do_not_fit_are_refused() -> None:
     assert not empty_one.complete
     empty_one.load_piece(piece | {"first": 10})  # episodes that it does not hold
     assert not empty_one.complete
-
-
-def test_constant_fields_of_all_episodes_come_back() -> None:
-    scheme, groups, preprocess = scheme_of(args())
-    scheme["task"] = {"vshape": (2,), "episode_const": True}
-    buffer, restored = (ReplayBuffer(scheme, groups, 5, 7, preprocess, seed=1) for _ in range(2))
-    batch = EpisodeBatch(scheme, groups, 3, 7, preprocess=preprocess)
-    batch["filled"][:, :4] = 1
-    batch["task"][:] = th.arange(6.0).view(3, 2)
-    buffer.insert_episode_batch(batch)
-    restored.load_state_dict(buffer.state_dict())
-    for piece in buffer.pieces(0, 10**9):
-        restored.load_piece(piece)
-    for one in (buffer, restored):
-        (piece,) = one.pieces(0, 10**9)
-        assert piece["fields"]["task"].tolist() == [[0, 1], [2, 3], [4, 5]]
-    assert th.equal(buffer.sample(3)["task"], restored.sample(3)["task"])

@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from utils.progress import Progress, duration, stop_display
+from utils.progress import Progress, duration
 
 
 class Clock:
@@ -54,9 +54,8 @@ def test_the_display_refreshes_four_times_a_second() -> None:
     for step in range(1000):
         clock.now = step / 100
         progress.update(step, 0, stats)
-    stop_display()
-    assert 38 <= asked <= 41
-    assert progress._live is None  # stop_display takes down what is still up
+    progress.stop()
+    assert 38 <= asked <= 41 and progress._live is None
 
 
 def test_a_terminal_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +69,7 @@ def test_a_terminal_that_is_gone_ends_no_run(monkeypatch: pytest.MonkeyPatch) ->
                 )
             clock.now = float(step)
             progress.update(step, 0, dict)
-        stop_display()
+        progress.stop()
         assert progress._live is None and (sys.stdout, sys.stderr) == before
 
 

@@ -223,17 +223,6 @@ def test_how_far_a_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert records.record(experiment.folder).steps == 131
 
 
-def test_a_late_heartbeat_is_not_lost(tmp_path: Path) -> None:
-    """Sacred waits two seconds for its last heartbeat; then the run ends without it."""
-    experiment = Experiment(tmp_path / "runs")
-    experiment.points(3)
-    experiment.end()
-    experiment.points(2)
-    experiment.beat()
-    (run,) = load_runs([str(tmp_path / "runs")])
-    assert run.metrics["loss"].steps.tolist() == [1, 2, 3, 4, 5] and not (experiment.folder / JOURNAL).exists()
-
-
 def test_a_new_fact_is_written_at_the_next_heartbeat(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "runs")
     experiment.points(100)
@@ -248,7 +237,7 @@ def test_a_new_fact_is_written_at_the_next_heartbeat(tmp_path: Path) -> None:
 
 
 def test_metrics_wait_while_the_record_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sacred saves the record from a thread of its own; a metric added meanwhile would break the saving."""
+    """The heartbeat's thread saves the record; a metric added meanwhile would break the saving."""
     experiment = Experiment(tmp_path / "runs")
 
     class Run:
@@ -306,20 +295,6 @@ def test_a_run_in_the_database(tmp_path: Path, wire: Wire, db: Any) -> None:
     (record,) = load_runs([f"{wire.url}/{db.name}"])
     (own,) = load_runs([str(tmp_path / "runs")])
     assert record.metrics["loss"].values.tolist() == own.metrics["loss"].values.tolist() and record.task == own.task
-
-
-@pytest.mark.parametrize("joined", [False, True])
-def test_a_late_heartbeat_is_delivered(tmp_path: Path, wire: Wire, db: Any, joined: bool) -> None:
-    experiment = Experiment(tmp_path / "runs", f"{wire.url}/{db.name}")
-    experiment.points(3)
-    experiment.beat()
-    for observer in experiment.observers:
-        observer.completed_event(START + timedelta(seconds=9), None)
-    if joined:
-        experiment.observers[1].join()
-    experiment.points(2)
-    experiment.beat()
-    assert check(db, experiment)["status"] == "COMPLETED"
 
 
 def test_runs_are_numbered_and_share_their_sources(tmp_path: Path, wire: Wire, db: Any) -> None:
