@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python src/compare.py",
         description="Run algorithms on tasks over seeds, and report on them. The same command goes on with what was "
-        "interrupted: finished runs are kept, the others are started again. Published runs, those in the repository's "
-        "results/NAME/runs, count as finished.",
+        "interrupted: finished runs are kept, the others go on from their last checkpoint. Published runs, those in "
+        "the repository's results/NAME/runs, count as finished.",
         epilog="example: python src/compare.py --experiment=lbf with t_max=200000   (files: config/experiments, "
         "config/searches)",
         allow_abbrev=False,
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "as finished for everyone, and write the table and figures of all that is there to results/NAME",
     )
     parser.add_argument("--out", metavar="DIR", help="folder of the runs and the report (results/experiments/NAME)")
-    parser.add_argument("--jobs", metavar="N", type=int, help="runs at once (as many as the cores are enough for)")
+    parser.add_argument("--jobs", metavar="N", type=int, help="runs at once (default: as many as the cores allow)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with the estimated time, then stop")
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="send the runs to this Ray cluster: auto, HOST:PORT, ray://..."

@@ -59,9 +59,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with a run that was cut off (the folder of its record) from its last checkpoint; with t_max=N "
-        "longer. --resume=last, beside the words of a new run: the newest cut-off run of this configuration, or a new "
-        "one where there is none",
+        help="continue an interrupted run (the folder of its record) from its last checkpoint; with t_max=N for "
+        "longer. --resume=last, together with the arguments of a new run: continue the newest interrupted run with "
+        "this configuration, or start a new one if there is none",
     )
     parser.add_argument("--out", metavar="FILE", help="the film of --watch: .gif or .mp4 (default: watch.gif in RUN)")
     parser.add_argument("--episodes", metavar="N", type=int, help="episodes that --watch plays (default: 1)")
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
         help="a plugin or module beyond this checkout that the record of --watch or --resume may import",
     )
     parser.add_argument(
-        "--check", action="store_true", help="say what can run on this machine, and what mends the rest"
+        "--check", action="store_true", help="show what can run on this machine, and how to install what is missing"
     )
     parser.add_argument("words", metavar="with key=value", nargs="*", help="values that replace the files' ones")
     return parser

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / f"{folder}/README.md" for folder in (".", "benchmarks", "plugins/mmsa", "results")]
+FOLDERS = (".", "benchmarks", "config/experiments", "docker", "plugins/mmsa", "results", "src", "src/envs")
+DOCUMENTS = [ROOT / f"{folder}/README.md" for folder in FOLDERS]
 DOCUMENTS += sorted(ROOT.glob("results/*/README.md"))
 
 
