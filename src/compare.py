@@ -11,7 +11,6 @@ import signal
 import sys
 import tempfile
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -227,7 +226,6 @@ def report(
 
     Without such a plan the reference must be among the algorithms that have runs, and is MMSA where none is named.
     """
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # Sacred's, and of no use to the reader
     from utils.report import write_report
     from utils.runs import Planned, load_runs
 

@@ -122,7 +122,7 @@ class PPOLearner(Learner):
 
     @th.no_grad()
     def _update_target(self, steps_before: int) -> None:
-        """After a batch's epochs; without any of them it stays, too."""
+        """Moves the target critic, once a batch; not where the guard left out every epoch."""
         if self.training_steps == steps_before:
             return
         interval = self.args.target_update_interval_or_tau

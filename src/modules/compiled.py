@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401  # numba's products are scipy's: loaded here for the next but one line
+import scipy.linalg.cython_blas  # noqa: F401  # numba's products are scipy's: to be there when their threads are limited
 import torch as th
 from threadpoolctl import threadpool_limits
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import config as configs
-from utils.config import ConfigError, find, load_layer, parse_value
+from utils.config import ConfigError, find, load_layer, written_value
 from utils.schema import as_today, later_args
 
 
@@ -40,7 +40,7 @@ def rebuilt_command(config: Mapping[str, Any], algorithm: str = "", environment:
         algorithm = str(files[1])
     words = ["python", "src/main.py", f"--config={algorithm}", f"--env-config={environment}"]
     overrides = [
-        f"{key}={_typed(value)}"
+        f"{key}={written_value(value)}"
         for key, value in flat(as_today(config))
         if key != "local_results_path"
         and (key not in defaults or defaults[key] != value)
@@ -57,9 +57,3 @@ def _defaults(files: tuple[Path, ...]) -> Mapping[str, Any]:
         defaults.update(flat(load_layer(path)))
     # Their models' defaults, where a user's older file lacks them.
     return {f"env_args.{key}": value for key, value in later_args(defaults).items()} | defaults
-
-
-def _typed(value: Any) -> str:
-    """The value as the command line reads it back."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if parse_value(text) == value else repr(value)

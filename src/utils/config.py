@@ -7,6 +7,7 @@ import ast
 import copy
 import difflib
 import importlib
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -187,6 +188,15 @@ def parse_value(text: str) -> Any:
     if value is None:  # also what YAML makes of a mere comment
         return None if text.strip().lower() in ("null", "~") else text
     return text if isinstance(value, str) else value
+
+
+def written_value(value: Any) -> str:
+    """The inverse of `parse_value`; ValueError where there is none, as of a date."""
+    yamls = yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]  # has a word for infinity
+    for text in (str(value), repr(value), yamls):
+        if repr(parse_value(text)) == repr(value):
+            return text
+    raise ValueError("a number, a word, true, false, null, a list or a mapping is wanted")
 
 
 def _plain(value: Any) -> Any:

@@ -23,10 +23,10 @@ from utils.config import (
     find,
     load_yaml,
     nearest,
-    parse_value,
     require_environment,
     shown_path,
     shown_value,
+    written_value,
 )
 from utils.schema import MAX_SEED, AboveZero, Positive
 
@@ -238,16 +238,13 @@ def said_of(error: ErrorDetails) -> str:
 
 def words_of(overrides: Mapping[str, Any], source: str = "") -> list[str]:
     """The overrides as main.py's command line takes them: key=value."""
-    return [f"{key}={_text(key, value, source)}" for key, value in overrides.items()]
-
-
-def _text(key: str, value: Any, source: str) -> str:
-    for text in (str(value), repr(value)):
-        again = parse_value(text)
-        if again == value and type(again) is type(value):
-            return text
-    wanted = "a number, a word, true, false, null, a list or a mapping is wanted"
-    raise ConfigError(f"{key} = {shown_value(value)} ({source}): {wanted}")
+    words = []
+    for key, value in overrides.items():
+        try:
+            words.append(f"{key}={written_value(value)}")
+        except ValueError as error:
+            raise ConfigError(f"{key} = {shown_value(value)} ({source}): {error}") from None
+    return words
 
 
 # --- The plan ---
@@ -348,14 +345,12 @@ def _runs_of(
     require_environment(whole)
     others = [published_folder(file_of("experiments", other).stem) for other in experiment.runs_of]
     runs = []
-    # runs are started in other folders: a file of the user's own is named with its whole path
-    environment = str(find("envs", task.env_config)) if task.env_config.endswith(".yaml") else task.env_config
     for seed in experiment.seeds:
         inner = Path("runs", folder_name(name), folder_name(task_name), f"seed{seed}")
         folder, published = out / inner, loaded.published / inner
         shared = tuple(other / inner for other in others)
         own = {"seed": seed, "label": name, "local_results_path": str(folder)}
-        line = [f"--config={algorithm.config}", f"--env-config={environment}", "with", *given, *words]
+        line = [f"--config={algorithm.config}", f"--env-config={task.env_config}", "with", *given, *words]
         composed = copy.deepcopy(whole) | own
         line += words_of(own)
         runs.append(

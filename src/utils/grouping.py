@@ -197,8 +197,8 @@ def _differing(configs: Sequence[Mapping[str, str]]) -> set[str]:
 
 
 def _telling(runs: Sequence[RunRecord]) -> set[str]:
-    """The keys, and "host", that tell these runs apart. What only one of two hosts knows tells runs of that host apart;
-    between them it does in the environment, where it is set."""
+    """The keys, and "host", that tell these runs apart. A key that only one of two hosts knows is compared among that
+    host's runs; across hosts only if it is the environment's, and set."""
     by_host: dict[str, list[dict[str, str]]] = defaultdict(list)
     for run in runs:
         by_host[_host(run)].append(_compared(run))

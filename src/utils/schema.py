@@ -23,7 +23,7 @@ MAX_SEED = 2**32 - 1
 FORAGING_STEPS = 50  # after which Level-Based Foraging ends by itself
 LATER = {"scale_inputs": False}  # keys that came after runs were published -> what these did
 LATER_ARGS: dict[str, dict[str, Any]] = {"gymma": {"action_masks": False}}  # the same of an environment's env_args
-GONE = {"scale_state": False}  # keys of recorded runs that are no more -> the value that does what is done without them
+GONE = {"scale_state": False}  # removed keys that records have -> the value that does what is done today
 
 
 class HostConfig(BaseModel):
@@ -134,8 +134,8 @@ def later_args(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_today(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with today's keys. What a key that is gone changed in a run stays in it; a time limit
-    that its game never comes to, as upstream's file has it, does not."""
+    """A recorded configuration with today's keys. A removed key stays where its value changed the run; a time limit
+    beyond Foraging's own steps, which upstream's file sets, becomes None."""
     today = LATER | _unlike(GONE, recorded)
     if isinstance(args := today.get("env_args"), dict):
         today["env_args"] = later_args(today) | args

@@ -148,7 +148,8 @@ def test_a_part_that_is_not_there(files: Files, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1, 1.0, 1e-7, True, None, "word", "", "1e-3", "true", "a b", [1, "x"], {"a": [None]}]
+    "value",
+    [1, 1.0, 1e-7, True, None, "word", "", "1e-3", "true", "a b", [1, "x"], {"a": [None]}, math.inf, {"a": -math.inf}],
 )
 def test_values_survive_the_command_line(value: Any) -> None:
     (word,) = words_of({"key.inner": value})
