@@ -55,8 +55,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", type=Path, help="an empty or new folder for the runs and the report")
     options = parser.parse_args()
-    from utils.report import write_report
-    from utils.runs import load_runs
+    from reports.report import write_report
+    from reports.runs import load_runs
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)

@@ -17,16 +17,17 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from experiments import forecast, records
+from experiments.attempts import LocalPool, Pool, locked
+from experiments.planning import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
+from experiments.scheduler import Overview, conduct
+from experiments.search import load_search
 from main import overrides
-from utils import config, forecast, records
-from utils.attempts import LocalPool, Pool, locked
+from reports.runs import suffix
+from utils import config, identity
 from utils.cli import leave, refuse, require_writable
 from utils.commands import flat
-from utils.conduct import Overview, conduct
 from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
-from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
-from utils.runs import suffix
-from utils.search import load_search
 from utils.signals import ending
 
 PUBLISHED = (  # of a report
@@ -204,7 +205,7 @@ def miscounted(runs: Sequence[Run]) -> list[str]:
     problems = []
     for run in runs:
         for other in records.find(run).others:
-            what = records.differences(other.config, run.config) if other.config else ["config.json cannot be read"]
+            what = identity.differences(other.config, run.config) if other.config else ["config.json cannot be read"]
             more = f" and {len(what) - 2} more" if len(what) > 2 else ""
             problems.append(
                 f"not counted, of another configuration: {shown_path(other.folder)}: {'; '.join(what[:2])}{more}"
@@ -226,8 +227,8 @@ def report(
 
     Without such a plan the reference must be among the algorithms that have runs, and is MMSA where none is named.
     """
-    from utils.report import write_report
-    from utils.runs import Planned, load_runs
+    from reports.report import write_report
+    from reports.runs import Planned, load_runs
 
     damaged: list[str] = []
     loaded = load_runs(sources, damaged)
@@ -252,7 +253,7 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
     Where `words` make other runs than the file's own, their report has a folder of its own. Not against wall-clock:
     published runs are of several machines, which had other work besides.
     """
-    from utils.publish import publish as publish_one
+    from experiments.publish import publish as publish_one
 
     if loaded.namesake:
         raise ConfigError(
@@ -300,7 +301,7 @@ def changes(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
     """What the words change of what the file's own runs learn, as "with gamma=0.9 lr=0.25"; "" where nothing."""
     changed: dict[str, Any] = {}
     for run, own in zip(runs, plan(loaded, out) if words else runs, strict=True):
-        changed |= records.changes(run.config, own.config)
+        changed |= identity.changes(run.config, own.config)
     return f"with{suffix(changed)}" if changed else ""
 
 
@@ -385,7 +386,7 @@ def make_pool(options: argparse.Namespace, runs: Sequence[Run]) -> Pool:
     """This machine, or the Ray cluster."""
     if options.ray is None:
         return LocalPool(options.jobs or default_jobs(runs))
-    from utils.ray_pool import RayPool
+    from experiments.ray_pool import RayPool
 
     return RayPool(options.ray, max(run.threads for run in runs), options.jobs)
 

@@ -18,10 +18,11 @@ from typing import Any
 
 import yaml
 
-from utils import statistics
+from reports import statistics
+from reports.grouping import METRICS
+from reports.runs import RunRecord, facts_of, load_runs, numbers, read_files, time_of
 from utils.cli import leave, refuse
 from utils.config import ConfigError, Parser, nearest
-from utils.grouping import METRICS
 from utils.logging import number
 from utils.mongo import (
     MONGO_VARIABLE,
@@ -38,7 +39,6 @@ from utils.mongo import (
     parse_time,
     run_uid,
 )
-from utils.runs import RunRecord, facts_of, load_runs, numbers, read_files, time_of
 
 FOLDER = "results/sacred"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without them, where runs go on as well

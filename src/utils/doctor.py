@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.planning import usable_cores
 from utils.cli import require_writable
 from utils.config import ROOT, ConfigError, available, load_yaml, require_environment
-from utils.experiments import usable_cores
 from utils.mongo import LOCAL_MONGO, MONGO_VARIABLE, address, connect
 
 WIDTH = 120
@@ -170,7 +170,7 @@ def _mongo() -> str:
 
 
 def _report() -> str:
-    importlib.import_module("utils.report").require_packages()
+    importlib.import_module("reports.report").require_packages()
     return "compare.py --report"
 
 

@@ -18,6 +18,7 @@ from sacred.dependencies import get_digest
 from sacred.observers import FileStorageObserver
 from sacred.observers.base import RunObserver
 
+from reports.runs import JOURNAL, commit_of, facts_of, read_metrics
 from utils.config import ConfigError
 from utils.logging import record_lock
 from utils.mongo import (
@@ -33,7 +34,6 @@ from utils.mongo import (
     run_uid,
     without_tokens,
 )
-from utils.runs import JOURNAL, commit_of, facts_of, read_metrics
 
 LOG = logging.getLogger("epymarl")
 BEAT = 10.0  # seconds between two heartbeats

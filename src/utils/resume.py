@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import envs
+from experiments import records
+from experiments.planning import words_of
 from utils import config as configs
-from utils import records
 from utils.checkpoints import MANIFEST, CheckpointError, Checkpoints, Saved
 from utils.config import ConfigError, require_environment
-from utils.experiments import words_of
+from utils.identity import NOT_LEARNT, differences
 from utils.recorded import find_run, named_code, read, refuse_code, refuse_links, root_of
 from utils.schema import as_today
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
 # A resumed run may be longer, too. What it is called and where its record lies stays.
-MAY_CHANGE = sorted(records.NOT_LEARNT - {"label", "local_results_path"} | {"t_max"})
+MAY_CHANGE = sorted(NOT_LEARNT - {"label", "local_results_path"} | {"t_max"})
 
 
 class Resumed(NamedTuple):
@@ -141,7 +142,7 @@ def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> 
     for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         record = records.record(folder)
         planned = {**config, "seed": record.config.get("seed")} if config["seed"] is None else config
-        if record.status == records.COMPLETED or records.differences(record.config, planned):
+        if record.status == records.COMPLETED or differences(record.config, planned):
             continue
         wanted = {key: config[key] for key in MAY_CHANGE if config[key] != record.config.get(key)}
         try:

@@ -20,6 +20,7 @@ from typing import Any
 from sacred import SETTINGS, Experiment
 
 from envs import simulator_suffix
+from reports.runs import task_of, variant_of
 from utils.checkpoints import CheckpointError, Checkpoints
 from utils.cli import require_writable
 from utils.commands import rebuilt_command
@@ -29,7 +30,6 @@ from utils.mongo import Address
 from utils.recorded import named_code
 from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
 from utils.resume import Resumed, checkpoints_of, has_checkpoints, writes_checkpoints
-from utils.runs import task_of, variant_of
 from utils.signals import StopSignals
 
 # whose versions are recorded
@@ -184,7 +184,7 @@ def under_git() -> bool:
 
 def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path) -> None:
     """The learning curve, and the last saved networks if asked, for every record of the run."""
-    from utils.figures import learning_curve  # matplotlib, after the training
+    from reports.figures import learning_curve  # matplotlib, after the training
 
     with record_lock:
         info = dict(_run.info)

@@ -108,8 +108,8 @@ class WandB:
 
 def group_name(config: Mapping[str, Any]) -> str:
     """Algorithm, task with its simulator, and a hash of what the report compares: one for the runs of a curve."""
-    from utils.grouping import NOT_COMPARED  # which needs the logger, and that this module
-    from utils.runs import algorithm_of, task_of
+    from reports.grouping import NOT_COMPARED  # which needs the logger, and that this module
+    from reports.runs import algorithm_of, task_of
     from utils.schema import as_before
 
     compared = {key: value for key, value in as_before(config).items() if key not in NOT_COMPARED}

@@ -20,8 +20,8 @@ from components.checkpoint import find_checkpoint
 from utils import config as configs
 from utils.config import ConfigError, require_environment
 from utils.film import Film, film_path
+from utils.identity import changes
 from utils.recorded import find_run, inside, read, refuse_code, root_of
-from utils.records import changes
 from utils.schema import HostConfig, as_today
 
 FILM = "watch.gif"  # in the run's folder

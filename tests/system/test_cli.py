@@ -196,7 +196,7 @@ def test_a_signal_while_checkpoints_are_removed_changes_nothing(
 @pytest.mark.parametrize(
     ("error", "status", "recorded"), [(None, 0, "COMPLETED"), (KeyboardInterrupt(), 130, "INTERRUPTED")]
 )
-@pytest.mark.parametrize("broken", ["utils.figures.learning_curve", "utils.recording.RunFolder.save_file"])
+@pytest.mark.parametrize("broken", ["reports.figures.learning_curve", "utils.recording.RunFolder.save_file"])
 def test_a_figure_that_cannot_be_drawn_or_kept_decides_about_no_run(
     capsys: pytest.CaptureFixture[str],
     tree: Path,

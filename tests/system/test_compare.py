@@ -21,10 +21,11 @@ from rich.console import Console
 from support import sacred_runs as sr
 
 import compare
-from utils import attempts, conduct, config, records
-from utils.attempts import Attempt, Result
-from utils.experiments import Run, load_experiment, plan
-from utils.runs import task_of
+from experiments import attempts, records, scheduler
+from experiments.attempts import Attempt, Result
+from experiments.planning import Run, load_experiment, plan
+from reports.runs import task_of
+from utils import config
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "support" / "stand_in.py"
@@ -43,10 +44,10 @@ sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT / "plugins")!r}]
 from types import SimpleNamespace
 from pathlib import Path
 import compare
-from utils import attempts, conduct
-attempts.MAIN, conduct.AGAIN = Path({str(STAND_IN)!r}), 0.2
-sys.modules["utils.runs"] = SimpleNamespace(load_runs=lambda *all: all, Planned=SimpleNamespace(of=dict))
-sys.modules["utils.report"] = SimpleNamespace(write_report=lambda runs, out, **rest: out / "index.html")
+from experiments import attempts, scheduler
+attempts.MAIN, scheduler.AGAIN = Path({str(STAND_IN)!r}), 0.2
+sys.modules["reports.runs"] = SimpleNamespace(load_runs=lambda *all: all, Planned=SimpleNamespace(of=dict))
+sys.modules["reports.report"] = SimpleNamespace(write_report=lambda runs, out, **rest: out / "index.html")
 sys.exit(compare.main())
 """
 LONG = 120  # seconds after which something hangs
@@ -127,7 +128,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     stage.processes = []
     monkeypatch.setenv("STAND_IN", str(stage.setting))
     monkeypatch.setattr(attempts, "MAIN", STAND_IN)
-    monkeypatch.setattr(conduct, "AGAIN", 0.2)
+    monkeypatch.setattr(scheduler, "AGAIN", 0.2)
     monkeypatch.chdir(tmp_path)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]  # nohup ignores one
@@ -157,8 +158,8 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         return tuple(map(Recorded, ("loaded", *sources)))
 
     for name, module in (
-        ("utils.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
-        ("utils.report", SimpleNamespace(write_report=write_report)),
+        ("reports.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
+        ("reports.report", SimpleNamespace(write_report=write_report)),
     ):
         monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
     return calls
@@ -392,7 +393,7 @@ def test_publish(
     stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("rliable")
-    from utils import plots
+    from reports import plots
 
     drawn: list[list[str]] = []
     draw = plots.learning_curves
@@ -520,7 +521,7 @@ def test_what_a_crashed_run_leaves_behind_is_ended(stage: Stage, reported: list)
 def test_a_report_that_fails_is_no_lost_run(
     stage: Stage, reported: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.modules["utils.report"], "write_report", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(sys.modules["reports.report"], "write_report", lambda *_, **__: 1 / 0)
     assert compare.main(stage.words) == 1 and all_once(stage.runs)
     assert "the runs are recorded, but there is no report" in capsys.readouterr().out
 
@@ -622,7 +623,7 @@ class Immediate:
 @pytest.mark.parametrize("slots", [1, 3, 9])
 def test_no_more_than_there_are_slots(stage: Stage, slots: int) -> None:
     pool = Immediate(slots)
-    outcome = conduct.conduct(stage.runs, pool, conduct.Overview(runs := stage.runs, "pair"))
+    outcome = scheduler.conduct(stage.runs, pool, scheduler.Overview(runs := stage.runs, "pair"))
     assert pool.most == min(slots, 4) and pool.stopped and len(outcome.finished) == 4
     assert [(run.algorithm, run.seed) for run in pool.started] == [(run.algorithm, run.seed) for run in runs]
 
@@ -630,7 +631,7 @@ def test_no_more_than_there_are_slots(stage: Stage, slots: int) -> None:
 def test_overview(stage: Stage) -> None:
     time = [0.0]
     runs = stage.runs
-    overview = conduct.Overview(runs, "pair", clock=lambda: time[0])
+    overview = scheduler.Overview(runs, "pair", clock=lambda: time[0])
     overview.begin()
     overview.going.append(runs[0])
     overview.starting(runs[0])
@@ -642,8 +643,8 @@ def test_overview(stage: Stage) -> None:
 
 def test_overview_on_a_terminal(stage: Stage) -> None:
     terminal = Console(force_terminal=True, width=140, file=io.StringIO())
-    overview = conduct.Overview(stage.runs, "pair", terminal)
-    conduct.conduct(stage.runs, Immediate(2), overview)
+    overview = scheduler.Overview(stage.runs, "pair", terminal)
+    scheduler.conduct(stage.runs, Immediate(2), overview)
     assert isinstance(terminal.file, io.StringIO)
     shown = terminal.file.getvalue()
     assert "VDN on game, seed 2" in shown and "0 of 1,000 steps" in shown and "4 of 4 runs done" in shown

@@ -20,9 +20,9 @@ import learners
 import runners
 from components import action_selectors
 from envs.gymma import GymmaArgs
+from experiments.publish import LEFT_OUT
 from utils import config, hosts, schema
 from utils.config import ConfigError, complete, compose, load_yaml, parse_override, parse_value
-from utils.publish import LEFT_OUT
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")))

@@ -104,10 +104,14 @@ def test_environments_know_nothing_of_learning() -> None:
     assert under("envs") and offenders(under("envs"), lambda name: top(name) in learning) == []
 
 
-def test_statistics_know_nothing_of_learning() -> None:
-    names = ("statistics", "report", "figures", "progress", "runs", "grouping", "scores", "plots", "commands")
-    paths = [path for path in SRC if path.stem in names]
-    assert paths and offenders(paths, lambda name: top(name) in ("torch", "learners", "controllers", "modules")) == []
+def test_reports_and_experiments_know_nothing_of_learning() -> None:
+    learning = {"torch", "components", "learners", "controllers", "modules", "runners", "run"}
+    paths = [*under("reports", "experiments"), ROOT / "src/utils/progress.py", ROOT / "src/utils/commands.py"]
+    assert len(paths) > 15 and offenders(paths, lambda name: top(name) in learning) == []
+
+
+def test_reports_know_no_experiment() -> None:
+    assert under("reports") and offenders(under("reports"), lambda name: top(name) == "experiments") == []
 
 
 def test_sacred_stays_in_its_places() -> None:

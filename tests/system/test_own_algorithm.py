@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import main
-from utils import experiments, resume
+from experiments import planning
+from utils import resume
 
 SMALL = "seed=1 t_max=30 batch_size=4 env_steps_per_update=5 learner_log_interval=5 test_nepisode=1 hidden_dim=8"
 
@@ -37,7 +38,7 @@ def test_an_experiment_finds_it(own: Path, capsys: pytest.CaptureFixture[str]) -
     Path("plan.yaml").write_text(
         "algorithms: {Mine: {config: ../mine.yaml}}\ntasks: {t: {env_config: matrix}}\nseeds: [1]\nt_max: 30\n"
     )
-    (run,) = experiments.plan(experiments.load_experiment("plan.yaml"), Path("out"))
+    (run,) = planning.plan(planning.load_experiment("plan.yaml"), Path("out"))
     assert main.main([*run.words, "--print-config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out) == run.config and run.config["mixing_embed_dim"] == 4
 

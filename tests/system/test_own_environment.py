@@ -17,7 +17,8 @@ import pytest
 
 import envs
 import main
-from utils import config, experiments, hosts, recorded, resume
+from experiments import planning
+from utils import config, hosts, recorded, resume
 from utils.checkpoints import Checkpoints
 from utils.commands import rebuilt_command
 
@@ -152,7 +153,7 @@ def test_an_experiment_names_it_from_the_working_directory(own: Path, monkeypatc
     (own / "mine.yaml").write_text(
         "algorithms: {QMIX: {config: qmix}}\ntasks: {corridor: {env_config: ./corridor.yaml}}\nseeds: [1]\nt_max: 100\n"
     )
-    (run,) = experiments.plan(experiments.load_experiment("mine.yaml"), own / "out")
+    (run,) = planning.plan(planning.load_experiment("mine.yaml"), own / "out")
     assert "--env-config=./corridor.yaml" in run.words  # a run has the working directory of compare.py
     assert run.config["env_module"] == str(own / "corridor_env.py")
 

@@ -18,9 +18,10 @@ from support.mongo_wire import StandIn, Wire
 
 import main
 import track
-from utils import grouping, recording, scores
+from reports import grouping, scores
+from reports.runs import load_runs
+from utils import recording
 from utils.checkpoints import Checkpoints
-from utils.runs import load_runs
 
 RUN = ["--config=vdn", "--env-config=lbf"]
 

@@ -158,8 +158,8 @@ def import_everything(words: Sequence[str]) -> None:
     import sacred  # noqa: F401
 
     import main
+    import reports.figures  # noqa: F401
     import run  # noqa: F401
-    import utils.figures
     import utils.recording
     import utils.resume  # noqa: F401
 

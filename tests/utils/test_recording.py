@@ -16,12 +16,13 @@ from sacred.observers import file_storage
 from support.mongo_wire import Wire, server
 from support.sacred_runs import configuration
 
-from utils import mongo, recording, records
+from experiments import records
+from reports.runs import JOURNAL, load_runs
+from utils import mongo, recording
 from utils.config import ConfigError
 from utils.logging import Logger
 from utils.mongo import Column, Snapshot, Store, address, run_uid
 from utils.recording import Delivery, ResumedFolder, RunFolder
-from utils.runs import JOURNAL, load_runs
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901)
 SECRET = "s3cret%40"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from utils.figures import learning_curve
+from reports.figures import learning_curve
 
 
 @pytest.fixture

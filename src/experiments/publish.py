@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.planning import Run
+from experiments.records import Record
+from reports.grouping import incomplete
+from reports.report import SERIES
+from reports.runs import Files, load_runs, numbers, read_files, resumptions
 from utils.commands import flat
 from utils.config import ConfigError, shown_path
-from utils.experiments import Run
-from utils.grouping import incomplete
-from utils.records import RECORDING, Record
-from utils.report import SERIES
-from utils.runs import Files, load_runs, numbers, read_files, resumptions
+from utils.identity import RECORDING
 
 FACTS = ("backend", "command", "cores", "device", "update_to_data", "versions")  # of info.json
 RESUMED = ("step", "stopped", "resumed", "commit", "dirty", "cpu")  # of each later start, in info.json

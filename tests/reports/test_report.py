@@ -13,14 +13,14 @@ import pytest
 from matplotlib.figure import Figure
 from support import sacred_runs as sr
 
-from utils import scores as sc
+from reports import scores as sc
+from reports.grouping import group
+from reports.plots import COLOURS
+from reports.runs import Planned, RunRecord, load_runs
 from utils.config import ConfigError
-from utils.grouping import group
-from utils.plots import COLOURS
-from utils.runs import Planned, RunRecord, load_runs
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
-from utils.report import write_report  # noqa: E402
+from reports.report import write_report  # noqa: E402
 
 TASKS = {"Foraging-a": 1.0, "Foraging-b": 0.5}
 ENDS = {"mmsa": 0.8, "qmix": 0.4}
@@ -488,7 +488,7 @@ def test_curves_that_share_no_steps(tmp_path: Path) -> None:
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.report.find_spec", lambda name: None if name == "rliable" else object())
+    monkeypatch.setattr("reports.report.find_spec", lambda name: None if name == "rliable" else object())
     with pytest.raises(ConfigError, match=r"needs rliable: pip install -e '\.\[report\]'"):
         write_report([], tmp_path)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from support import sacred_runs as sr
 
-from utils import records
+from experiments import records
+from reports.runs import Planned, load_runs
 from utils.commands import rebuilt_command
 from utils.config import ConfigError, compose
 from utils.mongo import without_credentials
-from utils.runs import Planned, load_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,7 +164,7 @@ def test_a_source_without_runs_is_an_error(tmp_path: Path) -> None:
 
 
 def test_neither_torch_nor_pymongo_is_imported() -> None:
-    code = "import sys, utils.report; sys.exit(int('torch' in sys.modules or 'pymongo' in sys.modules))"
+    code = "import sys, reports.report; sys.exit(int('torch' in sys.modules or 'pymongo' in sys.modules))"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT / "src").returncode == 0
 
 

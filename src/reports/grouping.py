@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reports.runs import REWARD, Planned, RunRecord, shown, suffix
 from utils.commands import flat
-from utils.records import NOT_LEARNT, differences
-from utils.runs import REWARD, Planned, RunRecord, shown, suffix
+from utils.identity import NOT_LEARNT, differences
 from utils.schema import as_today
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from utils import records
-from utils.experiments import Run
+from experiments import records
+from experiments.planning import Run
 
 MAIN = Path(__file__).parents[1] / "main.py"
 CHILD = Path(__file__).with_name("child.py")

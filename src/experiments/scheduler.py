@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from utils import records
-from utils.attempts import Pool
-from utils.experiments import Run
+from experiments import records
+from experiments.attempts import Pool
+from experiments.planning import Run
 from utils.progress import duration
 
 TRIES = 2

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.commands import flat
-from utils.experiments import Run
+from experiments.planning import Run
+from reports.runs import JOURNAL, pauses, seconds_between, task_of, time_of
+from utils.identity import differences
 from utils.logging import task_folder
-from utils.runs import JOURNAL, pauses, seconds_between, task_of, time_of
-from utils.schema import as_today
 
-# where, how and how often a run is recorded
-RECORDING = {
-    "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval",
-    "checkpoint_interval", "keep_checkpoints", "keep_finished",
-    "save_model", "save_model_interval", "record_checkpoint",
-    "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project", "wandb_team",
-}  # fmt: skip
-# Two runs that differ in nothing else are the same: an episode is the same in whichever process it is played.
-# What else a machine decides (torch_threads, use_cuda) changes the last digits.
-NOT_LEARNT = RECORDING | {"env_workers", "env_timeout"}
 COMPLETED = "COMPLETED"
 TAIL = 2**16  # bytes of a journal that hold its last heartbeats
 
@@ -126,34 +115,6 @@ def record(folder: Path) -> Record:
     return Record(folder, str(entry.get("status", "")), _json(folder / "config.json"))
 
 
-def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
-    """How the recorded configuration differs from the planned one: "t_max is 1000, the plan has 2000"."""
-    was, wanted = _as_json(recorded), _as_json(planned)
-    return [
-        f"{key} is {was[key]!r}, the plan has {wanted[key]!r}"
-        if key in was and key in wanted
-        else f"{key} is {was[key]!r}, the plan does not have it"
-        if key in was
-        else f"{key} is not there, the plan has {wanted[key]!r}"
-        for key in _differing(was, wanted)
-    ]
-
-
-def changes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value of what `config` has and `other` has not, or otherwise, and what is learnt may depend on."""
-    now, was = _as_json(config), _as_json(other)
-    return {key: now[key] for key in _differing(was, now) if key in now}
-
-
-def _differing(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    missing = object()
-    return [
-        key
-        for key in sorted(was.keys() | wanted.keys())
-        if key.split(".")[0] not in NOT_LEARNT and was.get(key, missing) != wanted.get(key, missing)
-    ]
-
-
 def seconds_per_step(run: Run, plan: Sequence[Run]) -> tuple[float, str] | None:
     """The mean of finished runs of the same algorithm and task with the same settings but for seed and length, and
     which runs these are: those that were made here; where there are none, published ones, maybe of another machine."""
@@ -174,11 +135,6 @@ def seconds_per_step(run: Run, plan: Sequence[Run]) -> tuple[float, str] | None:
         if times:
             return sum(times) / len(times), source
     return None
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, as JSON knows the values."""
-    return {key: json.loads(json.dumps(value, default=str)) for key, value in flat(as_today(config))}
 
 
 def _newest(journal: Path) -> list[float]:

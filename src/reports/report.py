@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from utils import plots, scores
-from utils import statistics as st
+from reports import plots, scores
+from reports import statistics as st
+from reports.grouping import METRICS, Curve, Groups, LeftOut, Task, group
+from reports.runs import Planned, RunRecord
 from utils.config import ConfigError
-from utils.grouping import METRICS, Curve, Groups, LeftOut, Task, group
-from utils.runs import Planned, RunRecord
 
 NEEDED = ("rliable", "scipy", "jinja2", "matplotlib")
 SERIES = frozenset((*METRICS, scores.UPDATES, *plots.WORLD_MODEL_SERIES))  # of all that runs record, what is read here
@@ -53,7 +53,7 @@ def write_report(
 ) -> Path:
     """Writes index.html, figures/*.png and *.pdf, results.csv and table.md into the folder `out`.
 
-    :param runs: as utils.runs.load_runs gives them.
+    :param runs: as reports.runs.load_runs gives them.
     :param planned: what an experiment wanted; what differs from it or is missing is listed.
     :param reference: the algorithm (label or name, in any case) that is compared with each other one; "": none is.
     :param problems: damaged records, listed as they are.

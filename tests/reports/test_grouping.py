@@ -10,8 +10,8 @@ from pydantic import create_model
 from support import sacred_runs as sr
 
 import envs
-from utils.grouping import Groups, group
-from utils.runs import Planned, RunRecord, load_runs
+from reports.grouping import Groups, group
+from reports.runs import Planned, RunRecord, load_runs
 
 
 @pytest.fixture

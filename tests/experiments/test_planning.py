@@ -13,10 +13,11 @@ import pytest
 import envs
 import learners
 import mmsa.learner
-from utils import config, grouping, hosts, records, resume
+from experiments.planning import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan, words_of
+from experiments.search import Range, Search, load_search, name_of
+from reports import grouping
+from utils import config, hosts, identity, resume
 from utils.config import ConfigError, compose, parse_override
-from utils.experiments import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan, words_of
-from utils.search import Range, Search, load_search, name_of
 
 EXPERIMENTS = sorted((config.ROOT / "config" / "experiments").glob("*.yaml"))
 SEARCHES = sorted((config.ROOT / "config" / "searches").glob("*.yaml"))
@@ -261,7 +262,7 @@ def test_shipped_experiments_share_runs() -> None:
         for name in loaded.experiment.runs_of:
             others = {run.published: run for run in planned(load_experiment(name))}
             same = [(run, others[path]) for run in planned(loaded) for path in run.shared if path in others]
-            assert same and all(not records.differences(run.config, other.config) for run, other in same), loaded.name
+            assert same and all(not identity.differences(run.config, other.config) for run, other in same), loaded.name
 
 
 @pytest.mark.parametrize("name", ["ablations", "decisions", "shared", "shared_smax", "mappo_tests"])
@@ -270,7 +271,7 @@ def test_each_variant_differs_from_the_default(name: str) -> None:
     first = next(iter(loaded.experiment.tasks))
     runs = [run for run in planned(loaded) if run.seed == loaded.experiment.seeds[0] and run.task == first]
     whole = next(run for run in runs if run.algorithm in ("MMSA", "QMIX", "MAPPO"))
-    seen = [tuple(records.differences(run.config, whole.config)) for run in runs]
+    seen = [tuple(identity.differences(run.config, whole.config)) for run in runs]
     assert len(set(seen)) == len(seen) and sum(not changes for changes in seen) == 1
 
 
@@ -381,31 +382,31 @@ def test_only_recording_may_differ() -> None:
         "log_interval": 5,
         "use_wandb": True,
     }
-    assert records.differences(elsewhere, base) == []
-    assert records.differences(base | {"seed": 2}, base) == ["seed is 2, the plan has 1"]
-    assert records.differences(base | {"env_args": {"key": "climbing", "k": -100.0}}, base) == [
+    assert identity.differences(elsewhere, base) == []
+    assert identity.differences(base | {"seed": 2}, base) == ["seed is 2, the plan has 1"]
+    assert identity.differences(base | {"env_args": {"key": "climbing", "k": -100.0}}, base) == [
         "env_args.key is 'climbing', the plan has 'two_step'"
     ]
     less = {key: value for key, value in base.items() if key != "gamma"}
-    assert records.differences(less, base) == ["gamma is not there, the plan has 0.99"]
-    assert records.differences(base, less) == ["gamma is 0.99, the plan does not have it"]
+    assert identity.differences(less, base) == ["gamma is not there, the plan has 0.99"]
+    assert identity.differences(base, less) == ["gamma is 0.99, the plan does not have it"]
 
 
 def test_nothing_that_decides_a_result_is_ignored() -> None:
     """Whoever adds a key to one of these must have thought about it."""
-    assert records.RECORDING == {
+    assert identity.RECORDING == {
         "label", "local_results_path", "log_interval", "runner_log_interval", "learner_log_interval", "save_model",
         "save_model_interval", "record_checkpoint", "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project",
         "wandb_team", "checkpoint_interval", "keep_checkpoints", "keep_finished",
     }  # fmt: skip
-    assert records.NOT_LEARNT == records.RECORDING | {"env_workers", "env_timeout"}
+    assert identity.NOT_LEARNT == identity.RECORDING | {"env_workers", "env_timeout"}
     machine = {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
-    assert grouping.NOT_COMPARED == records.NOT_LEARNT | machine
+    assert grouping.NOT_COMPARED == identity.NOT_LEARNT | machine
 
 
 def test_a_run_that_was_resumed_with_other_keys_is_the_planned_one() -> None:
     """Only a longer one is not."""
     base = compose("vdn", "matrix", ["seed=1"])
     for key in resume.MAY_CHANGE:
-        assert bool(records.differences(base | {key: "changed"}, base)) == (key == "t_max"), key
-    assert records.NOT_LEARNT - set(resume.MAY_CHANGE) == {"label", "local_results_path"}
+        assert bool(identity.differences(base | {key: "changed"}, base)) == (key == "t_max"), key
+    assert identity.NOT_LEARNT - set(resume.MAY_CHANGE) == {"label", "local_results_path"}

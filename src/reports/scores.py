@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils import statistics as st
-from utils.grouping import Task
-from utils.runs import RunRecord
+from reports import statistics as st
+from reports.grouping import Task
+from reports.runs import RunRecord
 
 AXES = {"steps": "environment steps", "updates": "gradient updates", "seconds": "wall-clock, minutes"}
 UPDATES = "updates"  # the metric

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from experiments.planning import Algorithm, Experiment, Label, Loaded, Task, _Strict, file_of, read, said_of
 from utils.config import describe, load_yaml, shown_path
-from utils.experiments import Algorithm, Experiment, Label, Loaded, Task, _Strict, file_of, read, said_of
 from utils.schema import MAX_SEED, Positive
 
 Number = int | float

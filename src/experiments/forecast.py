@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from utils import records
-from utils.experiments import Run
+from experiments import records
+from experiments.planning import Run
 from utils.progress import duration
 
 Pair = tuple[str, str]  # of an algorithm and a task

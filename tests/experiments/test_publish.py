@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 from support import sacred_runs as sr
 
-from utils import config, records
+from experiments import records
+from experiments.planning import Run
+from reports.grouping import METRICS
+from reports.runs import Series, load_runs
+from utils import config, identity
 from utils.config import ConfigError
-from utils.experiments import Run
-from utils.grouping import METRICS
-from utils.runs import Series, load_runs
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
-from utils.publish import publish  # noqa: E402
-from utils.report import SERIES, write_report  # noqa: E402
+from experiments.publish import publish  # noqa: E402
+from reports.report import SERIES, write_report  # noqa: E402
 from utils.sacred_run import results_folder  # noqa: E402
 
 RECORD = "sacred/mmsa/task/4"
@@ -166,7 +167,7 @@ def test_the_configuration_stays_the_same_one(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
     made = records.record(publish(run, records.record(folder)))
     assert made.status == records.COMPLETED and made.config["label"] == "M" and made.seconds == 20
-    assert records.differences(made.config, run.config) == []
+    assert identity.differences(made.config, run.config) == []
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

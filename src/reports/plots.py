@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from utils import statistics as st
-from utils.grouping import Curve, Task
-from utils.scores import AXES, Band, Comparison, bands
+from reports import statistics as st
+from reports.grouping import Curve, Task
+from reports.scores import AXES, Band, Comparison, bands
 
 LABELS = {
     "test_battle_won_mean": "win rate in tests",

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from utils import attempts
-from utils.attempts import Attempt, Result
+from experiments import attempts
+from experiments.attempts import Attempt, Result
+from experiments.planning import Run
 from utils.config import ConfigError
-from utils.experiments import Run
 
 SRC = Path(__file__).parents[1]
 

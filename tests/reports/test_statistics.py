@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from utils import statistics as st
-from utils.report import FEW_SEEDS
+from reports import statistics as st
+from reports.report import FEW_SEEDS
 
 rliable = pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
 from rliable import library, metrics  # noqa: E402
