@@ -23,11 +23,9 @@ def learning_curve(info: Mapping[str, Any], path: Path, title: str, backend: str
     panels = [(label, key) for label, key in PANELS if info.get(key) or info.get(f"test_{key}")]
     if not panels:
         return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it takes a second to import
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # here: it takes a second to import
 
     figure = Figure(figsize=(5.6 * len(panels), 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title + (f"\n{backend}" if backend else ""), fontsize=11)
     for axes, (label, key) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if info.get(key):

@@ -190,7 +190,6 @@ def _matplotlib() -> Any:
 
 
 def _figure(title: str, columns: int, rows: int, height: float = 3.6) -> tuple[Any, list[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     ink = {key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
@@ -198,7 +197,6 @@ def _figure(title: str, columns: int, rows: int, height: float = 3.6) -> tuple[A
         width = 4.3 * columns if columns > 1 else 6.6
         figure = Figure(figsize=(width, (height if rows == 1 else 2.7 * rows) + 0.4), layout="constrained")
         figure.set_facecolor(PAPER)
-        FigureCanvasAgg(figure)
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         figure.suptitle(_plain(title), fontsize=11, color=INK)
     for panel in panels:
