@@ -27,7 +27,7 @@ from learners.guard import NonFiniteError, UpdateGuard
 from runners import REGISTRY as r_REGISTRY
 from runners.pipelined_runner import CollectorError, PipelinedRunner
 from utils.checkpoints import Checkpoints, Saved
-from utils.logging import Logger, task_name
+from utils.logging import Logger, task_folder, task_name
 from utils.process import prepare
 from utils.signals import StopSignals
 
@@ -232,7 +232,7 @@ def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
     args = SimpleNamespace(**config)
     args.use_cuda = th.cuda.is_available() if args.use_cuda == "auto" else args.use_cuda
     args.device = "cuda" if args.use_cuda else "cpu"
-    task = task_name(config) + envs.simulator_suffix(config)
+    task = task_folder(task_name(config) + envs.simulator_suffix(config))
     args.unique_token = f"{args.name}_seed{args.seed}_{task}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     prepare(args)
     return args

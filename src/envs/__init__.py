@@ -158,7 +158,10 @@ def describe() -> list[EnvListing]:
             "key",
             (
                 *((task, "Level-Based Foraging, a task of the MMSA paper") for task in gymma.PAPER_TASKS),
-                (lbf, "pattern: field size S 5-19, N 2-9 players, F 1-5 foods; 2s: sight of 2; coop: all must load"),
+                (
+                    lbf,
+                    "pattern: field size S 5-19, N 2-9 players, F 1-5 foods; 2s: sight 2; coop: all (at most 3) load",
+                ),
             ),
         ),
         EnvListing("rware", "RWARE: robots fetch the shelves of a warehouse (gymma)", "key", gymma.RWARE_LISTING),

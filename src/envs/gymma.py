@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -132,7 +133,9 @@ def find_spec(key: str) -> Any:
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         with contextlib.suppress(ModuleNotFoundError):  # a misspelt key may be meant for it
             importlib.import_module("lbforaging")
-        names = [*PAPER_TASKS, *(name for name, _ in MPE_LISTING if "NAME" not in name)]
+        from .pettingzoo_adapter import mpe_keys
+
+        names = [*PAPER_TASKS, *mpe_keys()]
         names += [name for name in gymnasium.registry if name not in names]
         raise ValueError(f"{key!r} is no known environment.{nearest(key, names)}") from error
 
@@ -143,9 +146,10 @@ def require(**env_args: Any) -> None:
     try:
         if env_args.get("make"):
             env.reset(seed=0)
+            env.step([mask.index(1) for mask in env.get_avail_actions()])
     except Exception as error:  # of the package
         why = f"{type(error).__name__}: {error}"
-        raise ValueError(f"env_args.make={env_args['make']}: {env.name} begins no episode with it: {why}") from error
+        raise ValueError(f"env_args.make={env_args['make']}: {env.name} cannot be played with it: {why}") from error
     finally:
         env.close()
 
@@ -182,7 +186,9 @@ def _made(spec: Any, key: str, make: dict[str, Any], max_player_level: int | Non
     """
     import gymnasium
 
-    changes = make if max_player_level is None else {**make, "max_player_level": max_player_level}
+    changes = _with_members(spec, make)
+    if max_player_level is not None:
+        changes["max_player_level"] = max_player_level
     argument = _limit_argument(key)
     if argument in spec.kwargs:
         changes = {**changes, argument: None}
@@ -197,13 +203,27 @@ def _made(spec: Any, key: str, make: dict[str, Any], max_player_level: int | Non
     return env
 
 
+def _with_members(spec: Any, make: dict[str, Any]) -> dict[str, Any]:
+    """Where an argument is an Enum's member, as RWARE's reward_type, the one of the given name or value; ValueError
+    where there is none. The packages compare with members, and take no name for one."""
+    changes = dict(make)
+    for name, value in make.items():
+        if isinstance(default := spec.kwargs.get(name), Enum):
+            members = {text: member for member in type(default) for text in (member.name.lower(), str(member.value))}
+            if (text := str(value).lower()) not in members:
+                names = ", ".join(member.name for member in type(default))
+                raise ValueError(f"env_args.make={make}: {name} must be one of {names}, not {value!r}")
+            changes[name] = members[text]
+    return changes
+
+
 def _limit_of(spec: Any, key: str, raw: Any, time_limit: int | None) -> int:
     """Steps of an episode at most. ValueError where there is no limit, or one beyond the environment's own end."""
     argument = _limit_argument(key)
-    own = spec.max_episode_steps or spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
+    own = spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
     if time_limit and own and not argument and time_limit > own:
         raise ValueError(f"env_args.time_limit={time_limit}: {key} ends by itself after {own} steps; give at most that")
-    limit = time_limit or own
+    limit = time_limit or spec.max_episode_steps or own  # the registry's limit is gymnasium's to keep, and taken off
     if not limit:
         raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
     return int(limit)
@@ -311,6 +331,8 @@ class GymmaEnv(MultiAgentEnv):
         self._raw, rewards, terminated, truncated, info = self._env.step(actions)
         self._t += 1
         if not (isinstance(terminated, bool) and isinstance(truncated, bool)):  # nobody may be left for both reasons
+            for name, flag in (("terminated", terminated), ("truncated", truncated)):
+                self._refuse_mapping(name, flag)
             terminated, truncated = _for_all(terminated), _for_all(np.logical_or(terminated, truncated))
         if terminated and self._clock_set and self._t >= self.episode_limit:  # by its clock, or since all food is eaten
             terminated = not np.any(self._env.unwrapped.field)
@@ -318,16 +340,19 @@ class GymmaEnv(MultiAgentEnv):
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 
     def _reward(self, rewards: Any) -> float | list[float]:
-        if isinstance(rewards, Mapping):
-            raise EnvContractError(
-                f"{self.info['key']}: the reward is {rewards!r}, no number and no list of one an agent"
-            )
+        self._refuse_mapping("the reward", rewards)
         if isinstance(rewards, list | tuple) or np.ndim(rewards):
             if not self._common:
                 return [float(r) for r in rewards]
             total = float(sum(rewards))
             return total / self.n_agents if self._mean else total
         return float(rewards) if self._common else [float(rewards)] * self.n_agents
+
+    def _refuse_mapping(self, what: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            raise EnvContractError(
+                f"{self.info['key']}: {what} is {value!r}; it must be one value, or a list of one an agent"
+            )
 
     def get_obs(self) -> list[np.ndarray]:
         return list(self._raw) if self._even else [self._padded(o) for o in self._raw]

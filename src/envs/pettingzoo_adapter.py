@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import pkgutil
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -58,9 +61,14 @@ def mpe_entry_point(key: str) -> Callable[..., gymnasium.Env] | None:
 
     MPE's own time limit is put out of reach: gymma keeps the time.
     """
-    name = key.removeprefix("pz-mpe-").replace("-", "_")
-    try:
-        module = importlib.import_module(f"mpe2.{name}")
-    except ModuleNotFoundError:
+    if key not in mpe_keys():
         return None
+    module = importlib.import_module("mpe2." + key.removeprefix("pz-mpe-").replace("-", "_"))
     return partial(ParallelAsTuple, module.parallel_env, max_cycles=2**31)
+
+
+def mpe_keys() -> list[str]:
+    """The keys of all of MPE's tasks; none where mpe2 is not installed."""
+    spec = importlib.util.find_spec("mpe2")
+    modules = pkgutil.iter_modules(spec.submodule_search_locations) if spec is not None else ()
+    return [f"pz-mpe-{module.name.replace('_', '-')}" for module in modules if re.search(r"_v\d+$", module.name)]

@@ -6,7 +6,8 @@ vector environment: they hold until its next call, and the rows of environments 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -203,10 +204,12 @@ class EnvGroup:
                 nan = any(r != r for r in reward)
             if nan:
                 raise EnvContractError(f"{self.where()}: the reward is not a number ({reward})")
+            if terminated.__class__ is not bool or truncated.__class__ is not bool:
+                terminated, truncated = self._flag("terminated", terminated), self._flag("truncated", truncated)
             self.terminated[i] = terminated
             self.truncated[i] = truncated and not terminated
             if terminated or truncated:
-                ended.append((self.first + i, _numbers(info)))
+                ended.append((self.first + i, self._numbers(info)))
         return ended
 
     def _check_shapes(self, env: MultiAgentEnv, observations: Any) -> None:
@@ -234,9 +237,31 @@ class EnvGroup:
             agents = np.flatnonzero(~avail.any(axis=-1)).tolist()
             raise EnvContractError(f"{self.where()}: no action is available to agent(s) {agents}")
 
+    def _flag(self, name: str, value: Any) -> bool:
+        if _is_number(value):
+            return bool(value)
+        raise EnvContractError(f"{self.where()}: {name} is {value!r}; it must be one bool, for the episode")
 
-def _numbers(info: dict[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in info.items() if isinstance(v, int | float | np.bool_ | np.number)}
+    def _numbers(self, info: Any) -> dict[str, float]:
+        if isinstance(info, Mapping):
+            return {key: float(value) for key, value in info.items() if _is_number(value)}
+        raise EnvContractError(f"{self.where()}: the info is {info!r}; it must be a dict")
+
+
+def _is_number(value: Any) -> bool:
+    """A bool, too, and an array without a dimension, of whatever library."""
+    if isinstance(value, int | float | np.bool_ | np.number):
+        return True
+    return hasattr(value, "dtype") and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+
+
+def close(env: MultiAgentEnv) -> None:
+    """Closes it; an error in that, of a simulator that is already gone, spoils no run."""
+    try:
+        env.close()
+    except Exception as error:
+        name = getattr(env, "name", type(env).__name__)
+        warnings.warn(f"{name} cannot be closed ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
 
 
 def check_dims(dims: dict[str, Any], name: str) -> dict[str, int]:
@@ -296,7 +321,7 @@ class SerialVectorEnv(VectorEnv):
         if not self._closed:
             self._closed = True
             for env in self.envs:
-                env.close()
+                close(env)
 
 
 class SingleEnv(MultiAgentEnv):

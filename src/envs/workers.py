@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from .multiagentenv import EPISODE_LOST, EnvContractError, MultiAgentEnv
-from .vector import Ended, EnvFactory, EnvGroup, VectorEnv, arrays_in, check_dims, layout_of, n_bytes
+from .vector import Ended, EnvFactory, EnvGroup, VectorEnv, arrays_in, check_dims, close, layout_of, n_bytes
 
 MOST_LOST = 3  # times in a row that a worker process is started anew before the run stops
 
@@ -57,7 +57,7 @@ class WorkerVectorEnv(VectorEnv):
         try:
             dims = check_dims(probe.get_env_info(), type(probe).__name__)
         finally:
-            probe.close()
+            close(probe)
         context = multiprocessing.get_context("spawn")
         # An anonymous mapping handed over by its descriptor: nothing is left behind whichever process is killed.
         n_envs = len(factories)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ SRC = Path(__file__).parents[1]
 
 
 def execute(run: Run, main: Path, folder: Path) -> Result:
-    """One attempt, from beginning to end; what a worker of the cluster does. Cancelling it interrupts the run."""
-    attempt = attempts.begin(run, main, folder)
+    """One attempt, from beginning to end; what a worker of the cluster does. Cancelling it interrupts the run.
+
+    :param folder: compare.py's working directory, to which the run's paths belong, and not to the worker's own.
+    """
+    attempt = attempts.begin(replace(run, folder=folder / run.folder), main, folder)
     if not isinstance(attempt, Attempt):
         return attempt
     try:

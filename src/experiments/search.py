@@ -11,17 +11,20 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from experiments.planning import Algorithm, Experiment, Label, Loaded, Task, _Strict, file_of, read, said_of
-from utils.config import describe, load_yaml, shown_path
+from experiments.planning import Algorithm, Experiment, Label, Loaded, Task, _Strict, file_of, read, said_of, words_of
+from utils.commands import flat
+from utils.config import ConfigError, compose, describe, load_yaml, shown_path
 from utils.schema import MAX_SEED, Positive
 
 Number = int | float
 MAX_POINTS = 10_000
+LARGEST = 1e300  # of a bound; the width of a range is a number, too
 LONGEST = 100  # letters of a point's name; longer ones are cut and get a hash
 
 
 class Range(_Strict):
-    """Numbers between two bounds: evenly, or evenly in their logarithm. Whole numbers where both bounds are whole."""
+    """Numbers between two bounds: evenly, or evenly in their logarithm. Whole numbers where both bounds are whole, and
+    the key has no fraction in the configuration that is searched around."""
 
     uniform: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
     log_uniform: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
@@ -31,11 +34,18 @@ class Range(_Strict):
         if (self.uniform is None) == (self.log_uniform is None):
             raise ValueError("either uniform: [low, high] or log_uniform: [low, high] is wanted")
         low, high = self.bounds
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"the first bound must be below the second, these are {low} and {high}")
+        if not (-LARGEST < low < high < LARGEST):
+            raise ValueError(
+                f"the first bound must be below the second, these are {low} and {high} (within {LARGEST:g} both)"
+            )
         if self.log_uniform is not None and low <= 0:
             raise ValueError(f"log_uniform: the bounds must be above 0, the first is {low}")
         return self
+
+    def in_fractions(self) -> Range:
+        """The same between bounds that are no whole numbers."""
+        form = "uniform" if self.uniform else "log_uniform"
+        return self.model_copy(update={form: [float(bound) for bound in self.bounds]})
 
     @property
     def bounds(self) -> tuple[Number, Number]:
@@ -160,10 +170,9 @@ def load_search(name: str) -> Loaded:
     path = file_of("searches", name)
     source = shown_path(path)
     search = read(Search, load_yaml(path), source, {"algorithm": Algorithm, "tasks": Task})
-    base = search.algorithm
-    algorithms = {
-        name_of(point): base.model_dump() | {"overrides": {**base.overrides, **point}} for point in search.points()
-    }
+    search = search.model_copy(update={"keys": _fitting(search, source)})
+    base, points = search.algorithm, search.points()
+    algorithms = {name_of(point): base.model_dump() | {"overrides": {**base.overrides, **point}} for point in points}
     values = {
         "algorithms": algorithms,
         "tasks": {label: task.model_dump() for label, task in search.tasks.items()},
@@ -171,4 +180,21 @@ def load_search(name: str) -> Loaded:
     }
     experiment = read(Experiment, values, source, {"algorithms": Algorithm, "tasks": Task})
     experiment = experiment.model_copy(update={"reference": ""})  # no point is compared with each other one
-    return Loaded(path, describe(path), experiment, tuple(search.keys))
+    text = describe(path)
+    if search.samples and len(points) < search.samples:
+        text += f" ({len(points)} points differ, of {search.samples} samples)"
+    return Loaded(path, text, experiment, tuple(search.keys))
+
+
+def _fitting(search: Search, source: str) -> dict[str, list[Any] | Range]:
+    """The keys; a range of a key that has a fraction now is one of fractions, whatever its bounds look like."""
+    task = next(iter(search.tasks.values()))
+    try:
+        given = words_of({**search.overrides, **task.overrides, **search.algorithm.overrides}, source)
+        now = dict(flat(compose(search.algorithm.config, task.env_config, given)))
+    except ConfigError:  # the plan says what is wrong
+        return search.keys
+    return {
+        key: values.in_fractions() if isinstance(values, Range) and isinstance(now.get(key), float) else values
+        for key, values in search.keys.items()
+    }

@@ -206,9 +206,11 @@ class EpisodeRunner:
                 i, t = (int(index[0]) for index in np.nonzero(~np.isfinite(values))[:2])
                 raise envs.EnvContractError(f"environment {i}, step {t}: {key} holds {values[i, t]}, no finite numbers")
         helpless = self.batch.numpy("filled")[:, used] > self.batch.numpy("avail_actions")[:, used].any(-1)  # (E, T, N)
+        helpless[:, 1:] &= self.batch.numpy("terminated")[:, used][:, :-1] == 0  # nobody acts after a real end
         if helpless.any():
             i, t, agent = np.argwhere(helpless)[0]
-            raise envs.EnvContractError(f"environment {i}, step {t}: no action is available to agent {agent}")
+            cure = "one that can do nothing needs a no-op"
+            raise envs.EnvContractError(f"environment {i}, step {t}: no action is available to agent {agent}; {cure}")
 
     def _record(self, lengths: np.ndarray, infos: Mapping[int, Mapping], returns: np.ndarray, test_mode: bool) -> None:
         stats = self.test_stats if test_mode else self.train_stats

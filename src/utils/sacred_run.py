@@ -143,7 +143,7 @@ def _status(run: Callable[[], Any]) -> int:
         return getattr(error, "status", 130)
     except (CheckpointError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
-    except Exception:
+    except (Exception, SystemExit):  # an environment may call sys.exit
         traceback.print_exc()
     return 1
 

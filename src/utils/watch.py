@@ -240,6 +240,9 @@ def _play(runner: Any, config: Mapping[str, Any], path: Path, info: Mapping[str,
                     if config["env"] not in REPLAYS:
                         raise ConfigError(f"{error}: it cannot be watched") from None
                     filming = False
+                except Exception as error:  # of the environment
+                    why = f"{type(error).__name__}: {error}"
+                    raise ConfigError(f"render() of {env.backend or config['env']} failed: {why}") from error
                 else:
                     text = f"{task} · episode {episode}, {t} steps, return {total:.2f}"
                     film.add(np.asarray(picture), text, times=1 if final is None else env.render_fps)

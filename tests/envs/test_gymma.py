@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from toy_envs import RaggedEnv
 
 import envs
-from envs.gymma import PAPER_TASKS, GymmaArgs, GymmaEnv, plain_key
+from envs.gymma import PAPER_TASKS, GymmaArgs, GymmaEnv, find_spec, plain_key, require
 from envs.multiagentenv import EnvContractError
 
 
@@ -153,8 +153,21 @@ def test_one_reward_may_be_an_array_without_axes(ragged: str, paid: Any) -> None
 @pytest.mark.parametrize("common_reward", [True, False])
 def test_a_mapping_of_rewards_is_refused(ragged: str, common_reward: bool) -> None:
     env = GymmaEnv(ragged, seed=1, common_reward=common_reward)
-    with pytest.raises(EnvContractError, match=r"the reward is {'a': 1.0}, no number and no list"):
+    with pytest.raises(
+        EnvContractError, match=r"the reward is {'a': 1.0}; it must be one value, or a list of one an agent"
+    ):
         env._reward({"a": 1.0})
+
+
+@pytest.mark.parametrize(("terminated", "truncated"), [({"a": False}, False), ([False, False], {"a": False})])
+def test_a_mapping_of_ends_is_refused(
+    ragged: str, monkeypatch: pytest.MonkeyPatch, terminated: Any, truncated: Any
+) -> None:
+    monkeypatch.setattr(RaggedEnv, "step", lambda self, actions: (self._obs(), 0.0, terminated, truncated, {}))
+    env = GymmaEnv(ragged, seed=1)
+    env.reset()
+    with pytest.raises(EnvContractError, match=r"(terminated|truncated) is {'a': False}; it must be one value"):
+        env.step([0, 0])
 
 
 def test_ragged_spaces_are_padded_and_masked(ragged: str) -> None:
@@ -235,11 +248,19 @@ def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
         GymmaArgs(**arguments)
 
 
-def test_more_than_the_limit_of_its_own_is_refused(ragged: str) -> None:
-    for key, limit in (("Foraging-8x8-2p-3f-v3", 50), (ragged, 4)):
-        assert GymmaEnv(key, time_limit=limit).episode_limit == limit
-        with pytest.raises(ValueError, match=f"env_args.time_limit={limit + 1}: {key} ends .* after {limit} steps"):
-            GymmaEnv(key, time_limit=limit + 1)
+def test_more_than_the_limit_of_its_own_is_refused() -> None:
+    key = "Foraging-8x8-2p-3f-v3"
+    assert GymmaEnv(key, time_limit=50).episode_limit == 50
+    with pytest.raises(ValueError, match=f"env_args.time_limit=51: {key} ends by itself after 50 steps"):
+        GymmaEnv(key, time_limit=51)
+
+
+@pytest.mark.parametrize(("time_limit", "limit"), [(None, 4), (3, 3), (6, 6)])
+def test_the_registry_s_limit_gives_way(ragged: str, time_limit: int | None, limit: int) -> None:
+    env = GymmaEnv(ragged, time_limit=time_limit, seed=1)
+    env.reset()
+    ends = [env.step([0, 0])[2:4] for _ in range(limit)]
+    assert not any(map(any, ends[:-1])) and ends[-1] == (False, True) and env.episode_limit == limit
 
 
 @pytest.mark.parametrize(
@@ -402,7 +423,9 @@ def test_agents_that_leave_early(how: str) -> None:
 def test_arguments_with_which_no_episode_begins_are_refused_before_anything_is_written() -> None:
     config = {"env": "gymma", "env_workers": 0, "render": False}
     args = {"key": "Foraging-8x8-2p-3f-v3", "make": {"players": 99}}
-    with pytest.raises(ValueError, match=r"env_args.make={'players': 99}: Foraging-8x8-2p-3f-v3 begins no episode"):
+    with pytest.raises(
+        ValueError, match=r"env_args.make={'players': 99}: Foraging-8x8-2p-3f-v3 cannot be played with it"
+    ):
         envs.require({**config, "env_args": args})
     envs.require({**config, "env_args": {**args, "make": {"players": 3}}})
 
@@ -443,3 +466,33 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: st
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValidationError, match=f"pip install {package}"):
         GymmaArgs(key=key)
+
+
+@needs_mpe
+@pytest.mark.parametrize("key", ["pz-mpe-simple-spread", "pz-mpe-all-modules", "pz-mpe--mpe-utils"])
+def test_mpe_without_a_version(key: str) -> None:
+    with pytest.raises(ValueError, match="is no known environment"):
+        find_spec(key)
+    with pytest.raises(ValueError, match="Did you mean pz-mpe-simple-tag-v3"):
+        find_spec("pz-mpe-simple-tag-v2")
+
+
+@needs_rware
+def test_arguments_that_are_members_of_an_enum_are_named() -> None:
+    """RWARE compares with its members: a word or a number would be none of them, and no delivery be paid."""
+    from rware.warehouse import RewardType
+
+    for given in ("GLOBAL", "global", 0):
+        assert (
+            GymmaEnv("rware-tiny-2ag-v2", make={"reward_type": given})._env.unwrapped.reward_type is RewardType.GLOBAL
+        )
+    with pytest.raises(ValueError, match="reward_type must be one of GLOBAL, INDIVIDUAL, TWO_STAGE, not 'mine'"):
+        GymmaEnv("rware-tiny-2ag-v2", make={"reward_type": "mine"})
+
+
+def test_what_only_a_step_tells_is_said_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    key, given = "Foraging-5x5-2p-1f-v3", {"penalty": 0.5}
+    require(key=key, make=given)
+    monkeypatch.setattr("lbforaging.foraging.ForagingEnv.step", lambda self, actions: 1 / 0)
+    with pytest.raises(ValueError, match="env_args.make={'penalty': 0.5}: Foraging-.* cannot be played .*Zero"):
+        require(key=key, make=given)

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch as th
 from toy_envs import ACTIONS, ON, ToyEnv, toys
 
 from envs import EnvContractError
 from envs.vector import SerialVectorEnv, episode_seed
+from envs.workers import WorkerVectorEnv
 
 
 def test_ended_episodes_and_their_info() -> None:
@@ -69,6 +71,54 @@ def test_a_reward_of_the_other_kind(common_reward: bool, reward: Any, wanted: st
     vector.reset()
     with pytest.raises(EnvContractError, match=f"ToyEnv.*step 1: .*common_reward={common_reward} it must be {wanted}"):
         vector.step(ACTIONS[:1], ON[:1])
+
+
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "info", "wanted"),
+    [
+        ([False, False], False, {}, r"terminated is \[False, False\]; it must be one bool"),
+        (False, {"a": False}, {}, "truncated is {'a': False}; it must be one bool"),
+        (None, False, {}, "terminated is None"),
+        (np.array([False]), False, {}, "terminated is array"),
+        (True, False, None, "the info is None; it must be a dict"),
+    ],
+)
+def test_ends_and_infos_of_another_form(terminated: Any, truncated: Any, info: Any, wanted: str) -> None:
+    """A list is true, whatever is in it: every step would be an end."""
+    env = ToyEnv()
+    env.step = lambda actions: (env.get_obs(), 0.0, terminated, truncated, info)  # type: ignore[method-assign]
+    vector = SerialVectorEnv([lambda: env])
+    vector.reset()
+    with pytest.raises(EnvContractError, match=f"ToyEnv.*step 1: {wanted}"):
+        vector.step(ACTIONS[:1], ON[:1])
+
+
+def test_ends_and_numbers_of_other_libraries() -> None:
+    env = ToyEnv()
+    flags = iter([np.bool_(False), np.array(False), 0, th.tensor(True)])
+    info = {"a": np.array(2.0), "b": th.tensor(3), "c": np.float32(4), "d": np.array("x"), "e": [1], "f": True}
+    env.step = lambda actions: (env.get_obs(), 0.0, next(flags), False, info)  # type: ignore[method-assign]
+    vector = SerialVectorEnv([lambda: env])
+    vector.reset()
+    ended = [vector.step(ACTIONS[:1], ON[:1]) for _ in range(4)]
+    assert ended == [[], [], [], [(0, {"a": 2.0, "b": 3.0, "c": 4.0, "f": 1.0})]] and vector.terminated[0]
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_an_environment_that_cannot_be_closed_spoils_no_run(
+    n_workers: int, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    closed: list[int] = []
+
+    def broken(self: ToyEnv) -> None:
+        closed.append(1)
+        raise OSError("socket already closed")
+
+    monkeypatch.setattr(ToyEnv, "close", broken)
+    vector = WorkerVectorEnv(toys(""), n_workers) if n_workers else SerialVectorEnv(toys(""))
+    vector.close()
+    assert len(closed) == (1 if n_workers else len(toys("")))  # with workers the one that was made for its sizes
+    assert "ToyEnv cannot be closed (OSError: socket already closed)" in str(recwarn[0].message)
 
 
 def test_seeds_of_episodes_are_all_different() -> None:

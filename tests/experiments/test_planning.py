@@ -320,6 +320,22 @@ def test_points_of_a_narrow_range_differ(kind: str, bounds: list[float]) -> None
     assert 0.4 < below < 0.65, "the bounds are drawn too often"
 
 
+def test_a_key_with_a_fraction_is_searched_in_fractions(files: Files) -> None:
+    """[0, 1] for a share means everything between; of a whole number it has two values."""
+    keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("search_seed")]
+    loaded = files((keys, "  td_lambda: {uniform: [0, 1]}\n  batch_size: {uniform: [8, 9]}\nsamples: 8\n"), search=True)
+    points = [run.config for run in planned(loaded)]
+    assert len({point["td_lambda"] for point in points}) == 8
+    assert all(0 < point["td_lambda"] < 1 and point["batch_size"] in (8, 9) for point in points)
+
+
+@pytest.mark.parametrize("bounds", ["[1, .inf]", f"[1, {10**400}]", "[-1.0e+308, 1.0e+308]", "[.nan, 1.0]", "[2, 1]"])
+def test_bounds_that_are_none(files: Files, bounds: str) -> None:
+    keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("search_seed")]
+    with pytest.raises(ConfigError, match="lr = .*: the first bound must be below the second, these are .*within 1e"):
+        files((keys, f"  lr: {{uniform: {bounds}}}\nsamples: 8\n"), search=True)
+
+
 def test_samples_for_all_points_of_lists_take_all() -> None:
     """The draws alone leave some out: each is new too seldom at the end."""
     values = {"algorithm": {"config": "vdn"}, "tasks": {"a": {"env_config": "matrix"}}, "seeds": [1], "t_max": 1}
@@ -341,6 +357,7 @@ def test_lists_are_used_up(files: Files) -> None:
     keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("search_seed")]
     loaded = files((keys, "  lr: [0.1, 0.2]\nsamples: 50\n"), search=True)
     assert set(loaded.experiment.algorithms) == {"lr=0.1", "lr=0.2"}
+    assert loaded.title.endswith(" (2 points differ, of 50 samples)")
 
 
 @pytest.mark.parametrize(

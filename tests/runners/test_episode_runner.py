@@ -285,6 +285,21 @@ def test_an_agent_without_an_action_is_named() -> None:
         runner.run()
 
 
+def test_nobody_needs_an_action_after_the_end() -> None:
+    runner, _, env = build(2)
+    step = env.step
+
+    def nothing_left(actions: np.ndarray, active: np.ndarray) -> Any:
+        ended = step(actions, active)
+        env.avail_actions[env.terminated & active] = 0
+        return ended
+
+    env.step = nothing_left
+    batch = runner.run()
+    ends = batch["terminated"].flatten(1).any(1)
+    assert ends.any() and batch["filled"].sum() > 4
+
+
 def test_an_episode_without_an_end_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DummyVectorEnv, "length", lambda self, i, j: 3 if i == 0 else LIMIT + 1)
     runner, *_ = build(2)

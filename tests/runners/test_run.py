@@ -203,6 +203,11 @@ def test_the_seed_decides_networks_batches_and_all_draws(tmp_path: Path, loggers
     assert [name for name in one if one[name] == other[name]] == []
 
 
+def test_saved_networks_have_one_folder_whatever_the_task_is_called(tmp_path: Path) -> None:
+    config = small(tmp_path) | {"env": "gymma", "env_args": {"key": "mpe/simple_spread"}}
+    assert "_mpe_simple_spread_" in run.make_args(config).unique_token
+
+
 @pytest.mark.parametrize("n_envs", [1, 8])
 def test_update_to_data(tmp_path: Path, loggers: Loggers, monkeypatch: pytest.MonkeyPatch, n_envs: int) -> None:
     trained_at: list[int] = []

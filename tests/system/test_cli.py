@@ -155,7 +155,11 @@ def test_a_seed_is_drawn_and_recorded(
 
 @pytest.mark.parametrize(
     ("error", "status", "recorded"),
-    [(RuntimeError("it broke"), 1, "FAILED"), (KeyboardInterrupt(), 130, "INTERRUPTED")],
+    [
+        (RuntimeError("it broke"), 1, "FAILED"),
+        (SystemExit("it broke"), 1, "FAILED"),  # an environment may call sys.exit
+        (KeyboardInterrupt(), 130, "INTERRUPTED"),
+    ],
 )
 def test_runs_that_end_early(
     capsys: pytest.CaptureFixture[str],

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from rich.console import Console
 from support import sacred_runs as sr
 
 import compare
-from experiments import attempts, records, scheduler
+from experiments import attempts, ray_pool, records, scheduler
 from experiments.attempts import Attempt, Result
 from experiments.planning import Run, load_experiment, plan
 from reports.runs import task_of
@@ -833,6 +834,21 @@ def cluster(stage: Stage) -> Iterator[str]:
         yield cluster.address
     finally:
         cluster.shutdown()
+
+
+def test_a_worker_of_a_cluster_has_the_run_where_compare_was_started(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A cluster's own working directory is where it was started; the run's paths may be relative."""
+    stage.out = Path("out")
+    stage.write()
+    run = stage.runs[0]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert ray_pool.execute(run, STAND_IN, tmp_path).state == "finished"
+    assert not list(Path().iterdir()) and (tmp_path / run.folder / attempts.LOG).exists()
+    assert ray_pool.execute(run, STAND_IN, tmp_path).state == "finished"
+    assert statuses(replace(run, folder=tmp_path / run.folder)) == ["COMPLETED"], "it was trained again"
 
 
 @pytest.mark.slow

@@ -345,6 +345,11 @@ def test_an_environment_without_pictures(
     assert "no pictures: it cannot be watched" in refused(capsys, run)
 
 
+def test_pictures_that_fail(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SerialVectorEnv, "render", lambda self: 1 / 0)
+    assert "render() of lbforaging 2.0.0 failed: ZeroDivisionError" in refused(capsys, run)
+
+
 def test_half_a_film_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[int] = []
     render: Callable[..., Any] = SerialVectorEnv.render
