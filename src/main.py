@@ -136,7 +136,7 @@ def resume(options: argparse.Namespace, mongo: Address | None) -> int:
 
 
 def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Address | None) -> int:
-    """--resume=last: the newest cut-off run of this configuration goes on, or a new one begins."""
+    """--resume=last: continues the newest interrupted run with this configuration, or starts a new one."""
     from utils.logging import get_logger
 
     require_environment(config)
@@ -146,7 +146,7 @@ def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Addr
         return train(resumed.config, resumed.files, mongo, resumed)
     for problem in problems:
         get_logger().warning("%s", problem)
-    get_logger().info("no cut-off run of this configuration can go on: a new one begins")
+    get_logger().info("no interrupted run with this configuration can be continued: a new one is started")
     return train(config, (options.config, options.env_config), mongo)
 
 

@@ -193,12 +193,12 @@ def _made(spec: Any, key: str, make: dict[str, Any], max_player_level: int | Non
     if argument in spec.kwargs:
         changes = {**changes, argument: None}
     try:
-        env = gymnasium.make(key, disable_env_checker=True, **changes)
+        env = gymnasium.make(key, disable_env_checker=True, max_episode_steps=-1, **changes)  # -1: no limit of its
     except Exception as error:  # of the package: its own words may name the argument
         given = f"env_args.make={make}: " if make else ""
         why = str(error) or type(error).__name__
         raise ValueError(f"{given}{key} cannot be made with {changes}: {why}") from error
-    while isinstance(env, (gymnasium.wrappers.OrderEnforcing, gymnasium.wrappers.TimeLimit)):
+    while isinstance(env, gymnasium.wrappers.OrderEnforcing):
         env = env.env
     return env
 
@@ -209,7 +209,9 @@ def _with_members(spec: Any, make: dict[str, Any]) -> dict[str, Any]:
     changes = dict(make)
     for name, value in make.items():
         if isinstance(default := spec.kwargs.get(name), Enum):
-            members = {text: member for member in type(default) for text in (member.name.lower(), str(member.value))}
+            members = {
+                text: member for member in type(default) for text in (member.name.lower(), str(member.value).lower())
+            }
             if (text := str(value).lower()) not in members:
                 names = ", ".join(member.name for member in type(default))
                 raise ValueError(f"env_args.make={make}: {name} must be one of {names}, not {value!r}")
@@ -223,7 +225,7 @@ def _limit_of(spec: Any, key: str, raw: Any, time_limit: int | None) -> int:
     own = spec.kwargs.get(argument) or getattr(raw, "_max_episode_steps", None)
     if time_limit and own and not argument and time_limit > own:
         raise ValueError(f"env_args.time_limit={time_limit}: {key} ends by itself after {own} steps; give at most that")
-    limit = time_limit or spec.max_episode_steps or own  # the registry's limit is gymnasium's to keep, and taken off
+    limit = time_limit or spec.max_episode_steps or own  # the registry's is not built in: see _made
     if not limit:
         raise ValueError(f"{key} has no time limit of its own: set env_args.time_limit")
     return int(limit)
@@ -248,9 +250,9 @@ class GymmaEnv(MultiAgentEnv):
 
     key: gymnasium id. time_limit: steps after which the episode is truncated, None for the environment's own limit.
     max_player_level: highest level of an LBF player (None: that of the id, 2 for -v3; 3 gives the older -v2 levels).
-    action_masks: LBF's own rules close actions that would do nothing: steps off the field or onto food, and loading
+    action_masks: LBF's own rules mask actions without effect: steps off the field or onto food, and loading
     where no food is beside the agent. Where sight is limited they tell an agent of the field's lower and right edge,
-    which it does not see. False leaves everything open, as EPyMARL does.
+    which it does not see. False leaves everything available, as EPyMARL does.
     make: more arguments of the environment's own constructor, as {"N": 5} for MPE.
     With common_reward the reward is the sum or mean of the agents' rewards.
 
@@ -332,7 +334,7 @@ class GymmaEnv(MultiAgentEnv):
         self._t += 1
         if not (isinstance(terminated, bool) and isinstance(truncated, bool)):  # nobody may be left for both reasons
             for name, flag in (("terminated", terminated), ("truncated", truncated)):
-                self._refuse_mapping(name, flag)
+                self._refuse_other(name, flag)
             terminated, truncated = _for_all(terminated), _for_all(np.logical_or(terminated, truncated))
         if terminated and self._clock_set and self._t >= self.episode_limit:  # by its clock, or since all food is eaten
             terminated = not np.any(self._env.unwrapped.field)
@@ -340,7 +342,8 @@ class GymmaEnv(MultiAgentEnv):
         return self.get_obs(), self._reward(rewards), terminated, truncated, info
 
     def _reward(self, rewards: Any) -> float | list[float]:
-        self._refuse_mapping("the reward", rewards)
+        if isinstance(rewards, Mapping):
+            self._refuse_other("the reward", rewards)
         if isinstance(rewards, list | tuple) or np.ndim(rewards):
             if not self._common:
                 return [float(r) for r in rewards]
@@ -348,8 +351,9 @@ class GymmaEnv(MultiAgentEnv):
             return total / self.n_agents if self._mean else total
         return float(rewards) if self._common else [float(rewards)] * self.n_agents
 
-    def _refuse_mapping(self, what: str, value: Any) -> None:
-        if isinstance(value, Mapping):
+    def _refuse_other(self, what: str, value: Any) -> None:
+        """EnvContractError for what is neither a number nor a list of them, as a mapping."""
+        if isinstance(value, Mapping) or np.asarray(value).dtype.kind not in "biuf":
             raise EnvContractError(
                 f"{self.info['key']}: {what} is {value!r}; it must be one value, or a list of one an agent"
             )

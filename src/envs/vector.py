@@ -252,7 +252,13 @@ def _is_number(value: Any) -> bool:
     """A bool, too, and an array without a dimension, of whatever library."""
     if isinstance(value, int | float | np.bool_ | np.number):
         return True
-    return hasattr(value, "dtype") and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+    if not hasattr(value, "dtype") or np.shape(value) != ():
+        return False
+    try:
+        float(value)  # and not numpy's: a tensor may be on a GPU
+    except (TypeError, ValueError):
+        return False
+    return getattr(value.dtype, "kind", "f") in "biuf"
 
 
 def close(env: MultiAgentEnv) -> None:

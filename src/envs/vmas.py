@@ -100,14 +100,17 @@ def _import_vmas() -> Any:
 def require(**env_args: Any) -> None:
     """Raises where this environment cannot run here: MissingBackendError, EnvContractError or ValueError."""
     env = VmasVectorEnv(VmasArgs(**env_args), [0])
-    if env_args.get("make"):
-        try:
+    try:
+        if env_args.get("make"):
             env.reset()
             env.step(np.zeros((1, env.n_agents), np.int64), np.ones(1, bool))
-        except Exception as error:  # of the scenario
-            why = f"{type(error).__name__}: {error}"
-            raise ValueError(f"env_args.make={env_args['make']}: {env.key} cannot be played with it: {why}") from error
-    env.close()
+    except EnvContractError:
+        raise
+    except Exception as error:  # of the scenario
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"env_args.make={env_args['make']}: {env.key} cannot be played with it: {why}") from error
+    finally:
+        env.close()
 
 
 class VmasVectorEnv(VectorEnv):

@@ -272,7 +272,7 @@ def _work(
         pipe.send((False, f"in {place}, worker process {os.getpid()}:\n{traceback.format_exc()}"))
     finally:
         for env in envs:
-            env.close()
+            close(env)
 
 
 def lead_group() -> None:

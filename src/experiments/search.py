@@ -18,6 +18,7 @@ from utils.schema import MAX_SEED, Positive
 
 Number = int | float
 MAX_POINTS = 10_000
+EITHER = "target_update_interval_or_tau"  # a whole number of updates above 1, or a rate up to 1
 LARGEST = 1e300  # of a bound; the width of a range is a number, too
 LONGEST = 100  # letters of a point's name; longer ones are cut and get a hash
 
@@ -194,7 +195,10 @@ def _fitting(search: Search, source: str) -> dict[str, list[Any] | Range]:
         now = dict(flat(compose(search.algorithm.config, task.env_config, given)))
     except ConfigError:  # the plan says what is wrong
         return search.keys
-    return {
-        key: values.in_fractions() if isinstance(values, Range) and isinstance(now.get(key), float) else values
-        for key, values in search.keys.items()
-    }
+
+    def fitting(key: str, values: list[Any] | Range) -> list[Any] | Range:
+        if isinstance(values, list) or not isinstance(now.get(key), float):
+            return values
+        return values if key == EITHER and values.bounds[1] > 1 else values.in_fractions()
+
+    return {key: fitting(key, values) for key, values in search.keys.items()}

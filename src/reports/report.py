@@ -34,7 +34,7 @@ RANKED = (
     "place in part to luck: the more points, the further its score is too high, and the more seldom its interval holds "
     "the true one. Run it again with new seeds before you believe it."
 )
-FEW_SEEDS = (  # tests/utils/test_statistics.py has the simulation
+FEW_SEEDS = (  # tests/reports/test_statistics.py has the simulation
     "Such intervals are too narrow where seeds are few: on one task those of 3, 5 and 10 seeds hold the true "
     "interquartile mean in about 75, 90 and 93 % of cases, the true plain mean in 75, 84 and 90 %."
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from toy_envs import ACTIONS, ON, ToyEnv, toys
+from toy_envs import ACTIONS, ON, ToyEnv, Unclosable, toys
 
 from envs import EnvContractError
 from envs.vector import SerialVectorEnv, episode_seed
@@ -104,21 +105,15 @@ def test_ends_and_numbers_of_other_libraries() -> None:
     assert ended == [[], [], [], [(0, {"a": 2.0, "b": 3.0, "c": 4.0, "f": 1.0})]] and vector.terminated[0]
 
 
-@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize(("n_workers", "closed"), [(0, 4), (1, 5)])  # with workers one more, made for its sizes
 def test_an_environment_that_cannot_be_closed_spoils_no_run(
-    n_workers: int, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    n_workers: int, closed: int, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    closed: list[int] = []
-
-    def broken(self: ToyEnv) -> None:
-        closed.append(1)
-        raise OSError("socket already closed")
-
-    monkeypatch.setattr(ToyEnv, "close", broken)
-    vector = WorkerVectorEnv(toys(""), n_workers) if n_workers else SerialVectorEnv(toys(""))
+    make = [partial(Unclosable, str(tmp_path / "closed"))] * 4
+    vector = WorkerVectorEnv(make, n_workers) if n_workers else SerialVectorEnv(make)
     vector.close()
-    assert len(closed) == (1 if n_workers else len(toys("")))  # with workers the one that was made for its sizes
-    assert "ToyEnv cannot be closed (OSError: socket already closed)" in str(recwarn[0].message)
+    assert (tmp_path / "closed").read_text() == "x" * closed
+    assert any("Unclosable cannot be closed (OSError" in str(warning.message) for warning in recwarn)
 
 
 def test_seeds_of_episodes_are_all_different() -> None:

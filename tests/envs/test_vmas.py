@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 import envs
-from envs.vmas import VmasArgs, VmasEnv, VmasVectorEnv, scenarios
+from envs.vmas import VmasArgs, VmasEnv, VmasVectorEnv, require, scenarios
 
 MISSING = any(importlib.util.find_spec(package) is None for package in ("vmas", "gym"))
 needs_vmas = pytest.mark.skipif(MISSING, reason="needs vmas and gym: pip install -e '.[vmas]'")
@@ -137,6 +137,13 @@ def test_action_0_is_no_force() -> None:
 def test_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         VmasEnv(**arguments)
+
+
+@needs_vmas
+def test_what_only_a_step_tells_is_said_before_a_run() -> None:
+    require(key="balance", make={"n_agents": 4})
+    with pytest.raises(ValueError, match="env_args.make={'package_mass': 'heavy'}: balance cannot be played with it"):
+        require(key="balance", make={"package_mass": "heavy"})
 
 
 @needs_vmas

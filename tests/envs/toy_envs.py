@@ -73,9 +73,26 @@ class ToyEnv(MultiAgentEnv):
         self.closed += 1
 
 
+class Unclosable(ToyEnv):
+    """Notes in a file that it was closed, and raises."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def close(self) -> None:
+        with open(self.path, "a") as file:
+            file.write("x")
+        raise OSError("socket already closed")
+
+
 def toys(fault: str) -> list[Any]:
     """Four factories; the third environment has the fault."""
     return [partial(ToyEnv, fault if i == 2 else "") for i in range(4)]
+
+
+class Plain(gymnasium.Wrapper):
+    """A wrapper that changes nothing."""
 
 
 class RaggedEnv(gymnasium.Env):

@@ -329,6 +329,14 @@ def test_a_key_with_a_fraction_is_searched_in_fractions(files: Files) -> None:
     assert all(0 < point["td_lambda"] < 1 and point["batch_size"] in (8, 9) for point in points)
 
 
+@pytest.mark.parametrize(("bounds", "whole"), [("[100, 400]", True), ("[0, 1]", False)])
+def test_a_key_that_is_a_number_of_updates_or_a_rate(files: Files, bounds: str, whole: bool) -> None:
+    keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("search_seed")]
+    loaded = files((keys, f"  target_update_interval_or_tau: {{uniform: {bounds}}}\nsamples: 4\n"), search=True)
+    drawn = [run.config["target_update_interval_or_tau"] for run in planned(loaded)]
+    assert len(set(drawn)) == 4 and all((value == int(value)) == whole for value in drawn)
+
+
 @pytest.mark.parametrize("bounds", ["[1, .inf]", f"[1, {10**400}]", "[-1.0e+308, 1.0e+308]", "[.nan, 1.0]", "[2, 1]"])
 def test_bounds_that_are_none(files: Files, bounds: str) -> None:
     keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("search_seed")]
