@@ -193,7 +193,7 @@ def _made(spec: Any, key: str, make: dict[str, Any], max_player_level: int | Non
     if argument in spec.kwargs:
         changes = {**changes, argument: None}
     try:
-        env = gymnasium.make(key, disable_env_checker=True, max_episode_steps=-1, **changes)  # -1: no limit of its
+        env = gymnasium.make(key, disable_env_checker=True, max_episode_steps=-1, **changes)  # -1: no TimeLimit
     except Exception as error:  # of the package: its own words may name the argument
         given = f"env_args.make={make}: " if make else ""
         why = str(error) or type(error).__name__

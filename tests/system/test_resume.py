@@ -199,7 +199,7 @@ def test_a_run_whose_record_is_not_complete_keeps_its_checkpoints(
 def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = ["--resume=last", *RUN, "with", *SMALL, "keep_finished=True", "lr=0.001"]
     assert main.main(other) == 0  # of another configuration: a new run
-    assert "a new one begins" in capsys.readouterr().err and read(cut_off, "run")["status"] == "RUNNING"
+    assert "a new one is started" in capsys.readouterr().err and read(cut_off, "run")["status"] == "RUNNING"
     without_seed = [word for word in SMALL if not word.startswith("seed=")]
     assert main.main(["--resume=last", *RUN, "with", *without_seed, "keep_finished=True", "log_interval=50"]) == 0
     assert read(cut_off, "run")["status"] == "COMPLETED"
