@@ -15,7 +15,6 @@ from typing import Any
 
 import torch as th
 
-import envs
 from components.checkpoint import find_checkpoint
 from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.intervals import Every, UpdateSchedule
@@ -24,6 +23,7 @@ from components.transforms import OneHot
 from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
 from learners.guard import NonFiniteError, UpdateGuard
+from reports.runs import task_of
 from runners import REGISTRY as r_REGISTRY
 from runners.pipelined_runner import CollectorError, PipelinedRunner
 from utils.checkpoints import Checkpoints, Saved
@@ -232,7 +232,7 @@ def make_args(config: Mapping[str, Any]) -> SimpleNamespace:
     args = SimpleNamespace(**config)
     args.use_cuda = th.cuda.is_available() if args.use_cuda == "auto" else args.use_cuda
     args.device = "cuda" if args.use_cuda else "cpu"
-    task = task_folder(task_name(config) + envs.simulator_suffix(config))
+    task = task_folder(task_of(config))
     args.unique_token = f"{args.name}_seed{args.seed}_{task}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     prepare(args)
     return args

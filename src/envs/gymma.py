@@ -334,7 +334,8 @@ class GymmaEnv(MultiAgentEnv):
         self._t += 1
         if not (isinstance(terminated, bool) and isinstance(truncated, bool)):  # nobody may be left for both reasons
             for name, flag in (("terminated", terminated), ("truncated", truncated)):
-                self._refuse_other(name, flag)
+                if isinstance(flag, Mapping) or np.asarray(flag).dtype.kind not in "biuf":
+                    raise self._of_another_form(name, flag)
             terminated, truncated = _for_all(terminated), _for_all(np.logical_or(terminated, truncated))
         if terminated and self._clock_set and self._t >= self.episode_limit:  # by its clock, or since all food is eaten
             terminated = not np.any(self._env.unwrapped.field)
@@ -343,7 +344,7 @@ class GymmaEnv(MultiAgentEnv):
 
     def _reward(self, rewards: Any) -> float | list[float]:
         if isinstance(rewards, Mapping):
-            self._refuse_other("the reward", rewards)
+            raise self._of_another_form("the reward", rewards)
         if isinstance(rewards, list | tuple) or np.ndim(rewards):
             if not self._common:
                 return [float(r) for r in rewards]
@@ -351,12 +352,10 @@ class GymmaEnv(MultiAgentEnv):
             return total / self.n_agents if self._mean else total
         return float(rewards) if self._common else [float(rewards)] * self.n_agents
 
-    def _refuse_other(self, what: str, value: Any) -> None:
-        """EnvContractError for what is neither a number nor a list of them, as a mapping."""
-        if isinstance(value, Mapping) or np.asarray(value).dtype.kind not in "biuf":
-            raise EnvContractError(
-                f"{self.info['key']}: {what} is {value!r}; it must be one value, or a list of one an agent"
-            )
+    def _of_another_form(self, what: str, value: Any) -> EnvContractError:
+        return EnvContractError(
+            f"{self.info['key']}: {what} is {value!r}; it must be one value, or a list of one an agent"
+        )
 
     def get_obs(self) -> list[np.ndarray]:
         return list(self._raw) if self._even else [self._padded(o) for o in self._raw]

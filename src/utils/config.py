@@ -192,11 +192,16 @@ def parse_value(text: str) -> Any:
 
 def written_value(value: Any) -> str:
     """The inverse of `parse_value`; ValueError where there is none, as of a date."""
-    yamls = yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]  # has a word for infinity
-    for text in (str(value), repr(value), yamls):
+    for write in (str, repr, _as_yaml):
+        text = write(value)
         if repr(parse_value(text)) == repr(value):
             return text
     raise ValueError("a number, a word, true, false, null, a list or a mapping is wanted")
+
+
+def _as_yaml(value: Any) -> str:
+    """In one line; it has a word for infinity, which Python's literals lack."""
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]
 
 
 def _plain(value: Any) -> Any:
