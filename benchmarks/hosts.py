@@ -29,7 +29,7 @@ from mmsa.checkout import UpstreamError, find_checkout  # noqa: E402
 from reports.runs import RunRecord, load_runs  # noqa: E402
 from reports.statistics import align, area_under_curve, common_grid, final_score  # noqa: E402
 from utils.config import ConfigError, parse_override  # noqa: E402
-from utils.recorded import read  # noqa: E402
+from utils.untrusted import read  # noqa: E402
 
 TASK = "lbforaging:Foraging-8x8-2p-3f-v3"
 METRIC = "test_return_mean"

@@ -22,12 +22,11 @@ from experiments.attempts import LocalPool, Pool, locked
 from experiments.planning import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
 from experiments.scheduler import Overview, conduct
 from experiments.search import load_search
-from main import overrides
-from reports.runs import suffix
 from utils import config, identity
-from utils.cli import leave, refuse, require_writable
+from utils.cli import leave, overrides, refuse, require_writable
 from utils.commands import flat
 from utils.config import ConfigError, Parser, nearest, parse_override, shown_path
+from utils.naming import suffix
 from utils.signals import ending
 
 PUBLISHED = (  # of a report

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 try:
     import yaml
 
-    from utils.cli import leave, refuse
+    from utils.cli import leave, overrides, refuse
     from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, LOCAL_MONGO, MONGO_VARIABLE, Address, address, hide
 except ModuleNotFoundError as error:
@@ -87,15 +87,6 @@ def bare_options(argv: Sequence[str]) -> list[str]:
         if word in defaults and (following in ("", "with") or following.startswith("-")):
             words[index] = f"{word}={defaults[word]}"
     return words
-
-
-def overrides(words: Sequence[str]) -> list[str]:
-    """What follows `with`; ConfigError for words before it."""
-    before = list(words[: words.index("with")] if "with" in words else words)
-    if before:
-        hint = f"write: with {' '.join(before)}" if all("=" in word for word in before) else "only options may be there"
-        raise ConfigError(f"{' '.join(before)!r} on the command line is not preceded by the word with; {hint}")
-    return [word for word in words if word != "with"]
 
 
 def listing() -> str:

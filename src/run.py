@@ -15,19 +15,19 @@ from typing import Any
 
 import torch as th
 
-from components.checkpoint import find_checkpoint
 from components.episode_buffer import EpisodeBatch, ReplayBuffer
 from components.intervals import Every, UpdateSchedule
 from components.random_state import RandomState
+from components.saved_networks import find_checkpoint
 from components.transforms import OneHot
 from controllers import REGISTRY as mac_REGISTRY
 from learners import REGISTRY as le_REGISTRY
 from learners.guard import NonFiniteError, UpdateGuard
-from reports.runs import task_of
 from runners import REGISTRY as r_REGISTRY
 from runners.pipelined_runner import CollectorError, PipelinedRunner
 from utils.checkpoints import Checkpoints, Saved
-from utils.logging import Logger, task_folder, task_name
+from utils.logging import Logger
+from utils.naming import task_folder, task_name, task_of
 from utils.process import prepare
 from utils.signals import StopSignals
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.planning import Run
-from reports.runs import JOURNAL, pauses, seconds_between, task_of, time_of
+from reports.runs import JOURNAL, pauses, seconds_between, time_of
 from utils.identity import differences
-from utils.logging import task_folder
+from utils.naming import task_folder, task_of
 
 COMPLETED = "COMPLETED"
 TAIL = 2**16  # bytes of a journal that hold its last heartbeats
@@ -73,7 +73,7 @@ def here(run: Run) -> Found:
 
 
 def published(run: Run) -> Found:
-    """What the repository keeps of the run, by the simulator that this machine would run it in: see runs.task_of.
+    """What the repository keeps of the run, by the simulator that this machine would run it in: see naming.task_of.
 
     A finished one of the experiments that the run's own takes runs of counts where the own folder has none.
     """

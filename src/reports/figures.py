@@ -17,7 +17,7 @@ def learning_curve(info: Mapping[str, Any], path: Path, title: str, backend: str
     """Draw returns, and win rates where there are any, against environment steps into a PNG.
 
     :param info: a run's record: metric -> values, metric + "_T" -> environment steps.
-    :param backend: named in the title, as utils.logging.backend_note words it.
+    :param backend: named in the title, as utils.naming.backend_note words it.
     :return: the path, or None when the record holds nothing to draw.
     """
     panels = [(label, key) for label, key in PANELS if info.get(key) or info.get(f"test_{key}")]

@@ -9,15 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reports.runs import REWARD, Planned, RunRecord, shown, suffix
+from reports.runs import Planned, RunRecord
 from utils.commands import flat
-from utils.identity import NOT_LEARNT, differences
+from utils.identity import NOT_COMPARED, differences
+from utils.naming import REWARD, shown, suffix
 from utils.schema import as_today
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
-# Keys that change where a run is recorded, what it prints or which machine does it, but not what it learns. A seed, and
-# threads and a GPU, which change the last digits, make another run of a plan, but no other curve.
-NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
 ENVIRONMENT = {"env", *REWARD}  # with env_args: other values make another task
 NAMES_THE_TASK = {"env_args.map_name", "env_args.key"}
 ABSENT = "absent"

@@ -12,16 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs import ARGS, BUILT_IN, simulator_suffix
 from envs.gymma import plain_key
-from utils.commands import flat, rebuilt_command
+from utils.commands import rebuilt_command
 from utils.config import ConfigError
-from utils.logging import backend_note, task_name
 from utils.mongo import address, connect, is_mongo, parse_time
-from utils.schema import as_today
+from utils.naming import algorithm_of, backend_note, task_of, variant_of
 
-NAMED_ELSEWHERE = {"map_name", "key", "backend"}  # of env_args: in a task's name, and in that of its simulator
-REWARD = {"common_reward": True, "reward_scalarisation": "sum"}  # whose it is, and what else it may be made of
 JOURNAL = "metrics.jsonl"  # every metric of a run that has not ended, one line a heartbeat; see utils.recording
 
 
@@ -94,42 +90,6 @@ class Planned:
     def of(cls, config: Mapping[str, Any]) -> Planned:
         """The plan to run this composed configuration."""
         return cls(algorithm_of(config), plain_key(task_of(config)), config.get("seed"), config)
-
-
-def algorithm_of(config: Mapping[str, Any]) -> str:
-    """What a run's algorithm is called: the label, or the name where there is none (upstream: "default_label")."""
-    label = config.get("label")
-    return str(config["name"] if label in (None, "", "default_label") else label)
-
-
-def task_of(config: Mapping[str, Any], backend: str = "") -> str:
-    """What folders of results are called: the task, and "-SMAX" where that simulator stands in for StarCraft II.
-
-    backend: what a recorded run was simulated by; "" for a run to come on this machine.
-    """
-    return task_name(config) + simulator_suffix(config, backend)
-
-
-def variant_of(config: Mapping[str, Any]) -> str:
-    """What is not at its default of the keys of one of our environments, as " env_args.time_limit=25": it makes another
-    task of the same name. "" where all are, or nothing is known of the environment's.
-    """
-    env, args = str(config.get("env")), as_today(config).get("env_args")
-    fields = ARGS[env].model_fields if env in BUILT_IN else {}
-    known = {key: field.get_default() for key, field in fields.items() if key not in NAMED_ELSEWHERE}
-    own = args if isinstance(args, Mapping) else {}
-    unusual = {key: own[key] for key in own.keys() & known.keys() if shown(own[key]) != shown(known[key])}
-    rewards = {key: config[key] for key, usual in REWARD.items() if config.get(key, usual) != usual}
-    return suffix(dict(flat(unusual, "env_args.")) | rewards)
-
-
-def suffix(values: Mapping[str, Any]) -> str:
-    """ " key=value" for each, in the order of their names."""
-    return "".join(f" {key}={shown(values[key])}" for key in sorted(values))
-
-
-def shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def load_runs(sources: Sequence[str], problems: list[str] | None = None) -> list[RunRecord]:

@@ -29,7 +29,7 @@ import torch as th
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from components.episode_buffer import ReplayBuffer
-from utils.recorded import inside
+from utils.untrusted import inside
 
 MANIFEST, STATE, REPLAY, LOCK = "manifest.json", "state.pt", "replay", "lock"
 PIECE_BYTES = 64 * 2**20  # of the replay buffer that are in memory a second time while they are written

@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from utils.config import ConfigError
 from utils.mongo import hide
+
+
+def overrides(words: Sequence[str]) -> list[str]:
+    """What follows `with`; ConfigError for words before it."""
+    before = list(words[: words.index("with")] if "with" in words else words)
+    if before:
+        hint = f"write: with {' '.join(before)}" if all("=" in word for word in before) else "only options may be there"
+        raise ConfigError(f"{' '.join(before)!r} on the command line is not preceded by the word with; {hint}")
+    return [word for word in words if word != "with"]
 
 
 def require_writable(folder: Path, named: str) -> Path:

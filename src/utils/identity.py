@@ -17,8 +17,9 @@ RECORDING = {
     "use_tensorboard", "use_wandb", "wandb_mode", "wandb_project", "wandb_team",
 }  # fmt: skip
 # Two runs that differ in nothing else are the same: an episode is the same in whichever process it is played.
-# What else a machine decides (torch_threads, use_cuda) changes the last digits.
 NOT_LEARNT = RECORDING | {"env_workers", "env_timeout"}
+# A seed, and threads and a GPU, which change the last digits, make another run, but no other curve.
+NOT_COMPARED = NOT_LEARNT | {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
 
 
 def differences(recorded: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:

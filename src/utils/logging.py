@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import shutil
 import sys
 import threading
@@ -12,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+from utils.naming import backend_note, task_name
 from utils.progress import Progress
 from utils.trackers import Tracker, open_trackers
 
@@ -48,12 +48,6 @@ def _name_backend(logger: logging.Logger, backend: str) -> None:
     formatter = logging.Formatter(f"[%(levelname)s %(asctime)s]{name.replace('%', '%%')} %(message)s", "%H:%M:%S")
     for handler in logger.handlers:
         handler.setFormatter(formatter)
-
-
-def backend_note(backend: str) -> str:
-    """The backend as lines, tables and titles name it: SMAX looks like StarCraft II and is not."""
-    said = "smax" not in backend.lower() or "not StarCraft II" in backend
-    return backend if said else f"{backend}, not StarCraft II"
 
 
 class Logger:
@@ -163,17 +157,6 @@ class Logger:
             self.display.stop()
         self._track(lambda tracker: tracker.close())
         self.trackers = ()
-
-
-def task_name(config: Mapping[str, Any]) -> str:
-    """What the run is about, within its environment: the map or the key, else the environment's name."""
-    env_args = config.get("env_args") or {}
-    return str(env_args.get("map_name") or env_args.get("key") or config.get("env", ""))
-
-
-def task_folder(task: str) -> str:
-    """What the folder of a task's runs is called: its name, without what no folder's name should have in it."""
-    return re.sub(r"[^\w.:+\-]|^\.+", "_", task)
 
 
 def table(values: Mapping[str, float], width: int | None = None) -> str:

@@ -20,8 +20,8 @@ from utils import config as configs
 from utils.checkpoints import MANIFEST, CheckpointError, Checkpoints, Saved
 from utils.config import ConfigError, require_environment
 from utils.identity import NOT_LEARNT, differences
-from utils.recorded import find_run, named_code, read, refuse_code, refuse_links, root_of
 from utils.schema import as_today
+from utils.untrusted import find_run, named_code, read, refuse_code, refuse_links, root_of
 
 CHECKPOINTS = "checkpoints"  # in the run's folder
 # A resumed run may be longer, too. What it is called and where its record lies stays.

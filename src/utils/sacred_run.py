@@ -20,17 +20,17 @@ from typing import Any
 from sacred import SETTINGS, Experiment
 
 from envs import simulator_suffix
-from reports.runs import task_of, variant_of
 from utils.checkpoints import CheckpointError, Checkpoints
 from utils.cli import require_writable
 from utils.commands import rebuilt_command
 from utils.config import ConfigError, require_environment
-from utils.logging import backend_note, get_logger, record_lock, task_folder, task_name
+from utils.logging import get_logger, record_lock
 from utils.mongo import Address
-from utils.recorded import named_code
+from utils.naming import backend_note, task_folder, task_name, task_of, variant_of
 from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
 from utils.resume import Resumed, checkpoints_of, has_checkpoints, writes_checkpoints
 from utils.signals import StopSignals
+from utils.untrusted import named_code
 
 # whose versions are recorded
 PACKAGES = (

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from components.checkpoint import find_checkpoint
+from components.saved_networks import find_checkpoint
 from utils import hosts
 
 Positive = Annotated[int, Field(ge=1)]

@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from utils.identity import NOT_COMPARED
+from utils.naming import algorithm_of, task_of
+from utils.schema import as_before
+
 STEP = "env_step"  # W&B's axis: environment steps
 
 
@@ -108,10 +112,6 @@ class WandB:
 
 def group_name(config: Mapping[str, Any]) -> str:
     """Algorithm, task with its simulator, and a hash of what the report compares: one for the runs of a curve."""
-    from reports.grouping import NOT_COMPARED  # which needs the logger, and that this module
-    from reports.runs import algorithm_of, task_of
-    from utils.schema import as_before
-
     compared = {key: value for key, value in as_before(config).items() if key not in NOT_COMPARED}
     digest = hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()[:8]
     return f"{algorithm_of(config)} {task_of(config)}"[:119] + f" {digest}"

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 import envs
-from components.checkpoint import find_checkpoint
+from components.saved_networks import find_checkpoint
 from utils import config as configs
 from utils.config import ConfigError, require_environment
 from utils.film import Film, film_path
 from utils.identity import changes
-from utils.recorded import find_run, inside, read, refuse_code, root_of
+from utils.naming import task_name
 from utils.schema import HostConfig, as_today
+from utils.untrusted import find_run, inside, read, refuse_code, root_of
 
 FILM = "watch.gif"  # in the run's folder
 REPLAYS = ("sc2v2",)  # environments that save replays where they have no pictures
@@ -226,7 +227,7 @@ def _play(runner: Any, config: Mapping[str, Any], path: Path, info: Mapping[str,
     env = runner.env
     if (recorded := info.get("backend")) and recorded != env.backend:
         print(f"note: the run was recorded with {recorded}, it is played with {env.backend}")
-    task = f"{config['label'] or config['name']}, {import_module('utils.logging').task_name(config)}, step {step:,}"
+    task = f"{config['label'] or config['name']}, {task_name(config)}, step {step:,}"
     episode = 1
     filming = True
     with Film(path, env.render_fps) as film:

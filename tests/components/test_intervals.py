@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components.checkpoint import find_checkpoint
 from components.intervals import Every, UpdateSchedule
+from components.saved_networks import find_checkpoint
 
 
 def total_updates(rollouts: list[tuple[int, int]], per_update: int | str, ready_at: int) -> int:

@@ -15,7 +15,6 @@ import learners
 import mmsa.learner
 from experiments.planning import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan, words_of
 from experiments.search import Range, Search, load_search, name_of
-from reports import grouping
 from utils import config, hosts, identity, resume
 from utils.config import ConfigError, compose, parse_override
 
@@ -426,7 +425,7 @@ def test_nothing_that_decides_a_result_is_ignored() -> None:
     }  # fmt: skip
     assert identity.NOT_LEARNT == identity.RECORDING | {"env_workers", "env_timeout"}
     machine = {"seed", "render", "torch_threads", "use_cuda", "buffer_cpu_only"}
-    assert grouping.NOT_COMPARED == identity.NOT_LEARNT | machine
+    assert identity.NOT_COMPARED == identity.NOT_LEARNT | machine
 
 
 def test_a_run_that_was_resumed_with_other_keys_is_the_planned_one() -> None:

@@ -25,8 +25,8 @@ import compare
 from experiments import attempts, ray_pool, records, scheduler
 from experiments.attempts import Attempt, Result
 from experiments.planning import Run, load_experiment, plan
-from reports.runs import task_of
 from utils import config
+from utils.naming import task_of
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "support" / "stand_in.py"

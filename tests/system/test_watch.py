@@ -15,7 +15,7 @@ from PIL import Image
 
 import main
 from envs.vector import SerialVectorEnv
-from utils import recorded, watch
+from utils import untrusted, watch
 from utils.config import compose
 from utils.schema import GONE, as_before
 
@@ -143,7 +143,7 @@ def test_a_record_alone_finds_its_networks_where_they_were_saved(run: Path, tmp_
     (tmp_path / "run.json").touch()
     found = watch.find_networks(tmp_path, *record)
     assert found.parent == run.parents[3] / "models"
-    assert recorded.root_of(run) == run.parents[3] and recorded.root_of(Path("/run")) is None
+    assert untrusted.root_of(run) == run.parents[3] and untrusted.root_of(Path("/run")) is None
 
 
 def test_mp4(run: Path) -> None:
@@ -366,6 +366,6 @@ def test_half_a_film_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_examples_and_own_plugins_are_known() -> None:
-    assert list(recorded.named_code({"plugin": "mmsa", "env_module": str(ROOT / "examples" / "my_env.py")})) == []
-    found = list(recorded.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
+    assert list(untrusted.named_code({"plugin": "mmsa", "env_module": str(ROOT / "examples" / "my_env.py")})) == []
+    found = list(untrusted.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
     assert found == [("plugin", "../mmsa"), ("env_args.key", "os")]

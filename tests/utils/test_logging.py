@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch as th
 
 from utils import logging as ours
-from utils.logging import Logger, backend_note, get_logger, number, table, task_name
+from utils.logging import Logger, get_logger, number, table
 
 
 class Run:
@@ -70,19 +69,6 @@ def test_lines_name_a_simulator_that_could_be_mistaken(capsys: pytest.CaptureFix
     assert "SMAX" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("backend", "note"),
-    [
-        ("SMAX (jaxmarl 0.2.0)", "SMAX (jaxmarl 0.2.0), not StarCraft II"),
-        ("SMAX (jaxmarl 0.2.0), not StarCraft II", "SMAX (jaxmarl 0.2.0), not StarCraft II"),
-        ("lbforaging 2.0.0", "lbforaging 2.0.0"),
-        ("StarCraft II", "StarCraft II"),
-    ],
-)
-def test_backend_note(backend: str, note: str) -> None:
-    assert backend_note(backend) == note
-
-
 def test_table_is_aligned() -> None:
     values = {"loss": 0.5, "return_mean": 0.1234567, "epsilon": 10.0, "steps": 123456.0}
     assert table(values, 80).splitlines() == [
@@ -106,12 +92,6 @@ def test_table_is_aligned() -> None:
 )
 def test_numbers(value: float, shown: str) -> None:
     assert number(value) == shown
-
-
-def test_task_name() -> None:
-    assert task_name({"env": "sc2v2", "env_args": {"map_name": "protoss_5_vs_5"}}) == "protoss_5_vs_5"
-    assert task_name({"env": "gymma", "env_args": {"key": "Foraging"}}) == "Foraging"
-    assert task_name(vars(SimpleNamespace(env="matrix", env_args={}))) == "matrix"
 
 
 def test_a_restored_logger_has_the_latest_values() -> None:
