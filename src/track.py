@@ -242,14 +242,21 @@ def refuse_going(folder: Path) -> None:
     checkpoints.unlock()
 
 
-def sync(runs: Sequence[RunRecord], url: str) -> None:
+def sync(runs: Sequence[RunRecord], url: str) -> int:
     if wrong := [run.source for run in runs if is_mongo(run.source)]:
         raise ConfigError(f"{wrong[0]}: sync uploads folders; this is in a database")
+    status = 0
     with database(url) as store:
         for run in runs:
-            snapshot = snapshot_of(Path(run.source))
-            new = store.save(snapshot)
-            print(f"{run.source}: run {store.ids[snapshot.uid]}, {new} new points", flush=True)
+            try:
+                snapshot = snapshot_of(Path(run.source))
+                new = store.save(snapshot)
+            except OSError as error:  # of a file that somebody else may not read
+                print(f"left out: {run.source}: {error}", file=sys.stderr)
+                status = 1
+            else:
+                print(f"{run.source}: run {store.ids[snapshot.uid]}, {new} new points", flush=True)
+    return status
 
 
 def snapshot_of(folder: Path) -> Snapshot:
@@ -286,7 +293,7 @@ def database(url: str) -> Iterator[Store]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 done, 1 nothing was deleted, 2 wrong arguments or no such run."""
+    """The command line; 0 done, 1 nothing was deleted or a run was left out, 2 wrong arguments or no such run."""
     try:
         options = parser().parse_args(argv)
         if options.command == "sync":
@@ -294,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not url:
                 raise ConfigError(f"where to? --mongo=mongodb://host/DB, or {MONGO_VARIABLE}")
             address(url, "--mongo" if options.mongo else MONGO_VARIABLE)
-            sync(chosen(options), url)
+            return sync(chosen(options), url)
         elif options.command == "rm":
             return rm(chosen(options), options.runs, options.yes)
         elif options.command == "best":

@@ -307,12 +307,20 @@ def _check_host(config: Mapping[str, Any]) -> None:
             f"batch_size={config['batch_size']} is more than buffer_size={config['buffer_size']} episodes: "
             "learning would never begin"
         )
+    if not config.get("name"):
+        raise UpstreamError("name is missing: the algorithm's file has to name it")
+    if config.get("use_wandb") and not (config.get("wandb_team") and config.get("wandb_project")):
+        raise UpstreamError("use_wandb=True needs wandb_team and wandb_project")
     if task_of(config) is None:
         if "map_name" in (config.get("env_args") or {}):
             raise UpstreamError("env_args.map_name is missing: it names the map")
         raise UpstreamError("env_args.key is missing: it names the task, as in env_args.key=Foraging-8x8-2p-3f-v3")
-    if path and not any(each.name.isdigit() for each in Path(path).glob("*")):  # upstream would end without a word
-        raise UpstreamError(f"checkpoint_path={path}: no folder of saved networks (named after a step) is there")
+    # upstream would end without a word, or in a traceback
+    saved = "mmsa.th" if config.get("plugin") == __package__ else "agent.th"
+    if path and not any(each.parent.name.isdigit() for each in Path(path).glob(f"*/{saved}")):
+        raise UpstreamError(
+            f"checkpoint_path={path}: no folder of saved networks (named after a step, with {saved} in it) is there"
+        )
     if config.get("evaluate") and not path:
         raise UpstreamError("evaluate=True needs checkpoint_path: the folder of the networks to load")
 

@@ -15,6 +15,7 @@ import random
 import re
 import secrets
 import shlex
+import signal
 import sys
 import traceback
 import warnings
@@ -72,6 +73,10 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
         folder = Path(config["local_results_path"]).absolute() / "tb_logs"
         sys.modules["tensorboard_logger"] = _tensorboard_logger(folder)
         mend(f"tensorboard_logger, which needs an old protobuf: torch's SummaryWriter writes to {folder}")
+    if config.get("use_wandb") and "WANDB_DIR" not in os.environ:  # else it writes to the working directory
+        folder = Path(config["local_results_path"]).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["WANDB_DIR"] = str(folder)
     _import_host(src)
     _check_contract(src)
     runners = import_module("runners").REGISTRY
@@ -197,12 +202,14 @@ def _tensorboard_logger(folder: Path) -> ModuleType:
 
 # --- a run ---
 def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], words: Sequence[str]) -> int:
-    """One recorded run of the checkout's own run.run; the exit status: 0 done, 1 failed, 130 stopped.
+    """One recorded run of the checkout's own run.run; the exit status: 0 done, 1 failed, or its record is incomplete,
+    130 stopped, 143 by SIGTERM.
 
     names: of algorithm and environment, words: what followed `with`; they become the record's command.
     """
     log = _logger()
     log.info("host: %s", checkout)
+    require_writable(config["local_results_path"])
     mended = prepare(checkout, config, log)
     if config.get("plugin") == __package__ and config["td_lambda"]:
         log.warning(
@@ -218,7 +225,8 @@ def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], wo
         log.info("%s", mended[-1])
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     from sacred import SETTINGS, Experiment
-    from sacred.observers import FileStorageObserver
+
+    from .record import Record
 
     task = re.sub(r"[^\w.:+\-]|^\.+", "_", str(task_of(config)))
     folder = Path(config["local_results_path"]) / "sacred" / config["name"] / task
@@ -226,7 +234,7 @@ def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], wo
     experiment = Experiment("epymarl-mmsa", save_git_info=False)
     experiment.logger = log  # type: ignore[assignment]
     experiment.add_config(copy.deepcopy(config))
-    observer = FileStorageObserver(folder)
+    observer = Record(folder, log)
     experiment.observers.append(observer)
 
     @experiment.main
@@ -235,18 +243,44 @@ def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], wo
         seed_everything(config["seed"])
         import_module("run").run(_run, _with_env_seed(config), log)
 
-    status = 0
+    status, terminated = 0, _terminations()
     try:
         experiment.run()
     except KeyboardInterrupt:
-        status = 130
+        status = 128 + (terminated[0] if terminated else signal.SIGINT)
     except Exception:
         traceback.print_exc()
         status = 1
+    if observer.unwritten:
+        log.error("the record is not complete: %s could not be written", ", ".join(observer.unwritten))
+        status = status or 1
     if observer.dir is not None:
-        outcome = {0: "done", 130: "stopped"}.get(status, "failed")
+        outcome = {0: "done", 1: "failed"}.get(status, "stopped")
         print(f"{outcome}: {observer.dir}", flush=True)
     return status
+
+
+def _terminations() -> list[int]:
+    """SIGTERM ends the run as Ctrl-C does, in this process alone, and is then in this list."""
+    received: list[int] = []
+    own = os.getpid()
+
+    def stop(number: int, _frame: Any) -> None:
+        if os.getpid() != own:  # a process that steps environments
+            os._exit(128 + number)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    return received
+
+
+def require_writable(folder: str) -> None:
+    """UpstreamError where nothing can be written in the folder, or in the nearest one above it that is there."""
+    path = Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UpstreamError(f"local_results_path={folder}: {there} is no writable folder")
 
 
 def _with_env_seed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class RunRecord:
     started: str = ""  # ISO 8601, UTC
     stopped: str = ""
     heartbeat: str = ""  # last sign of life
-    error: str = ""  # last line of the traceback
+    error: str = ""  # what it ended with: see _reason
     tags: tuple[str, ...] = ()  # given in Omniboard
     run_id: Any = None  # in a database; None for a folder
 
@@ -318,7 +318,7 @@ def _read(
         task=f"{task}, {backend or 'backend not recorded'}{variant_of(config)}",
         task_name=task,
         backend=backend,
-        seed=seed if isinstance(seed, int) else None,
+        seed=int(seed) if isinstance(seed, int) else None,
         status=str(run.get("status", "unknown")),
         config=config,
         metrics=series,
@@ -333,7 +333,7 @@ def _read(
         started=_iso(start),
         stopped=_iso(time_of(run.get("stop_time"))),
         heartbeat=_iso(time_of(run.get("heartbeat"))),
-        error=_last_line(run.get("fail_trace")),
+        error=_reason(run.get("fail_trace")),
         tags=_tags(run),
         run_id=run.get("_id"),
     )
@@ -428,6 +428,9 @@ def _tags(run: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(tag) for tag in tags) if isinstance(tags, list) else ()
 
 
-def _last_line(trace: Any) -> str:
-    lines = [line for line in "".join(map(str, trace or [])).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+def _reason(trace: Any) -> str:
+    """Of a traceback, the exception's first line, and the last of what was noted to it."""
+    lines = [line.rstrip() for line in "".join(map(str, trace or [])).splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if line.startswith('  File "')]
+    said = [line for line in lines[frames[-1] :] if not line.startswith(" ")] if frames else lines[-1:]
+    return "; ".join(dict.fromkeys(line.strip() for line in (*said[:1], *said[-1:])))

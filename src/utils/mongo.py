@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,7 @@ BATCH = 5000  # points of a metric in one write
 CHUNK = 15 << 20  # bytes of a file in one document, of which MongoDB takes 16 MiB
 FORMAT = "MongoObserver-0.7.0"  # of Sacred 0.8
 TIMES = ("start_time", "stop_time", "heartbeat", "queue_time")
+ENDS = ("stop_time", "fail_trace", "result")  # what a run has that has ended
 MIME = {".th": "application/octet-stream", ".yaml": "text/plain", ".zip": "application/zip"}
 
 
@@ -185,7 +186,9 @@ class Store:
                 run.stored[entry] = self._store_file(run, *entry)
         new = self._append(run, _id)
         mine, now = {"_id": _id, "run_uid": run.uid}, self._entry(run)
-        if self.runs.update_one(mine | _no_later_than(now), {"$set": now}).matched_count == 0:
+        gone = {key: "" for key in ENDS if key not in now}  # of an end that it went on from
+        change = {"$set": now} | ({"$unset": gone} if gone else {})
+        if self.runs.update_one(mine | _no_later_than(now), change).matched_count == 0:
             if self.runs.find_one(mine, {"_id": 1}) is None:
                 del self.ids[run.uid], self.lengths[run.uid]  # the run was deleted, or its database
                 run.stored.clear()
@@ -199,13 +202,30 @@ class Store:
             return
         self.ids[run.uid] = found["_id"]
         for name, length in self._count(found["_id"]).items():
-            own, kept = {"_id": self._metric_id(run, name)}, points.get(name, 0)
-            if kept == 0:
-                self.metrics.delete_one(own)
-            elif length > kept:
-                self.metrics.update_one(own, {"$push": {key: {"$each": [], "$slice": kept} for key in Column._fields}})
-        self.runs.update_one(found, {"$unset": {"stop_time": "", "fail_trace": "", "result": ""}})
+            if length > points.get(name, 0):
+                self._shorten(run, name, points.get(name, 0))
+        self.runs.update_one(found, {"$unset": dict.fromkeys(ENDS, "")})
         self.lengths.pop(run.uid, None)
+
+    def _shorten(self, run: Snapshot, name: str, kept: int) -> None:
+        own = {"_id": self._metric_id(run, name)}
+        if kept == 0:
+            self.metrics.delete_one(own)
+        else:
+            self.metrics.update_one(own, {"$push": {key: {"$each": [], "$slice": kept} for key in Column._fields}})
+
+    def _forget_what_was_redone(self, run: Snapshot, run_id: int) -> None:
+        """Cuts points that the run has logged anew since, at another time: it went on from before them."""
+        stored = self.runs.find_one({"_id": run_id}, {"info.resumed": 1}) or {}
+        starts = [len((entry.get("info") or {}).get("resumed") or []) for entry in (stored, run.document)]
+        if starts[0] >= starts[1]:
+            return
+        for entry in self.metrics.find({"run_id": run_id}, {"name": 1, "timestamps": 1}):
+            times = run.metrics[entry["name"]].timestamps if entry["name"] in run.metrics else []
+            pairs = enumerate(zip(entry["timestamps"], times, strict=False))
+            redone = (n for n, (old, new) in pairs if abs(old - new) >= timedelta(milliseconds=1))  # BSON's resolution
+            if (kept := next(redone, None)) is not None:
+                self._shorten(run, entry["name"], kept)
 
     def _entry(self, run: Snapshot) -> dict[str, Any]:
         entry = dict(run.document)
@@ -244,6 +264,7 @@ class Store:
         from pymongo.errors import BulkWriteError
 
         if run.uid not in self.lengths:
+            self._forget_what_was_redone(run, run_id)
             self.lengths[run.uid] = self._count(run_id)
         known = self.lengths[run.uid]
         before = sum(known.values())
@@ -304,10 +325,12 @@ class Store:
         return _id
 
     def remove(self, run_id: Any) -> None:
-        """Deletes the run, its metrics and its artifacts. Its sources stay: other runs may have the same."""
+        """Deletes the run, its metrics and all versions of its artifacts. Sources stay: other runs may share them."""
         run = self.runs.find_one({"_id": run_id}, {"artifacts": 1}) or {}
-        for artifact in run.get("artifacts") or []:
-            self.files.delete(artifact["file_id"])
+        named = {"filename": {"$regex": f"^artifact://runs/{re.escape(str(run_id))}/"}}
+        listed = [artifact["file_id"] for artifact in run.get("artifacts") or []]
+        for file_id in {*listed, *(file._id for file in self.files.find(named))}:
+            self.files.delete(file_id)
         self.metrics.delete_many({"run_id": run_id})
         self.runs.delete_one({"_id": run_id})
 
@@ -329,7 +352,7 @@ def object_id(*words: str) -> Any:
 
 def valid(value: Any) -> Any:
     """The value with what BSON refuses made into text: dots and dollars in keys as Sacred does it, whole numbers beyond
-    64 bits."""
+    64 bits, bytes of the command line that are no UTF-8."""
     if isinstance(value, Mapping):
         keys = {key: ("@" + str(key)[1:] if str(key).startswith("$") else str(key)).replace(".", ",") for key in value}
         return {keys[key]: valid(inner) for key, inner in value.items()}
@@ -337,7 +360,7 @@ def valid(value: Any) -> Any:
         return [valid(inner) for inner in value]
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**63:
         return str(value)
-    return value
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 # --- what is written ---

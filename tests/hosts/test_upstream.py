@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -187,6 +191,8 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("env_args.key=null", r"env_args\.key is missing"),
         ("evaluate=True", "evaluate=True needs checkpoint_path"),
         ("checkpoint_path=nowhere", "checkpoint_path=nowhere: no folder of saved networks"),
+        ("use_wandb=True", "use_wandb=True needs wandb_team and wandb_project"),
+        ("name=null", "name is missing: the algorithm's file has to name it"),
     ],
 )
 def test_what_is_wrong_is_refused(compose: Callable[..., dict[str, Any]], word: str, message: str) -> None:
@@ -319,6 +325,86 @@ def test_a_failure_is_recorded_and_told(fake: Path) -> None:
     assert done.returncode == 1 and "RuntimeError: unlucky" in done.stderr and "failed: results" in done.stdout
     (run,) = Path("results").rglob("run.json")
     assert json.loads(run.read_text())["status"] == "FAILED"
+
+
+def test_what_cannot_be_written_is_written_later(tmp_path: Path) -> None:
+    """Sacred itself gives a record up at the first write that fails."""
+    from mmsa.record import Record  # imports Sacred, which must first find pkg_resources in the runs above
+
+    record = Record(tmp_path, logging.getLogger("test"))
+    host = {"hostname": "here"}
+    facts = {"ex_info": {"base_dir": ".", "sources": []}, "command": "main", "host_info": host, "config": {"seed": 1}}
+    record.started_event(**facts, start_time=datetime(2026, 1, 1), meta_info={}, _id=None)
+    folder = Path(record.dir)
+
+    def beat(second: int, info: dict[str, Any]) -> None:
+        time = datetime(2026, 1, 1, second=second)
+        record.log_metrics({"loss": {"steps": [second], "values": [0.5], "timestamps": [time]}}, info)
+        record.heartbeat_event(info, "", time, None)
+
+    beat(1, {"a": [1]})
+    (folder / "metrics.part").mkdir()  # in the way of one file, then of another
+    beat(2, {"a": [1, 2]})
+    assert list(record.unwritten) == ["metrics.json"]
+    assert json.loads((folder / "metrics.json").read_text())["loss"]["steps"] == [1]
+    assert json.loads((folder / "info.json").read_text()) == {"a": [1, 2]}
+    (folder / "metrics.part").rmdir()
+    beat(3, {"a": [1, 2, 3]})
+    record.completed_event(datetime(2026, 1, 1, second=4), None)
+    series = json.loads((folder / "metrics.json").read_text())["loss"]
+    assert series["steps"] == [1, 2, 3] and len(series["values"]) == len(series["timestamps"]) == 3
+    assert not record.unwritten and json.loads((folder / "run.json").read_text())["status"] == "COMPLETED"
+
+
+def test_a_record_that_is_not_complete_is_a_failure(fake: Path) -> None:
+    code = (
+        "import os; replace = os.replace\n"
+        "def full(part, path):\n"
+        "    if str(path).endswith('metrics.json'): raise OSError(28, 'No space left on device')\n"
+        "    replace(part, path)\n"
+        "os.replace = full"
+    )
+    done = shell(f"--epymarl={fake}", *RUN, code=code)
+    assert done.returncode == 1 and "failed: results" in done.stdout
+    assert "the record is not complete: metrics.json could not be written" in done.stderr
+    assert "metrics.json is not written, it is tried again: [Errno 28]" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_word(fake: Path, number: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "plugins")}
+    command = [sys.executable, "-P", "-m", "mmsa", f"--epymarl={fake}", *RUN, "lr=14"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as run:
+        while run.poll() is None and not list(Path("results").rglob("metrics.json")):
+            time.sleep(0.1)
+        run.send_signal(number)
+        said = run.communicate(timeout=60)[0].decode()
+    assert run.returncode == 128 + number and "stopped: results" in said
+    (path,) = Path("results").rglob("run.json")
+    assert json.loads(path.read_text())["status"] == "INTERRUPTED"
+
+
+def test_a_folder_that_cannot_be_written_is_refused(fake: Path) -> None:
+    Path("taken").write_text("a file")
+    done = shell(f"--epymarl={fake}", *RUN, "local_results_path=taken/results")
+    assert done.returncode == 2 and "local_results_path=taken/results: " in done.stderr, done.stderr
+    assert "taken is no writable folder" in done.stderr
+
+
+def test_networks_of_another_algorithm_are_refused(compose: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "270").mkdir()
+    (tmp_path / "270" / "agent.th").touch()
+    assert compose(f"checkpoint_path={tmp_path}", algorithm="qmix")["checkpoint_path"] == str(tmp_path)
+    with pytest.raises(checkouts.UpstreamError, match=r"no folder of saved networks \(.*with mmsa\.th in it\)"):
+        compose(f"checkpoint_path={tmp_path}")
+
+
+def test_wandb_writes_to_the_results(fake: Path) -> None:
+    """Its folder is named by a variable; by itself it would be the working directory, which may be the checkout."""
+    code = "import atexit, os; atexit.register(lambda: print('to', os.environ.get('WANDB_DIR')))"
+    words = ["use_wandb=True", "wandb_team=a", "wandb_project=b"]
+    done = shell(f"--epymarl={fake}", *RUN, *words, code=code)
+    assert done.returncode == 0 and f"to {Path('results').absolute()}" in done.stdout
 
 
 @pytest.mark.parametrize(

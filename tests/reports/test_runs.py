@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+import traceback
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,29 @@ def test_a_crashed_run_says_why(tmp_path: Path) -> None:
     (run,) = load_runs([str(tmp_path)])
     assert run.status == "FAILED" and run.error == "ValueError: a bad value" and run.metrics == {}
     assert run.task == f"{sr.LBF}, backend not recorded"
+
+
+@pytest.mark.parametrize(
+    ("raise_it", "error"),
+    [
+        ("raise RuntimeError('simulator crashed')", "RuntimeError: simulator crashed; in environment 0, step 12"),
+        ("raise KeyError('x')", "KeyError: 'x'; in environment 0, step 12"),
+        ("raise ValueError('two\\nlines')", "ValueError: two; in environment 0, step 12"),
+        ("try: 1 / 0\n    except ZeroDivisionError: raise OSError", "OSError; in environment 0, step 12"),
+    ],
+)
+def test_the_error_of_a_run_and_what_was_noted_to_it(tmp_path: Path, raise_it: str, error: str) -> None:
+    record = sr.record(sr.configuration(), {}, status="FAILED")
+    folder = sr.write(tmp_path / "qmix/1", record)
+    try:
+        exec(f"def step():\n    {raise_it}\nstep()")
+    except Exception as raised:
+        raised.add_note("in environment 0, step 12")
+        trace = traceback.format_exception(raised)
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"fail_trace": trace}))
+    (read,) = load_runs([str(folder)])
+    assert read.error == error
 
 
 def test_each_run_is_read_once(tmp_path: Path) -> None:

@@ -21,6 +21,9 @@ FILES = {
         common_reward: true
         use_cuda: false
         use_tensorboard: false
+        use_wandb: false
+        wandb_team: null
+        wandb_project: null
         evaluate: false
         checkpoint_path: ""
         label: default_label
@@ -35,6 +38,7 @@ FILES = {
         """Logs where it came from instead of training."""
         import random
         import sys
+        import time
 
         import envs
         from components.episode_buffer import ReplayBuffer
@@ -57,6 +61,8 @@ FILES = {
                 "threads": th.get_num_threads(), "items": type(ReplayBuffer()._parse_slices((1, 2))).__name__,
             }
             logger.log_stat("test_return_mean", 0.5, 100)
+            for _ in range(600 if config["lr"] == 14 else 0):  # until somebody stops it
+                time.sleep(0.1)
         ''',
     "src/envs/__init__.py": "import smaclite\nfrom .multiagentenv import MultiAgentEnv\nREGISTRY = {'gymma': None}\n",
     "src/envs/multiagentenv.py": "class MultiAgentEnv:\n    def get_env_info(self): ...\n",

@@ -188,6 +188,16 @@ def test_show(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(word in out for word in ("FAILED", "a bad value", "test_return_mean", "lr: 0.0005", "0123456789abcdef"))
 
 
+def test_show_of_a_seed_that_a_database_has_in_its_own_form(
+    tmp_path: Path, wire: Wire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """BSON's class of whole numbers from 2**31 is none of YAML's."""
+    sr.write(tmp_path / "qmix/1", sr.record(sr.configuration(seed=3_000_000_000), sr.tests(0.2)))
+    assert track.main(["sync", str(tmp_path), "--mongo", wire.url]) == 0
+    assert track.main(["show", f"{wire.url}/sacred#1"]) == 0
+    assert "\nseed: 3000000000\n" in capsys.readouterr().out
+
+
 def test_best_is_in_order(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert track.main(["best", "results/sacred/qmix", "-n", "1"]) == 0
     head, first = lines(capsys)
@@ -338,6 +348,21 @@ def test_sync_after_half_a_delivery(runs: Path, wire: Wire, db: Any, capsys: pyt
     assert db["runs"].count_documents({}) == 1
     (entry,) = db["metrics"].find({"name": "test_return_mean"})
     assert entry["steps"] == [0, 250, 500, 750, 1000] and entry["values"][-1] == 0.8
+
+
+def test_sync_goes_on_past_a_file_that_cannot_be_read(
+    runs: Path, wire: Wire, db: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(folder: Path) -> Any:
+        if folder.match("qmix/1"):
+            raise PermissionError(13, "Permission denied", str(folder / "learning_curve.png"))
+        return snapshot_of(folder)
+
+    snapshot_of = track.snapshot_of
+    monkeypatch.setattr(track, "snapshot_of", refused)
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 1
+    assert "left out: results/sacred/qmix/1: [Errno 13] Permission denied" in capsys.readouterr().err
+    assert db["runs"].count_documents({}) == 2
 
 
 def test_sync_keeps_what_omniboard_added(runs: Path, wire: Wire, db: Any) -> None:

@@ -89,6 +89,10 @@ def test_what_bson_refuses_becomes_text() -> None:
     bson.encode(made, check_keys=True)
 
 
+def test_text_that_is_no_utf_8() -> None:
+    assert valid({"label": "caf\udce9", "key": "café"}) == {"label": "caf\\udce9", "key": "café"}
+
+
 def test_a_runs_identity() -> None:
     run = {"start_time": "2026-01-02T03:04:05.000001", "host": {"hostname": "box"}, "status": "RUNNING"}
     same = run_uid(run, {"seed": 1, "lr": 0.1})

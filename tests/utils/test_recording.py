@@ -459,7 +459,46 @@ def test_a_file_is_one_piece_and_written_again_where_it_was_cut_off(tmp_path: Pa
         assert db["fs.chunks"].count_documents({}) == 1
         db["fs.files"].delete_many({})
     Store(db.client, db.name).remove(1)
-    assert db["fs.chunks"].count_documents({}) == db["runs"].count_documents({}) == 0
+    assert all(db[name].count_documents({}) == 0 for name in ("fs.chunks", "fs.files", "runs"))
+
+
+def test_a_run_that_went_on_from_earlier_takes_back_what_it_did_again(wire: Wire, db: Any) -> None:
+    """It was uploaded, killed, went on from its checkpoint without a database, and was uploaded again."""
+
+    def run(second_start: int, end: dict[str, Any], **later: list[int]) -> Snapshot:
+        """At ten steps a second; second_start: when it went on from step 20, 0: it did not."""
+        notes = {"resumed": [{"resumed": str(START)}]} if second_start else {}
+        metrics = {}
+        for name, steps in later.items():
+            times = [START + timedelta(seconds=t / 10 + (second_start if t > 20 else 0)) for t in steps]
+            metrics[name] = Column(steps, [t + second_start for t in steps], times)
+        beat = START + timedelta(seconds=second_start)
+        return Snapshot("uid", {"status": "RUNNING", "info": notes, "heartbeat": beat} | end, metrics)
+
+    crash = {"status": "FAILED", "stop_time": START, "fail_trace": ["ValueError"]}
+    first = run(0, crash, loss=[10, 20, 30, 40], late=[30])
+    second = run(100, {}, loss=[10, 20, 31], late=[31, 41])
+    third = run(100, {"status": "COMPLETED", "stop_time": START}, loss=[10, 20, 31, 41], late=[31, 41])
+    for snapshot, loss, new in ((first, [10, 20, 30, 40], 5), (second, [10, 20, 31], 3), (third, [10, 20, 31, 41], 1)):
+        assert Store(db.client, db.name).save(snapshot) == new
+        assert Store(db.client, db.name).save(snapshot) == 0
+        entry = db["metrics"].find_one({"name": "loss"})
+        assert entry["steps"] == loss and len(entry["values"]) == len(entry["timestamps"]) == len(loss)
+        document = db["runs"].find_one()
+        assert ("fail_trace" in document, "stop_time" in document) == (snapshot is first, snapshot is not second)
+    assert db["metrics"].find_one({"name": "late"})["steps"] == [31, 41]
+    Store(db.client, db.name).save(first)  # read before it went on
+    assert db["metrics"].find_one({"name": "loss"})["steps"] == [10, 20, 31, 41]
+
+
+def test_a_deleted_run_leaves_no_earlier_version_of_a_file(tmp_path: Path, wire: Wire, db: Any) -> None:
+    path = tmp_path / "learning_curve.png"
+    for content in (b"early", b"late"):
+        path.write_bytes(content)
+        Store(db.client, db.name).save(Snapshot("uid", {"status": "RUNNING"}, {}, artifacts=[(path.name, path)]))
+    assert db["fs.files"].count_documents({}) == 2
+    Store(db.client, db.name).remove(1)
+    assert all(db[name].count_documents({}) == 0 for name in ("fs.chunks", "fs.files", "runs"))
 
 
 def test_two_writers_of_one_run_double_nothing(wire: Wire, db: Any) -> None:
