@@ -3,7 +3,7 @@
     python benchmarks/tracking.py [--mongo URL] [--config mmsa] [--t-max 20000] [key=value ...]
 
 Without --mongo the stand-in server of tests/support is started, in a process of its own, whose time is not counted. CPU
-time is counted by thread, so that other load on the machine changes little: Sacred's heartbeat with the files, the
+time is counted by thread, so that other load on the machine changes little: the heartbeat with the files, the
 delivery to MongoDB, and Logger.log_stat in the training thread. pymongo's own monitor, a ping every ten seconds, is not
 counted.
 """
@@ -48,14 +48,12 @@ def main() -> None:
     parser.add_argument("keys", nargs="*", metavar="key=value")
     options = parser.parse_args()
 
-    import sacred.utils
-
     import main as program
     import run
     from utils.logging import Logger
-    from utils.recording import Delivery, RunFolder
+    from utils.recording import Delivery, Heartbeat, RunFolder
 
-    sacred.utils.IntervalTimer.run = timed("heartbeats: files", sacred.utils.IntervalTimer.run)  # type: ignore[method-assign]
+    Heartbeat.beat = timed("heartbeats: files", Heartbeat.beat)  # type: ignore[method-assign]
     Delivery._run = timed("delivery to MongoDB", Delivery._run)  # type: ignore[method-assign]
     Delivery.started_event = timed("start", Delivery.started_event)  # type: ignore[method-assign]
     RunFolder.started_event = timed("start", RunFolder.started_event)  # type: ignore[method-assign]

@@ -467,10 +467,8 @@ class MMSALearner:
         return kind
 
     def _learn(self, state: dict[str, Any], source: str) -> None:
-        older = {"sale.normalise": state["normalise"]} if "normalise" in state else {}  # all that they say of it
-        kind = state.get("kind", older)
         for key, now in self._kind().items():
-            if (was := kind.get(key, now)) != now:
+            if (was := state["kind"].get(key, now)) != now:
                 raise RuntimeError(
                     f"{source} was trained with {key}: {was}, this configuration has {now}: "
                     "load it with the configuration that it was trained with"

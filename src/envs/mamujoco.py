@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import io
 import itertools
 import os
 import sys
@@ -26,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from .multiagentenv import EnvContractError, MissingBackendError, MultiAgentEnv, nearest
+from .multiagentenv import EnvContractError, MissingBackendError, MultiAgentEnv, nearest, silence
 
 MAX_ACTIONS = 81  # of one agent
 PAPER_TASKS = ("HalfCheetah-6x1", "Hopper-3x1", "Ant-8x1", "Walker2d-6x1")
@@ -146,7 +145,7 @@ def require() -> None:
 def _import_package() -> tuple[Any, Any]:
     """gymnasium-robotics' multi-agent module and its graph of joints, without what they print at import."""
     try:
-        with _silence():
+        with silence():
             import mujoco
             from gymnasium_robotics.envs.multiagent_mujoco import mujoco_multi, obsk
     except ImportError as error:
@@ -161,14 +160,6 @@ def _warn(message: str) -> None:
     """MuJoCo's warnings as Python's; not those about the package's own model files, which no reader can mend."""
     if "deprecated" not in message:
         warnings.warn(f"MuJoCo: {message}", RuntimeWarning, stacklevel=2)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    out = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def torques(limits: Sequence[float] | np.ndarray, bins: int) -> np.ndarray:
@@ -328,7 +319,7 @@ class MamujocoEnv(MultiAgentEnv):
         if sys.platform == "linux":
             os.environ.setdefault("MUJOCO_GL", "egl")  # draws without a display
         picture, problem = None, ""
-        with _silence():  # what failed is also deleted in here, with complaints of its own
+        with silence():  # what failed is also deleted in here, with complaints of its own
             try:
                 renderer = self._env.single_agent_env.unwrapped.mujoco_renderer
                 renderer.width, renderer.height = PICTURE  # counts at the first picture

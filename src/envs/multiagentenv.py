@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import io
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,6 +23,22 @@ class MissingBackendError(RuntimeError):
 
 class EnvContractError(RuntimeError):
     """An environment broke the contract below: a wrong shape, an empty action mask, a reward that is not a number."""
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """No output and no warnings; of jaxmarl neither, which puts sys.__stdout__ in the place of sys.stdout."""
+    names = ("stdout", "stderr", "__stdout__", "__stderr__")
+    before = {name: getattr(sys, name) for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for name in names:
+                setattr(sys, name, io.StringIO())
+            yield
+        finally:
+            for name, stream in before.items():
+                setattr(sys, name, stream)
 
 
 def nearest(name: str, known: Sequence[str], n: int = 3) -> str:

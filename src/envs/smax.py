@@ -15,12 +15,9 @@ is the reward as it is, else each agent receives it: there is nothing to sum.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import io
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -29,7 +26,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from . import drawing
-from .multiagentenv import EnvContractError, MissingBackendError, nearest
+from .multiagentenv import EnvContractError, MissingBackendError, nearest, silence
 from .vector import Ended, SingleEnv, VectorEnv
 
 UNITS = ("marine", "marauder", "stalker", "zealot", "zergling", "hydralisk")  # in jaxmarl's order
@@ -101,7 +98,7 @@ def _import_jax() -> tuple[Any, Any]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     backend_name()
     try:
-        with _silence():
+        with silence():
             import jax
             from jaxmarl.environments import smax
     except ImportError as error:
@@ -112,20 +109,6 @@ def _import_jax() -> tuple[Any, Any]:
 def require() -> None:
     """MissingBackendError where jaxmarl cannot be imported; imports it and jax."""
     _import_jax()
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """No output: jaxmarl prints at import, and puts sys.__stdout__ in the place of whatever sys.stdout was."""
-    names = ("stdout", "stderr", "__stdout__", "__stderr__")
-    before = {name: getattr(sys, name) for name in names}
-    try:
-        for name in names:
-            setattr(sys, name, io.StringIO())
-        yield
-    finally:
-        for name, stream in before.items():
-            setattr(sys, name, stream)
 
 
 def _make_jaxmarl_env(battle: Battle) -> Any:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import os
 import sys
 import warnings
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .multiagentenv import EnvContractError, MissingBackendError, nearest
+from .multiagentenv import EnvContractError, MissingBackendError, nearest, silence
 from .vector import Ended, SingleEnv, VectorEnv, episode_seed
 
 DEFAULT_LIMIT = 100
@@ -87,10 +86,8 @@ def scenarios() -> list[str]:
 
 def _import_vmas() -> Any:
     """The package, without what it and the old gym print at import; MissingBackendError where it is not installed."""
-    out = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(out), contextlib.redirect_stdout(out):
-            warnings.simplefilter("ignore")
+        with silence():
             import vmas
     except ImportError as error:
         raise MissingBackendError(f"VMAS needs the packages vmas and gym ({error}): {CURE}") from error

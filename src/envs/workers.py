@@ -129,20 +129,10 @@ class WorkerVectorEnv(VectorEnv):
             ended += [(i, {EPISODE_LOST: 1.0}) for i in there]
         return sorted(ended, key=lambda one: one[0]) if lost else ended
 
-    def render(self) -> Any:
-        return self._call_all([0], "render")[0]
-
     def show(self) -> None:
-        self._call_all([0], "show")
-
-    def save_replay(self) -> None:
-        self._call_all(range(len(self._spans)), "save_replay")
-
-    def _call_all(self, workers: Sequence[int], command: str) -> list[Any]:
-        answers, lost = self._call(workers, command)
+        _, lost = self._call([0], "show")
         if lost:
-            raise EnvWorkerError(f"{command}: a worker process was lost")
-        return list(answers.values())
+            raise EnvWorkerError("show: a worker process was lost")
 
     def _call(self, workers: Sequence[int], command: str, argument: int = 0) -> tuple[dict[int, Any], list[int]]:
         """(worker -> its answer, workers that were lost and are started anew)."""
@@ -257,13 +247,8 @@ def _work(
                 answer = group.step(actions, active)
             elif command == "reset":
                 group.reset(argument)
-            elif command == "render":
-                answer = envs[0].render()
             elif command == "show":
                 envs[0].show()
-            elif command == "save_replay":
-                for env in envs:
-                    env.save_replay()
             pipe.send((True, answer))
     except (EOFError, BrokenPipeError):
         pass  # the main process is gone

@@ -143,9 +143,6 @@ class PipelinedRunner:
                 self._batches[0][key].copy_(ahead["fields"][key])
             self._ahead = Played(0, ahead["t_env"], [(name, value, t) for name, value, t in ahead["metrics"]])
 
-    def save_replay(self) -> None:
-        self._ask("save_replay")
-
     def close_env(self) -> None:
         """Ends the collector, whatever it is doing. Twice is fine."""
         if self._pipe.closed:
@@ -256,9 +253,6 @@ class _Collector:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.runner.load_state_dict(state["runner"])
         self.random.load_state_dict(state["random"])
-
-    def save_replay(self) -> None:
-        self.runner.save_replay()
 
 
 def _collect(pipe: Connection, args: SimpleNamespace) -> None:

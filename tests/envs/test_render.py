@@ -79,15 +79,6 @@ def test_smax_says_that_it_is_not_starcraft() -> None:
     assert (picture[: drawing.STRIP] == wanted).all()
 
 
-def test_a_worker_process_draws_too() -> None:
-    with (
-        make("gymma", workers=1, key="Foraging-5x5-2p-1f-v3") as far,
-        make("gymma", key="Foraging-5x5-2p-1f-v3") as near,
-    ):
-        for a, b in zip(play(far, 3), play(near, 3), strict=True):
-            assert (a == b).all()
-
-
 @pytest.mark.parametrize(("env", "key"), [("matrix", "climbing"), ("gymma", "rware-tiny-2ag-v2")])
 @pytest.mark.usefixtures("no_display")
 def test_no_pictures(env: str, key: str) -> None:

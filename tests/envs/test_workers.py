@@ -54,6 +54,14 @@ def test_an_error_in_a_worker_is_told_and_ends_all() -> None:
     assert gone(*pids), "a failure left workers behind"
 
 
+def test_the_window_of_an_environment_in_a_worker() -> None:
+    """A toy has none, and says so there."""
+    vector = WorkerVectorEnv(toys(""), 2)
+    vector.reset()
+    with pytest.raises(EnvWorkerError, match="NotImplementedError: ToyEnv has no pictures"):
+        vector.show()
+
+
 def test_a_worker_that_dies_is_started_anew_and_its_episodes_are_lost() -> None:
     vector = WorkerVectorEnv(toys(""), 2)
     vector.reset()

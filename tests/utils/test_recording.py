@@ -170,8 +170,8 @@ def test_writing_grows_with_the_points_not_with_their_square(tmp_path: Path, mon
 
     def written(beats: int) -> int:
         """Bytes that a run of so many heartbeats writes for its metrics."""
-        experiment = Experiment(tmp_path / str(beats) / "runs") if (tmp_path / str(beats)).mkdir() is None else None
-        assert experiment is not None
+        (tmp_path / str(beats)).mkdir()
+        experiment = Experiment(tmp_path / str(beats) / "runs")
         total = 0
         seen: dict[str, tuple[int, int]] = {}
         for _ in range(beats):

@@ -760,22 +760,6 @@ def test_networks_of_another_kind_are_refused_by_its_key(
     close(values(second), before, rtol=0, atol=0)
 
 
-def test_what_was_saved_without_its_kind_is_still_loaded() -> None:
-    """As until 999e12c: with trunk and head among the online networks, and of the kind sale.normalise alone."""
-    first, second, other = build(1), build(2), build(2, **{"sale.normalise": False})
-    run_updates(first, [1, 2])
-    state = first.state_dict()
-    del state["kind"]
-    parts = first.online.parts()
-    state |= {"normalise": True, "online": {name: part.state_dict() for name, part in parts.items()}}
-    second.load_state_dict(state)
-    close(values(second), values(first), rtol=0, atol=0)
-    with pytest.raises(RuntimeError, match="trained with sale.normalise: True, this configuration has False"):
-        other.load_state_dict(state)
-    del state["normalise"]  # until aead93f
-    other.load_state_dict(state)
-
-
 def test_nothing_is_saved_twice(tmp_path: Path) -> None:
     learner = build(1)
     learner.save_models(str(tmp_path))
