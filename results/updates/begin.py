@@ -1,5 +1,5 @@
-"""When each run on coop began to learn, and how fast it then learnt: the steps at which its test return first came to 0.1
-and to 0.5, in thousands, between two tests by a straight line.
+"""When each run on coop began to learn, and how fast it then learnt: in thousands of steps, when its test return first
+came to 0.1, and how much later to 0.5 (between two tests by a straight line).
 """
 
 import csv

@@ -18,7 +18,7 @@ import pytest
 import envs
 import main
 from experiments import planning
-from utils import config, hosts, recorded, resume
+from utils import config, hosts, resume, untrusted
 from utils.checkpoints import Checkpoints
 from utils.commands import rebuilt_command
 
@@ -134,7 +134,7 @@ def test_one_in_this_checkout_is_the_same_in_every_checkout(own: Path, monkeypat
     monkeypatch.chdir(own)
     composed = config.compose("qmix", str(ROOT / "examples/my_env.yaml"))
     assert composed["env_module"] == "examples/my_env.py" and "my_env" in envs.REGISTRY
-    assert list(recorded.named_code(composed)) == []
+    assert list(untrusted.named_code(composed)) == []
 
 
 def test_the_command_of_its_run_is_recorded_and_read_again(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from support.processes import children, gone
 
 import main
 import track
-from utils import hosts, recorded, resume
+from utils import hosts, resume, untrusted
 from utils.checkpoints import Checkpoints
 from utils.recording import RunFolder
 from utils.schema import GONE, LATER, as_before
@@ -332,10 +332,10 @@ def test_a_record_where_nothing_can_be_written(
 
 
 def test_names_stay_within_their_folder() -> None:
-    assert recorded.inside("a/b") == "a/b"
+    assert untrusted.inside("a/b") == "a/b"
     for name in ("", "/a", "../a", "a/../../b"):
         with pytest.raises(ValueError, match="names nothing within"):
-            recorded.inside(name)
+            untrusted.inside(name)
 
 
 # --- signals, to real processes ---
