@@ -43,7 +43,8 @@ def test_the_index_leads_to_every_published_experiment():
     assert folders and folders <= {path.parent.resolve() for path, _ in links(ROOT / "results/README.md")}
 
 
-def test_the_published_runs_together_are_as_the_page_says():
-    script = ROOT / "results/ablations/together.py"
+@pytest.mark.parametrize("script", ["ablations/together.py", "updates/begin.py"])
+def test_what_a_script_says_of_published_runs_stands_on_its_page(script):
+    script = ROOT / "results" / script
     printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
     assert printed.count("\n") > 10 and printed in script.with_name("README.md").read_text(encoding="utf-8")
