@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 done, 1 failed, 2 wrong arguments, configuration or checkout, 130 stopped by Ctrl-C."""
+    """The command line; 0 done, 1 failed, 2 wrong arguments, configuration or checkout, 130 or 143 by a signal."""
     try:
         options = parser().parse_intermixed_args(argv)
         checkout = find_checkout(options.epymarl)

@@ -203,7 +203,7 @@ def _tensorboard_logger(folder: Path) -> ModuleType:
 # --- a run ---
 def train(checkout: Checkout, config: dict[str, Any], names: tuple[str, str], words: Sequence[str]) -> int:
     """One recorded run of the checkout's own run.run; the exit status: 0 done, 1 failed, or its record is incomplete,
-    130 stopped, 143 by SIGTERM.
+    130 stopped by Ctrl-C, 143 by SIGTERM.
 
     names: of algorithm and environment, words: what followed `with`; they become the record's command.
     """
