@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -374,10 +373,11 @@ def test_a_record_that_is_not_complete_is_a_failure(fake: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_with_a_word(fake: Path, number: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "plugins")}
-    command = [sys.executable, "-P", "-m", "mmsa", f"--epymarl={fake}", *RUN, "lr=14"]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run in the background
-    with subprocess.Popen(command, **streams, env=environment, preexec_fn=heeded) as run:
+    # Ctrl-C is heeded also where the tests run in the background
+    code = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += "; runpy.run_module('mmsa', run_name='__main__')"
+    command = [sys.executable, "-P", "-c", code, f"--epymarl={fake}", *RUN, "lr=14"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as run:
         while run.poll() is None and not list(Path("results").rglob("metrics.json")):
             time.sleep(0.1)
         run.send_signal(number)
