@@ -223,8 +223,7 @@ class Store:
         for entry in self.metrics.find({"run_id": run_id}, {"name": 1, "timestamps": 1}):
             times = run.metrics[entry["name"]].timestamps if entry["name"] in run.metrics else []
             pairs = enumerate(zip(entry["timestamps"], times, strict=False))
-            redone = (n for n, (old, new) in pairs if abs(old - new) >= timedelta(milliseconds=1))  # BSON's resolution
-            if (kept := next(redone, None)) is not None:
+            if (kept := next((n for n, (old, new) in pairs if _apart(old, new)), None)) is not None:
                 self._shorten(run, entry["name"], kept)
 
     def _entry(self, run: Snapshot) -> dict[str, Any]:
@@ -333,6 +332,11 @@ class Store:
             self.files.delete(file_id)
         self.metrics.delete_many({"run_id": run_id})
         self.runs.delete_one({"_id": run_id})
+
+
+def _apart(old: Any, new: Any) -> bool:
+    """Whether two times are not one and the same, at BSON's resolution; of what is no time (parse_time): no."""
+    return isinstance(old, datetime) and isinstance(new, datetime) and abs(old - new) >= timedelta(milliseconds=1)
 
 
 def _no_later_than(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reports.runs import JOURNAL, commit_of, facts_of, read_metrics
 from utils.config import ConfigError
 from utils.logging import record_lock
 from utils.mongo import (
+    ENDS,
     Address,
     Column,
     Snapshot,
@@ -292,8 +293,7 @@ class ResumedFolder(RunFolder):
         began, goes_on = commit_of(self.entry.get("experiment")), commit_of(ex_info)
         if began and goes_on and began != goes_on:
             LOG.warning("the run began at commit %s and goes on at %s; its record and reports say so", began, goes_on)
-        over = ("stop_time", "fail_trace", "result")
-        entry = {key: value for key, value in without_tokens(self.entry).items() if key not in over}
+        entry = {key: value for key, value in without_tokens(self.entry).items() if key not in ENDS}
         if self.changed:  # the run stays the same one
             entry["run_uid"] = run_uid(self.entry, self.recorded_config)
         self.dir, self.config, self.info = str(self.folder), config, {}

@@ -491,6 +491,16 @@ def test_a_run_that_went_on_from_earlier_takes_back_what_it_did_again(wire: Wire
     assert db["metrics"].find_one({"name": "loss"})["steps"] == [10, 20, 31, 41]
 
 
+def test_a_damaged_time_says_nothing_about_what_was_done_again(wire: Wire, db: Any) -> None:
+    """parse_time leaves what is none as it is."""
+    for notes in ([], [{"resumed": str(START)}]):
+        loss = Column([10, 20], [0.5, 0.6], ["damaged", START])  # type: ignore[list-item]
+        Store(db.client, db.name).save(
+            Snapshot("uid", {"status": "RUNNING", "info": {"resumed": notes}}, {"loss": loss})
+        )
+    assert db["metrics"].find_one({"name": "loss"})["steps"] == [10, 20]
+
+
 def test_a_deleted_run_leaves_no_earlier_version_of_a_file(tmp_path: Path, wire: Wire, db: Any) -> None:
     path = tmp_path / "learning_curve.png"
     for content in (b"early", b"late"):
