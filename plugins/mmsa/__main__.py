@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -46,23 +48,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_intermixed_args(argv)
         checkout = find_checkout(options.epymarl)
         if options.list:
-            print(f"{checkout}\nalgorithms (--config=)    {', '.join(sorted(algorithms(checkout)))}")
-            print(f"environments (--env-config=)    {', '.join(sorted(environments(checkout)))}")
-            return 0
+            return _say(
+                f"{checkout}\n"
+                f"algorithms (--config=)    {', '.join(sorted(algorithms(checkout)))}\n"
+                f"environments (--env-config=)    {', '.join(sorted(environments(checkout)))}\n"
+            )
         words = list(options.words)
         if words and words[0] != "with":
             raise UpstreamError(f"{words[0]!r} on the command line is not preceded by the word with")
         words = [word for word in words if word != "with"]
         config = compose(checkout, options.config, options.env_config, words)
         if options.print_config:
-            print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
-            return 0
+            return _say(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         return train(checkout, config, (options.config, options.env_config), words)
     except KeyboardInterrupt:
         return 130
     except UpstreamError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _say(text: str) -> int:
+    """Prints it; the exit status, where nobody reads on (--list | head) that of a process that SIGPIPE ended."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at its end
+        return 128 + signal.SIGPIPE
+    return 0
 
 
 if __name__ == "__main__":

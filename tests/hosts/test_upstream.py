@@ -508,6 +508,13 @@ def test_print_config_and_list(fake: Path, capsys: pytest.CaptureFixture[str]) -
     assert not any(Path().iterdir())
 
 
+def test_a_reader_who_leaves_is_no_error(fake: Path) -> None:
+    """python -m mmsa --list | head -0: the pipe's reader is gone before anything is printed"""
+    leave = "import os, sys\nreader, writer = os.pipe()\nos.close(reader)\nos.dup2(writer, 1)"
+    left = shell(f"--epymarl={fake}", "--list", code=leave)
+    assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
