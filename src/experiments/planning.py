@@ -223,7 +223,7 @@ def read(model: type[M], values: Mapping[str, Any], source: str, inner: Mapping[
 FORMS = {  # pydantic's types of errors that it words in Python's terms
     "dict_type": "must be a mapping, as {{NAME: ...}}",
     "model_type": "must be a mapping of keys to values",
-    "list_type": "must be a list, as [1, 2]",
+    "list_type": "must be a list, as [a, b]",
     "too_short": "must have {min_length} or more entries",
     "too_long": "must have {max_length} entries at most",
 }
@@ -317,9 +317,9 @@ def _check_names(experiment: Experiment, source: str, words: Sequence[str]) -> N
                 problems.append(f"{source}: {key}.{label}.{part} = {name!r}: {said}")
     for prefix, overrides in layers:
         problems += [
-            f"{source}: {prefix}overrides.{key} = {shown_value(overrides[key])}: not to be set here; {cure}"
-            for key, cure in ELSEWHERE.items()
-            if key in overrides
+            f"{source}: {prefix}overrides.{key} = {shown_value(value)}: not to be set here; {ELSEWHERE[key.strip()]}"
+            for key, value in overrides.items()
+            if key.strip() in ELSEWHERE
         ]
     for word in words:
         key = word.partition("=")[0].strip()

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.planning import Run
-from experiments.records import Record
-from reports.grouping import incomplete
+from experiments.records import Record, faults
 from reports.report import SERIES
-from reports.runs import Files, load_runs, numbers, read_files, resumptions
+from reports.runs import Files, numbers, read_files, resumptions
 from utils.commands import flat
 from utils.config import ConfigError, shown_path
 from utils.identity import RECORDING
@@ -24,16 +23,13 @@ LEFT_OUT = RECORDING - {"label"}  # of the configuration and the command
 DIGITS = 7  # of a series' values: what 32 bits hold
 
 
-def publish(run: Run, record: Record) -> Path:
+def publish_run(run: Run, record: Record) -> Path:
     """Copies the finished record to where the repository keeps the run; the new folder.
 
     :raises ConfigError: where the record is damaged, has no whole learning curve or names a path of this machine, and
         where the folder cannot be written.
     """
-    problems: list[str] = []
-    loaded = load_runs([str(record.folder)], problems)
-    problems += [f"{one.source}: {reason}; no report averages it" for one in loaded if (reason := incomplete(one))]
-    if problems:
+    if problems := faults(record):
         raise ConfigError(problems)
     slimmed = slim(read_files(record.folder, problems))
     if paths := dict(_paths(slimmed)):

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.planning import Run
-from reports.runs import JOURNAL, pauses, seconds_between, time_of
+from reports.grouping import incomplete
+from reports.runs import JOURNAL, load_runs, pauses, seconds_between, time_of
+from utils.config import ConfigError
 from utils.identity import differences
 from utils.naming import task_folder, task_of
 
@@ -54,26 +56,25 @@ class Record:
 
 @dataclass(frozen=True)
 class Found:
-    """The records of a planned run: the finished one, finished ones of another configuration, and the rest."""
+    """The records of a planned run: the finished one, and finished ones of another configuration."""
 
     finished: Record | None
     others: tuple[Record, ...]
-    unfinished: tuple[Record, ...]
 
 
 def find(run: Run) -> Found:
     """What there is of the run, here and published. The one that was finished here goes before a published one."""
     own, kept = here(run), published(run)
-    return Found(own.finished or kept.finished, own.others + kept.others, own.unfinished)
+    return Found(own.finished or kept.finished, own.others + kept.others)
 
 
 def here(run: Run) -> Found:
-    """What there is in the run's own folder."""
-    return _found(run, records(run.folder))
+    """What there is in the run's own folder, by the simulator that this machine would run it in: see naming.task_of."""
+    return _found(run, _of_this_simulator(run, run.folder))
 
 
 def published(run: Run) -> Found:
-    """What the repository keeps of the run, by the simulator that this machine would run it in: see naming.task_of.
+    """What the repository keeps of the run, by the same simulator.
 
     A finished one of the experiments that the run's own takes runs of counts where the own folder has none.
     """
@@ -91,15 +92,12 @@ def published_only(run: Run) -> Record | None:
 
 
 def _found(run: Run, records: Iterable[Record]) -> Found:
-    finished, others, unfinished = [], [], []
+    finished: list[Record] = []
+    others: list[Record] = []
     for record in records:
-        if record.status != COMPLETED:
-            unfinished.append(record)
-        elif differences(record.config, run.config):
-            others.append(record)
-        else:
-            finished.append(record)
-    return Found(finished[0] if finished else None, tuple(others), tuple(unfinished))
+        if record.status == COMPLETED:
+            (others if differences(record.config, run.config) else finished).append(record)
+    return Found(finished[0] if finished else None, tuple(others))
 
 
 def records(folder: Path) -> Iterator[Record]:
@@ -115,20 +113,27 @@ def record(folder: Path) -> Record:
     return Record(folder, str(entry.get("status", "")), _json(folder / "config.json"))
 
 
+def faults(record: Record) -> list[str]:
+    """What is wrong with the record of a finished run, above all why no report averages it."""
+    problems: list[str] = []
+    try:
+        loaded = load_runs([str(record.folder)], problems)
+    except ConfigError as error:
+        return error.problems
+    return problems + [
+        f"{run.source}: {reason}; no report averages it" for run in loaded if (reason := incomplete(run))
+    ]
+
+
 def seconds_per_step(run: Run, plan: Sequence[Run]) -> tuple[float, str] | None:
     """The mean of finished runs of the same algorithm and task with the same settings but for seed and length, and
     which runs these are: those that were made here; where there are none, published ones, maybe of another machine."""
     like = [other for other in plan if (other.algorithm, other.task) == (run.algorithm, run.task)]
-    own = (record for other in like for record in records(other.folder))
-    kept = (
-        record
-        for other in like
-        for folder in (other.published, *other.shared)
-        for record in _of_this_simulator(other, folder)
-    )
-    for source, found in (("finished runs", own), ("published runs", kept)):
+    own = [(other, other.folder) for other in like]
+    kept = [(other, folder) for other in like for folder in (other.published, *other.shared)]
+    for source, places in (("finished runs", own), ("published runs", kept)):
         times = []
-        for record in found:
+        for record in (record for other, folder in places for record in _of_this_simulator(other, folder)):
             wanted = {**run.config, **{key: record.config.get(key) for key in ("seed", "t_max")}}
             if record.status == COMPLETED and not differences(record.config, wanted) and (seconds := record.seconds):
                 times.append(seconds / record.config["t_max"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, product
 from typing import Annotated, Any
@@ -105,7 +106,8 @@ class Search(_Strict):
                 raise ValueError(
                     f"{key}: a list of values, {{uniform: [low, high]}} or {{log_uniform: [...]}} is wanted"
                 )
-            if any(values.count(value) > 1 for value in values):
+            typed = [(isinstance(value, bool), value) for value in values]  # to Python, true is 1
+            if any(typed.count(value) > 1 for value in typed):
                 raise ValueError(f"{key}: a value is there twice")
         return keys
 
@@ -174,6 +176,9 @@ def load_search(name: str) -> Loaded:
     search = search.model_copy(update={"keys": _fitting(search, source)})
     base, points = search.algorithm, search.points()
     algorithms = {name_of(point): base.model_dump() | {"overrides": {**base.overrides, **point}} for point in points}
+    if len(algorithms) < len(points):
+        twice = next(name for name, n in Counter(map(name_of, points)).items() if n > 1)
+        raise ConfigError(f"{source}: two points are called {twice}; values of a key must differ when they are written")
     values = {
         "algorithms": algorithms,
         "tasks": {label: task.model_dump() for label, task in search.tasks.items()},

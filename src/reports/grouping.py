@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -229,7 +230,8 @@ def _split_tasks(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
 
 def _curve_names(tasks: Sequence[Sequence[RunRecord]]) -> list[list[str]]:
     """For each run of each task its curve's name. A key that differs among an algorithm's runs of one task is named in
-    all tasks, so that a curve is called the same everywhere; so is the host where there are two."""
+    all tasks, so that a curve is called the same everywhere; so is the host where there are two, and the label of
+    those that would have the same name."""
     hosts = {_host(run) for own in tasks for run in own}
     differing: dict[str, set[str]] = defaultdict(set)
     for own in tasks:
@@ -237,7 +239,14 @@ def _curve_names(tasks: Sequence[Sequence[RunRecord]]) -> list[list[str]]:
             telling = _telling([run for run in own if run.algorithm == algorithm])
             differing[algorithm] |= {key for key in telling if not _is_environment(key)}
             differing[algorithm] |= {"host"} if len(hosts) > 1 else set()
-    return [[run.algorithm + _suffix(_compared(run), differing[run.algorithm]) for run in own] for own in tasks]
+    names = [[run.algorithm + _suffix(_compared(run), differing[run.algorithm]) for run in own] for own in tasks]
+    labels: dict[str, set[str]] = defaultdict(set)
+    for run, name in zip(chain(*tasks), chain(*names), strict=True):
+        labels[name].add(run.algorithm)
+    return [
+        [name if len(labels[name]) == 1 else f"{name} (label {run.algorithm})" for run, name in zip(*pair, strict=True)]
+        for pair in zip(tasks, names, strict=True)
+    ]
 
 
 def _notes(task: Task) -> list[str]:

@@ -56,7 +56,7 @@ def write_report(
     :param runs: as reports.runs.load_runs gives them.
     :param planned: what an experiment wanted; what differs from it or is missing is listed.
     :param reference: the algorithm (label or name, in any case) that is compared with each other one; "": none is.
-    :param problems: damaged records, listed as they are.
+    :param problems: what else a reader must know, as damaged records and runs that failed; listed as it is.
     :param wall_clock: draw curves against it, too; it means little where machines differ or have other work.
     :param ranked: tables have the best final score first, as wanted of a search; else they are in the order of names.
     :return: the path of the page.

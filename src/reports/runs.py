@@ -198,18 +198,25 @@ def facts_of(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_metrics(folder: Path) -> Mapping[str, Any] | None:
     """metrics.json, or the journal, which is whole where the run has not ended; None where there is neither."""
-    if not (folder / JOURNAL).exists():
+    try:
+        lines = (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:  # the run has ended, maybe just now
         return _json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
+    except OSError as error:
+        raise _Damaged(f"{JOURNAL} cannot be read ({error})") from None
     metrics: dict[str, dict[str, list[Any]]] = {}
-    for line in (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         try:
             new = json.loads(line)
         except ValueError:  # the last line of a run that was killed
             continue
-        for name, entry in new.items():
-            kept = metrics.setdefault(name, {"steps": [], "values": [], "timestamps": []})
-            for key in kept:
-                kept[key].extend(entry[key])
+        try:
+            for name, entry in new.items():
+                kept = metrics.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+                for key in kept:
+                    kept[key].extend(entry[key])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise _Damaged(f"{JOURNAL} has a line that is none of a run's: {line[:60]!r} ({error!r})") from None
     return metrics
 
 

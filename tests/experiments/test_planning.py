@@ -176,7 +176,7 @@ def test_a_run_knows_its_threads(files: Files) -> None:
         ("seeds: [3, 1]\n", "", "two.yaml: seeds is missing"),
         ("IQL: {config:", "IQL: {confg:", "algorithms.IQL.confg = 'iql': unknown key; did you mean config?"),
         ("IQL: {config: iql}", "IQL: iql", "algorithms.IQL = 'iql': must be a mapping of keys to values"),
-        ("seeds: [3, 1]", "seeds: 3", "seeds = 3: must be a list, as [1, 2]"),
+        ("seeds: [3, 1]", "seeds: 3", "seeds = 3: must be a list, as [a, b]"),
         ("config: iql", "config: iqk", "algorithms.IQL.config = 'iqk': there is no such algorithm; did you mean iql?"),
         ("env_config: matrix", "env_config: matrx", "tasks.climbing.env_config = 'matrx': there is no such"),
         ("t_max: 500", "t_max: 5e2", "t_max = 500.0: must be a valid integer"),
@@ -197,6 +197,7 @@ def test_a_run_knows_its_threads(files: Files) -> None:
         ("use_rnn: false", "use_rnn: maybe", "(PATH): must be true or false (in no memory on climbing and 1 more)"),
         ("key: climbing", "key: climb", "must be 'two_step' or 'climbing' or 'penalty'"),
         ("gamma: 0.25", "seed: 5", "overrides.seed = 5: not to be set here; list it in seeds"),
+        ("gamma: 0.25", "'seed ': 5", "overrides.seed  = 5: not to be set here; list it in seeds"),
         ("use_rnn: false", "label: x", "algorithms.no memory.overrides.label = 'x': not to be set here"),
         ("gamma: 0.25", "gamma: 2020-01-01", "gamma = datetime.date(2020, 1, 1) (PATH): a number, a word"),
     ],
@@ -360,6 +361,14 @@ def test_a_grid(files: Files) -> None:
     assert [run.config["mixer"] for run in planned(loaded)] == ["vdn", None] * 2
 
 
+def test_points_that_would_have_one_name_are_refused(files: Files) -> None:
+    keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("seeds")]
+    with pytest.raises(ConfigError, match="two points are called mixer=None; values of a key must differ when"):
+        files((keys, "  mixer: [vdn, null, 'None']\n"), search=True)
+    loaded = files((keys, "  obs_agent_id: [true, false]\n  batch_size: [1, 2]\n"), search=True)
+    assert len(loaded.experiment.algorithms) == 4
+
+
 def test_lists_are_used_up(files: Files) -> None:
     keys = SEARCH[SEARCH.index("  lr:") : SEARCH.index("search_seed")]
     loaded = files((keys, "  lr: [0.1, 0.2]\nsamples: 50\n"), search=True)
@@ -378,6 +387,7 @@ def test_lists_are_used_up(files: Files) -> None:
         ("[0.0, 0.3]", "0.3", "td_lambda: a list of values"),
         ("[0.0, 0.3]", "[]", "td_lambda: a list of values"),
         ("[0.0, 0.3]", "[0.3, 0.3]", "td_lambda: a value is there twice"),
+        ("[0.0, 0.3]", "[1, 1.0]", "td_lambda: a value is there twice"),
         ("use_rnn: false", "lr: 0.1", "lr is searched over and also in algorithm.overrides"),
         ("samples:", "sampels:", "unknown key; did you mean samples?"),
         ("hidden_dim:", "hiden_dim:", "unknown key; did you mean hidden_dim?"),

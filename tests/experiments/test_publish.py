@@ -21,7 +21,7 @@ from utils import config, identity
 from utils.config import ConfigError
 
 pytest.importorskip("rliable", reason="rliable is not installed: pip install -e '.[report]'")
-from experiments.publish import publish  # noqa: E402
+from experiments.publish import publish_run  # noqa: E402
 from reports.report import SERIES, write_report  # noqa: E402
 from utils.sacred_run import results_folder  # noqa: E402
 
@@ -72,13 +72,13 @@ def test_a_published_run_counts_whatever_its_task_is_called(tmp_path: Path) -> N
     name = results_folder({**values, "local_results_path": str(tmp_path)}).name
     folder = sr.write(run.folder / "sacred/mmsa" / name / "1", sr.record(values, sr.tests(0.8)))
     assert records.published(run).finished is None
-    assert publish(run, records.record(folder)) == records.published(run).finished.folder  # type: ignore[union-attr]
+    assert publish_run(run, records.record(folder)) == records.published(run).finished.folder  # type: ignore[union-attr]
 
 
 def test_what_a_report_reads_is_published(tmp_path: Path) -> None:
     """All of it, with its times, and nothing else but tests."""
     run, folder = finished(tmp_path)
-    (whole,), (slim,) = load_runs([str(folder)]), load_runs([str(publish(run, records.record(folder)))])
+    (whole,), (slim,) = load_runs([str(folder)]), load_runs([str(publish_run(run, records.record(folder)))])
     metrics = Read(whole.metrics)
     write_report([replace(whole, metrics=metrics)], tmp_path / "report")
     assert metrics.names | set(METRICS) == SERIES, "of METRICS a task's first one is read"
@@ -100,7 +100,7 @@ def change(file: Path, **values: Any) -> None:
 
 def test_it_is_small_and_names_no_one(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
-    made = publish(run, records.record(folder))
+    made = publish_run(run, records.record(folder))
     files = {path.name: path.read_text() for path in made.iterdir()}
     assert set(files) == {"config.json", "info.json", "metrics.json", "run.json"}
     text = "".join(files.values())
@@ -129,7 +129,7 @@ def test_its_command_has_neither_paths_nor_how_it_was_recorded(tmp_path: Path) -
     ]
     words += ["lr=0.001", "label=two words", "wandb_team=secret team", "wandb_project=mine", "save_model=True"]
     change(folder / "info.json", command=shlex.join(words))
-    (published,) = load_runs([str(publish(run, records.record(folder)))])
+    (published,) = load_runs([str(publish_run(run, records.record(folder)))])
     said = "python src/main.py --config=mmsa --env-config=examples/my_env.yaml with lr=0.001 'label=two words'"
     assert published.command == said
 
@@ -137,7 +137,7 @@ def test_its_command_has_neither_paths_nor_how_it_was_recorded(tmp_path: Path) -
 def test_no_word_with_is_left_over(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
     change(folder / "info.json", command="python src/main.py with save_model=True")
-    (published,) = load_runs([str(publish(run, records.record(folder)))])
+    (published,) = load_runs([str(publish_run(run, records.record(folder)))])
     assert published.command == "python src/main.py"
 
 
@@ -158,14 +158,14 @@ def test_a_path_of_one_machine_is_not_published(
     change(folder / "config.json", **changes)
     change(folder / "info.json", command=command)
     with pytest.raises(ConfigError) as error:
-        publish(run, records.record(folder))
+        publish_run(run, records.record(folder))
     assert [said in problem for problem in error.value.problems] == [True]
     assert not run.published.exists()
 
 
 def test_the_configuration_stays_the_same_one(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
-    made = records.record(publish(run, records.record(folder)))
+    made = records.record(publish_run(run, records.record(folder)))
     assert made.status == records.COMPLETED and made.config["label"] == "M" and made.seconds == 20
     assert identity.differences(made.config, run.config) == []
 
@@ -175,7 +175,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
     there = sr.write(run.published / RECORD, sr.record(run.config | {"t_max": 7}, sr.tests(1)))
     before = {path: path.read_bytes() for path in there.iterdir()}
-    assert publish(run, records.record(folder)) == there.with_name("5")
+    assert publish_run(run, records.record(folder)) == there.with_name("5")
     assert {path: path.read_bytes() for path in there.iterdir()} == before
 
 
@@ -183,7 +183,7 @@ def test_a_damaged_record_is_not_published(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
     (folder / "metrics.json").write_text("{")
     with pytest.raises(ConfigError, match="metrics.json cannot be read"):
-        publish(run, records.record(folder))
+        publish_run(run, records.record(folder))
     assert not run.published.exists()
 
 
@@ -193,7 +193,7 @@ def test_a_run_that_no_report_averages_is_not_published(tmp_path: Path) -> None:
     metrics["test_return_mean"]["values"][2] = float("nan")
     (folder / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(ConfigError, match="no finite number; no report averages it"):
-        publish(run, records.record(folder))
+        publish_run(run, records.record(folder))
     assert not run.published.exists()
 
 
@@ -201,4 +201,4 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     run, folder = finished(tmp_path)
     run.published.parent.write_text("no folder")
     with pytest.raises(ConfigError, match="the run cannot be written there"):
-        publish(run, records.record(folder))
+        publish_run(run, records.record(folder))

@@ -56,6 +56,25 @@ def test_other_configurations_are_other_curves(lay: Any) -> None:
     ]
 
 
+def test_a_label_may_look_like_a_name_that_is_made(lay: Any) -> None:
+    groups = group(
+        lay(
+            (sr.configuration(seed=1, label="Q", lr=0.1), {}),
+            (sr.configuration(seed=2, label="Q", lr=0.2), {}),
+            (sr.configuration(seed=1, label="Q lr=0.1", lr=0.3), {}),
+        )
+    )
+    assert (
+        names(groups)
+        == [
+            (LBF, "Q lr=0.1 (label Q lr=0.1)", [1]),
+            (LBF, "Q lr=0.1 (label Q)", [1]),
+            (LBF, "Q lr=0.2", [2]),
+        ]
+        and not groups.left_out
+    )
+
+
 def test_a_record_older_than_a_key_is_one_of_its_former_value(lay: Any) -> None:
     later: list[dict[str, Any]] = [{}, {"scale_inputs": False, "scale_state": False}, {"scale_inputs": True}]
     runs = lay(*((sr.configuration(seed=seed, **keys), {}) for seed, keys in enumerate(later)))

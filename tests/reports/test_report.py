@@ -411,7 +411,8 @@ def test_what_cannot_be_compared_is_no_number(tmp_path: Path) -> None:
     (row,) = sc.comparisons(sc.score_task(group(runs).tasks[0]), "mmsa")
     assert np.isnan([row.area.value, row.level, row.steps, row.ratio.value]).all() and sc.steps_words(row) == "–"
     page = write_report(runs, tmp_path / "out").read_text()
-    assert "nan" not in page.partition('<h2 id="comparison">')[2].partition("<h2")[0].replace('data-v="nan"', "")
+    rows = page.partition('<h2 id="comparison">')[2].partition("<h2")[0].replace('data-v="nan"', "")
+    assert "nan" not in rows and "not in 1,000" not in rows
     assert "| mmsa | qmix | – | 1.000 [1.000, 1.000] |" in (tmp_path / "out/table.md").read_text()
 
 

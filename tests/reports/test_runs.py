@@ -14,7 +14,7 @@ import pytest
 from support import sacred_runs as sr
 
 from experiments import records
-from reports.runs import Planned, load_runs
+from reports.runs import JOURNAL, Planned, load_runs
 from utils.commands import rebuilt_command
 from utils.config import ConfigError, compose
 from utils.mongo import without_credentials
@@ -166,6 +166,33 @@ def test_without_metrics_json_the_curves_come_from_info(tmp_path: Path) -> None:
     problems: list[str] = []
     series = load_runs([str(tmp_path)], problems)[0].metrics["test_return_mean"]
     assert series.values[-1] == 1 and np.isnan(series.seconds).all() and "without times" in problems[0]
+
+
+@pytest.mark.parametrize("line", ["null", "[1]", '{"x": 3}', '{"x": {"steps": [1], "values": [2]}}'])
+def test_a_strange_line_of_a_journal_ends_no_report(tmp_path: Path, line: str) -> None:
+    folder = sr.write(tmp_path / "1", sr.record(sr.configuration(), sr.tests(1), status="RUNNING"))
+    (folder / JOURNAL).write_text(f"{line}\n")
+    problems: list[str] = []
+    (run,) = load_runs([str(tmp_path)], problems)
+    assert run.metrics["test_return_mean"].values[-1] == 1
+    (problem,) = problems
+    assert f"{JOURNAL} has a line that is none of a run's: {line!r}" in problem and "read from info.json" in problem
+
+
+def test_a_run_that_ends_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its journal is gone, metrics.json is whole."""
+    folder = sr.write(tmp_path / "1", sr.record(sr.configuration(), sr.tests(1)))
+    (folder / JOURNAL).touch()
+    read = Path.read_text
+
+    def ending(path: Path, *args: Any, **kwargs: Any) -> str:
+        if path.name == JOURNAL:
+            path.unlink()
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", ending)
+    (run,) = load_runs([str(tmp_path)])
+    assert np.isfinite(run.metrics["test_return_mean"].seconds).all()
 
 
 def test_one_damaged_metric_does_not_lose_the_others(tmp_path: Path) -> None:

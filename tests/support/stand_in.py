@@ -27,7 +27,7 @@ def main() -> int:
     setting = json.loads(Path(os.environ["STAND_IN"]).read_text())
     folder = next(word.partition("=")[2] for word in sys.argv if word.startswith("local_results_path="))
     config = setting["configs"][folder]
-    task = Path(folder, "sacred", config["name"], "task")
+    task = Path(folder, "sacred", config["name"], config["env_args"]["key"])
     task.mkdir(parents=True, exist_ok=True)
     attempt = len(list(task.iterdir()))
     record = task / str(attempt + 1)

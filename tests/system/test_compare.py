@@ -22,7 +22,7 @@ from rich.console import Console
 from support import sacred_runs as sr
 
 import compare
-from experiments import attempts, ray_pool, records, scheduler
+from experiments import attempts, ray_pool, records, reporting, scheduler
 from experiments.attempts import Attempt, Result
 from experiments.planning import Run, load_experiment, plan
 from utils import config
@@ -45,8 +45,8 @@ sys.path[:0] = [{str(ROOT / "src")!r}, {str(ROOT / "plugins")!r}]
 from types import SimpleNamespace
 from pathlib import Path
 import compare
-from experiments import attempts, scheduler
-attempts.MAIN, scheduler.AGAIN = Path({str(STAND_IN)!r}), 0.2
+from experiments import attempts, records, scheduler
+attempts.MAIN, scheduler.AGAIN, records.faults = Path({str(STAND_IN)!r}), 0.2, lambda record: []
 sys.modules["reports.runs"] = SimpleNamespace(load_runs=lambda *all: all, Planned=SimpleNamespace(of=dict))
 sys.modules["reports.report"] = SimpleNamespace(write_report=lambda runs, out, **rest: out / "index.html")
 sys.exit(compare.main())
@@ -163,6 +163,7 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         ("reports.report", SimpleNamespace(write_report=write_report)),
     ):
         monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
+    monkeypatch.setattr(records, "faults", lambda record: [])  # the stand-in's records have no curves
     return calls
 
 
@@ -176,7 +177,7 @@ def all_once(runs: Sequence[Run]) -> bool:
 
 
 def record(run: Run, status: str, **changes: Any) -> Path:
-    folder = run.folder / "sacred" / run.config["name"] / "task" / "1"
+    folder = run.folder / "sacred" / run.config["name"] / run.config["env_args"]["key"] / "1"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(run.config | changes))
     times = {"start_time": "2026-01-01T00:00:00", "stop_time": "2026-01-01T00:00:10"}
@@ -381,13 +382,16 @@ def test_publish_where_all_runs_are_of_another_experiment(stage: Stage, checkout
     assert "results/lbf/runs/VDN" in (checkout / "results/pair/results.csv").read_text()
 
 
-def test_another_simulators_published_runs_do_not_count(stage: Stage, checkout: Path) -> None:
+def test_another_simulators_runs_do_not_count(stage: Stage, checkout: Path) -> None:
     """A machine with StarCraft II plans another task than one where SMAX stands in, by the same configuration."""
     run = stage.runs[0]
-    whole_record(run, run.published, task="climbing-SMAX")
-    assert records.find(run).finished is None
-    whole_record(run, run.published)
-    assert records.find(run).finished is not None
+    for folder in (run.published, run.folder):
+        kept = whole_record(run, folder, task="climbing-SMAX")
+        assert records.find(run).finished is None and records.seconds_per_step(run, [run]) is None
+        whole_record(run, folder)
+        assert records.find(run).finished is not None and records.seconds_per_step(run, [run]) is not None
+        shutil.rmtree(folder)
+    assert not kept.exists()
 
 
 def test_publish(
@@ -427,12 +431,45 @@ def test_publish(
     assert drawn == [["environment steps", "gradient updates"]], "wall-clock of several machines"
 
     before = {path: path.read_bytes() for path in checkout.rglob("*.json")}
+    (checkout / "results/pair/curves_of_a_task_that_is_gone.png").touch()
+    shutil.rmtree(runs[3].folder)
     whole_record(runs[3], runs[3].folder)
     assert compare.main([*stage.words, "--publish"]) == 0
     out = capsys.readouterr().out
     assert "pair: 3 of 4 runs are published" in out and out.count("published: ") == 1
     assert all(f"published before, left as it is: {place}" in out for place in places)
     assert before.items() <= {path: path.read_bytes() for path in checkout.rglob("*.json")}.items()
+    assert {path.name for path in (checkout / "results/pair").iterdir()} == made
+
+
+def test_a_finished_run_that_no_report_averages_is_named(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether it was made here or is published; in words, and by the exit status."""
+    pytest.importorskip("rliable")
+    whole, bare, cut_off, broken = stage.runs
+    whole_record(whole, whole.folder)
+    record(bare, "COMPLETED")
+    (whole_record(cut_off, cut_off.published) / "metrics.json").write_text("{}")
+    (whole_record(broken, broken.published) / "metrics.json").write_text("<<<<<<< HEAD")
+    assert compare.main([*stage.words, "--report"]) == 1
+    out = capsys.readouterr().out
+    assert "pair: 4 of 4 runs are finished\n" in out and "index.html" in out
+    assert out.count("finished, but damaged: ") == 3 and f"finished, but damaged: {whole}" not in out
+    assert f"finished, but damaged: {bare}: " in out and "it has no test; no report averages it" in out
+    assert f"finished, but damaged: {broken}: " in out and "metrics.json cannot be read" in out
+    assert compare.main([*stage.words, "--publish"]) == 1
+    out = capsys.readouterr().out
+    assert f"published, but damaged: {cut_off}: " in out and f"published, but damaged: {broken}: " in out
+    assert f"not published: {bare}: " in out and "pair: 3 of 4 runs are published" in out
+
+
+def test_runs_are_not_made_where_published_ones_lie(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = checkout / "results/pair"
+    assert compare.main([stage.words[0], "--out", str(place)]) == 2 and not place.exists()
+    assert f"--out {place}: there lie the published runs" in capsys.readouterr().err
 
 
 def test_publish_with_other_values_leaves_the_report_on_the_files_own_alone(
@@ -452,8 +489,10 @@ def test_publish_with_other_values_leaves_the_report_on_the_files_own_alone(
     for words in (["checkpoint_interval=777"], ["gamma=0.99"]):  # that change nothing which is learnt
         assert compare.main([*stage.words, "--publish", "with", *words]) == 0
         assert capsys.readouterr().out.rstrip().endswith("results/pair")
-    assert compare.folder_of("with gamma=0.5 name=a/b") == "with_gamma=0.5_name=a_b"
-    assert len({compare.folder_of("x" * 300 + end) for end in "ab"}) == 2 and len(compare.folder_of("x" * 300)) == 120
+    assert reporting.folder_of("with gamma=0.5 name=a/b") == "with_gamma=0.5_name=a_b"
+    assert (
+        len({reporting.folder_of("x" * 300 + end) for end in "ab"}) == 2 and len(reporting.folder_of("x" * 300)) == 120
+    )
     assert compare.main([*stage.words, "--publish"]) == 0
     assert before.items() <= {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}.items()
 

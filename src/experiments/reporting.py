@@ -1,0 +1,192 @@
+"""What the runs of an experiment came to: how many are finished, the report on them, and what the repository keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments import records
+from experiments.attempts import locked
+from experiments.planning import Loaded, Run, plan
+from utils import config, identity
+from utils.config import ConfigError, nearest, shown_path
+from utils.naming import suffix
+
+PUBLISHED = (  # of a report
+    "results.csv", "table.md", "figures/aggregate_*.png", "figures/curves_*.png", "figures/world_model_*.png",
+)  # fmt: skip
+
+
+def conclude(loaded: Loaded, out: Path, runs: Sequence[Run], problems: Sequence[str], console: Console) -> int:
+    """Says how far the experiment is, and reports on what there is; 1 where there is no report, or a run that is
+    finished has no whole record."""
+    finished = [(run, record) for run in runs if (record := records.find(run).finished) is not None]
+    damaged = [f"finished, but damaged: {run}: {fault}" for run, record in finished for fault in records.faults(record)]
+    problems = [*problems, *miscounted(runs)]
+    say(console, "\n".join([f"{loaded}: {len(finished)} of {len(runs)} runs are finished", *damaged, *problems]))
+    title = (loaded.title or loaded.name) + (f" (part: {loaded.part})" if loaded.part else "")
+    sources = sources_of(loaded, out, runs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are published ones
+        with locked(out / "report.lock"):  # two at once would write into each other's files
+            reference, ranked = loaded.experiment.reference, bool(loaded.searched)
+            page = report(sources, out / "report", title, runs, problems, reference, ranked=ranked)
+        say(console, f"report: {page}")
+        return 1 if damaged else 0
+    except Exception as error:
+        if isinstance(error, ConfigError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        say(
+            console,
+            f"the runs are recorded, but there is no report; python src/compare.py --report {out}/runs --out DIR",
+        )
+        return 1
+
+
+def sources_of(loaded: Loaded, out: Path, runs: Sequence[Run]) -> list[str]:
+    """Folders for the report: all that was run there, or that of the part; of published runs those that count."""
+    folders = [run.folder for run in runs] if loaded.part else [out / "runs"]
+    folders += [record.folder for run in runs if (record := records.published_only(run)) is not None]
+    return [str(folder) for folder in folders if any(folder.rglob("run.json"))] or [str(folders[0])]
+
+
+def miscounted(runs: Sequence[Run]) -> list[str]:
+    """What the reader of the results must know besides failures: finished runs of another configuration."""
+    problems = []
+    for run in runs:
+        for other in records.find(run).others:
+            what = identity.differences(other.config, run.config) if other.config else ["config.json cannot be read"]
+            more = f" and {len(what) - 2} more" if len(what) > 2 else ""
+            problems.append(
+                f"not counted, of another configuration: {shown_path(other.folder)}: {'; '.join(what[:2])}{more}"
+            )
+    return problems
+
+
+def report(
+    sources: Sequence[str],
+    out: Path,
+    title: str = "",
+    runs: Sequence[Run] = (),
+    problems: Sequence[str] = (),
+    reference: str = "",
+    wall_clock: bool = True,
+    ranked: bool = False,
+) -> Path:
+    """The page on these runs; those of `runs` that are missing are named there.
+
+    Without such a plan the reference must be among the algorithms that have runs, and is MMSA where none is named.
+    """
+    from reports.report import write_report
+    from reports.runs import Planned, load_runs
+
+    damaged: list[str] = []
+    loaded = load_runs(sources, damaged)
+    planned = [Planned.of(run.config) for run in runs]
+    if not planned:
+        reference = reference_among(sorted({run.algorithm for run in loaded}), reference)
+    return write_report(
+        loaded,
+        out,
+        title=title,
+        planned=planned,
+        reference=reference,
+        problems=[*problems, *damaged],
+        wall_clock=wall_clock,
+        ranked=ranked,
+    )
+
+
+def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str], console: Console) -> int:
+    """Copies what is finished into the repository and reports there on all that counts; 1 where a run is damaged.
+
+    Where `words` make other runs than the file's own, their report has a folder of its own. Not against wall-clock:
+    published runs are of several machines, which had other work besides.
+    """
+    from experiments.publish import publish_run
+
+    if loaded.namesake:
+        raise ConfigError(
+            f"{loaded.source}: --publish would write over the report of {shown_path(loaded.namesake)}, which has the "
+            "same name; rename the file"
+        )
+    published: list[Path] = []
+    problems: list[str] = []
+    for run in runs:
+        there, own = records.published(run).finished, records.here(run).finished
+        try:
+            if there is None and own is not None:
+                published.append(publish_run(run, own))
+                say(console, f"published: {shown_path(published[-1])}")
+            elif there is not None:
+                published.append(there.folder)
+                problems += [f"published, but damaged: {run}: {fault}" for fault in records.faults(there)]
+                if own is not None:
+                    say(console, f"published before, left as it is: {shown_path(there.folder)}")
+        except ConfigError as error:
+            problems += [f"not published: {run}: {problem}" for problem in error.problems]
+    if not published:
+        nothing = (
+            f"{out}: no run of {loaded.name} is finished there, and none is published: there is nothing to publish"
+        )
+        raise ConfigError([*(problems or [nothing]), *miscounted(runs)])
+    place, title = loaded.published, loaded.title or loaded.name
+    if changed := changes(loaded, out, runs, words):
+        place, title = place / folder_of(changed), f"{title} ({changed})"
+    sources = [shown_path(folder) for folder in published]  # as results.csv has them
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
+        reference, ranked = loaded.experiment.reference, bool(loaded.searched)
+        report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False, ranked=ranked)
+        try:
+            place.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
+            for path in (path for pattern in PUBLISHED for path in place.glob(Path(pattern).name)):
+                path.unlink()  # a figure of a task that is no longer there
+            for path in (path for pattern in PUBLISHED for path in Path(scratch).glob(pattern)):
+                shutil.copy(path, place)
+        except OSError as error:
+            raise ConfigError(f"{place}: the report cannot be written there: {error.strerror or error}") from None
+    counted = f"{loaded}: {len(published)} of {len(runs)} runs are published"
+    say(console, "\n".join([counted, *problems, *miscounted(runs), f"report: {shown_path(place)}"]))
+    return 1 if problems else 0
+
+
+def changes(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]) -> str:
+    """What the words change of what the file's own runs learn, as "with gamma=0.9 lr=0.25"; "" where nothing."""
+    changed: dict[str, Any] = {}
+    for run, own in zip(runs, plan(loaded, out) if words else runs, strict=True):
+        changed |= identity.changes(run.config, own.config)
+    return f"with{suffix(changed)}" if changed else ""
+
+
+def folder_of(text: str) -> str:
+    """A folder's name of any text; of a long one its begin, and a mark that tells it from others."""
+    name = re.sub(r"[^\w.=+\-]", "_", text)
+    return name if len(name) <= 120 else f"{name[:111]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def reference_among(algorithms: Sequence[str], named: str) -> str:
+    """The named algorithm, or MMSA; ConfigError where the named one is not there, in any case of letters."""
+    reference, there = named or "MMSA", ", ".join(algorithms)
+    if reference.lower() not in map(str.lower, algorithms):
+        if named:
+            near = nearest(named, algorithms)
+            raise ConfigError(f"--reference {named}: no run's algorithm is called so{near}; there are {there}")
+        if len(algorithms) > 1:
+            print(f"nothing is compared, since no run's algorithm is called MMSA: --reference takes one of {there}")
+    return reference
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
