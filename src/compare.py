@@ -144,7 +144,9 @@ def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console:
     try:
         outcome = conduct(runs, pool, overview)
     except KeyboardInterrupt:
-        say(console, f"interrupted: {overview.line()}; the same command goes on, and with --report shows what there is")
+        finished = sum(records.find(run).finished is not None for run in runs)
+        rest = "the same command goes on, and with --report shows what there is"
+        say(console, f"interrupted: {finished} of {len(runs)} runs are finished; {rest}")
         return 130
     failed = [f"failed twice: {run}: {text}" for run, text in outcome.failed.items()]
     retried = [(run, text) for run, text in outcome.retried.items() if run not in outcome.failed]

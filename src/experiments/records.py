@@ -107,6 +107,11 @@ def records(folder: Path) -> Iterator[Record]:
         yield record(path.parent)
 
 
+def has_any(folder: Path) -> bool:
+    """Whether there is a record in the folder or below it."""
+    return any(folder.rglob("run.json"))
+
+
 def record(folder: Path) -> Record:
     """The record in one of Sacred's folders."""
     entry = _json(folder / "run.json")

@@ -48,10 +48,9 @@ def conclude(loaded: Loaded, out: Path, runs: Sequence[Run], problems: Sequence[
             print(f"error: {error}", file=sys.stderr)
         else:
             traceback.print_exc()
-        say(
-            console,
-            f"the runs are recorded, but there is no report; python src/compare.py --report {out}/runs --out DIR",
-        )
+        if any(records.has_any(Path(source)) for source in sources):
+            again = f"python src/compare.py --report {out}/runs --out DIR"
+            say(console, f"the runs are recorded, but there is no report; {again}")
         return 1
 
 
@@ -59,7 +58,7 @@ def sources_of(loaded: Loaded, out: Path, runs: Sequence[Run]) -> list[str]:
     """Folders for the report: all that was run there, or that of the part; of published runs those that count."""
     folders = [run.folder for run in runs] if loaded.part else [out / "runs"]
     folders += [record.folder for run in runs if (record := records.published_only(run)) is not None]
-    return [str(folder) for folder in folders if any(folder.rglob("run.json"))] or [str(folders[0])]
+    return [str(folder) for folder in folders if records.has_any(folder)] or [str(folders[0])]
 
 
 def miscounted(runs: Sequence[Run]) -> list[str]:

@@ -75,6 +75,7 @@ def conduct(runs: Sequence[Run], pool: Pool, overview: Overview) -> Outcome:
             overview.refresh()
     finally:
         try:
+            overview.stopping()
             pool.stop()
         finally:
             overview.close()
@@ -151,6 +152,11 @@ class Overview:
         elif now >= self._next_line:
             self._next_line = now + LINE
             self._say(self.line())
+
+    def stopping(self) -> None:
+        if self.going:
+            they = "1 run ends" if len(self.going) == 1 else f"{len(self.going)} runs end"
+            self._say(f"{they}, with a checkpoint; Ctrl-C once more kills")
 
     def close(self) -> None:
         if self._live is not None:

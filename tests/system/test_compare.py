@@ -566,6 +566,13 @@ def test_a_report_that_fails_is_no_lost_run(
     assert "the runs are recorded, but there is no report" in capsys.readouterr().out
 
 
+def test_a_report_of_nothing_names_no_record(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    (stage.out / "runs").mkdir(parents=True)
+    assert compare.main([*stage.words, "--report"]) == 1
+    shown = capsys.readouterr()
+    assert "no run is recorded there" in shown.err and "the runs are recorded" not in shown.out
+
+
 # --- interrupted, killed, two at once ---
 def test_killed_and_started_again(stage: Stage) -> None:
     stage.wait_for_orders()
@@ -590,10 +597,14 @@ def test_killed_and_started_again(stage: Stage) -> None:
 def test_interrupted(stage: Stage, number: signal.Signals) -> None:
     stage.wait_for_orders()
     process = stage.compare("--jobs", "1")
+    stage.accept().say("finish")
     actor = stage.accept()
     process.send_signal(number)
     assert process.wait(LONG) == 130 and actor.gone()
-    assert process.stdout is not None and "the same command goes on" in process.stdout.read()
+    assert process.stdout is not None
+    said = process.stdout.read()
+    assert "1 run ends, with a checkpoint; Ctrl-C once more kills" in said
+    assert "interrupted: 1 of 4 runs are finished; the same command goes on" in said
 
 
 def two(stage: Stage) -> tuple[subprocess.Popen[str], list[Actor], subprocess.Popen[str]]:
