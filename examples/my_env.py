@@ -81,7 +81,10 @@ class MyEnv(envs.MultiAgentEnv):
 
     # -- what agents, mixer and critics see --
     def get_obs(self) -> list[np.ndarray]:
-        """One's own cell, and whether someone stands in the cell before, in it, and behind it: (length + 3,) each."""
+        """One's own cell, and whether someone stands in the cell before, in it, and behind it: (length + 3,) each.
+
+        All agents' have this size: those of agents that see less are filled up with zeros.
+        """
         rows = []
         for i, place in enumerate(self._place):
             others = np.delete(self._place, i)

@@ -6,6 +6,7 @@ ARGS: name -> pydantic model of env_args. make_vector_env(args) builds what the 
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -68,8 +69,15 @@ def register(name: str, make: Callable[..., MultiAgentEnv], args: Any) -> None:
     """Adds an environment from outside this package; called by register() of the module that env_module names.
 
     make: callable(**env_args, seed=, common_reward=, reward_scalarisation=); a class or function at module level, so
-    that worker processes can be given it. args: the pydantic model of its env_args. ValueError where the name is taken.
+    that worker processes can be given it. args: the pydantic model of its env_args. ValueError where the name is taken,
+    or one of the three keywords that every environment is given is not.
     """
+    parameters = inspect.signature(make).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        if missing := [key for key in ("seed", "common_reward", "reward_scalarisation") if key not in parameters]:
+            raise ValueError(
+                f"{name}: {make.__name__} must take the keyword{'s' * (len(missing) > 1)} {', '.join(missing)}"
+            )
     if REGISTRY.get(name, make) is not make:
         raise ValueError(f"there is already another environment {name!r}: choose a name of its own")
     REGISTRY[name], ARGS[name] = make, args
@@ -95,10 +103,19 @@ def require(config: Mapping[str, Any]) -> None:
         raise ValueError(
             f"env_workers={config['env_workers']}: {env} steps all environments in one call; set env_workers=0"
         )
-    if config["render"] and env != "gymma":
+    if config["render"] and not _can_be_shown(env):
         raise ValueError(f"render=True: {env} cannot be shown; set render=False")
     if config["render"] and sys.platform == "linux" and not DISPLAYS & set(os.environ):
         raise ValueError("render=True needs a display; --watch makes a film without one")
+
+
+def _can_be_shown(env: str) -> bool:
+    """Whether it opens a window: gymnasium's own, or an environment from elsewhere that has a method for it."""
+    if env in BUILT_IN:
+        return env == "gymma"
+    made = REGISTRY[env]
+    methods = ("render", "show")
+    return any(getattr(made, name, None) not in (None, getattr(MultiAgentEnv, name)) for name in methods)
 
 
 def _is_batched(env: str, env_args: Mapping[str, Any]) -> bool:

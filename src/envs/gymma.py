@@ -65,7 +65,7 @@ class GymmaArgs(BaseModel):
     @field_validator("key", mode="before")
     @classmethod
     def _given(cls, key: Any) -> Any:
-        if key is None:
+        if key is None or key == "":
             raise ValueError(f"an environment must be named, for example env_args.key={EXAMPLE}")
         return key
 
@@ -112,7 +112,11 @@ def find_spec(key: str) -> Any:
             importlib.import_module(module)
         except Exception as error:  # whatever its code raises
             absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-            why = "there is no such installed module" if absent else f"{type(error).__name__}: {error}"
+            why = (
+                "there is no such module; its folder goes on PYTHONPATH"
+                if absent
+                else f"{type(error).__name__}: {error}"
+            )
             raise MissingBackendError(f"{module}:{key}: {module} cannot be imported ({why})") from error
     if package := _package_of(key):
         try:
@@ -231,7 +235,7 @@ def _limit_of(spec: Any, key: str, raw: Any, time_limit: int | None) -> int:
     return int(limit)
 
 
-def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
+def _spaces_of(env: Any, key: str, make: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     """Each agent's Box and Discrete; EnvContractError for spaces of another form."""
     from gymnasium.spaces import Box, Discrete, Tuple
 
@@ -241,7 +245,13 @@ def _spaces_of(env: Any, key: str) -> tuple[list[Any], list[Any]]:
     boxes = [space for space in seen if isinstance(space, Box)]
     choices = [space for space in taken if isinstance(space, Discrete)]
     if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
-        raise EnvContractError(f"{key}: a Box observation and Discrete actions are needed for each agent")
+        given, kinds = (
+            f"env_args.make={make}: " if make else "",
+            sorted({type(one).__name__ for one in (*seen, *taken)}),
+        )
+        raise EnvContractError(
+            f"{given}{key}: a Box observation and Discrete actions are needed for each agent, not {', '.join(kinds)}"
+        )
     return boxes, choices
 
 
@@ -283,7 +293,7 @@ class GymmaEnv(MultiAgentEnv):
         self._foraging = _is_foraging(raw)
         self._clock_set = self._foraging and time_limit is not None and time_limit == raw._max_episode_steps
 
-        boxes, choices = _spaces_of(self._env, key)
+        boxes, choices = _spaces_of(self._env, key, make)
         self.n_agents = len(choices)
         if not self.n_agents:
             raise ValueError(f"env_args.make={make}: {key} has no agents then")
@@ -346,6 +356,8 @@ class GymmaEnv(MultiAgentEnv):
         if isinstance(rewards, Mapping):
             raise self._of_another_form("the reward", rewards)
         if isinstance(rewards, list | tuple) or np.ndim(rewards):
+            if len(rewards) != self.n_agents:
+                raise self._of_another_form("the reward", rewards)
             if not self._common:
                 return [float(r) for r in rewards]
             total = float(sum(rewards))

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -65,10 +66,8 @@ OPENGL_CURE = "apt-get install libegl1 libgl1-mesa-dri (or libosmesa6, with MUJO
 
 def _grid(parts: str) -> tuple[int, int] | None:
     """(N, K) of "NxK", None for another text."""
-    numbers = parts.split("x")
-    if len(numbers) == 2 and all(n.isdecimal() and int(n) > 0 for n in numbers):
-        return int(numbers[0]), int(numbers[1])
-    return None
+    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", parts)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 class MamujocoArgs(BaseModel):
@@ -128,6 +127,8 @@ class MamujocoArgs(BaseModel):
             return self
         if robot in MANY_SEGMENTS and not grid:
             raise ValueError(f"key: {self.key}: {robot} needs NxK, N agents of K segments, as in {robot}-4x2")
+        if robot == "ManySegmentSwimmer" and grid == (1, 1):
+            raise ValueError(f"key: {self.key} has no joint, since one segment has none; {robot}-2x1 has")
         if robot in JOINTS and parts not in own and (grid is None or grid[0] * grid[1] != JOINTS[robot]):
             ways = ", ".join(dict.fromkeys([*own, f"{JOINTS[robot]}x1"]))
             raise ValueError(

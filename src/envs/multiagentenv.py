@@ -111,6 +111,9 @@ class MultiAgentEnv:
         return [self.get_avail_agent_actions(i) for i in range(self.n_agents)]
 
     def get_env_info(self) -> dict[str, int]:
+        for key in ("n_agents", "episode_limit"):
+            if not hasattr(self, key):
+                raise EnvContractError(f"{type(self).__name__} has no {key}: its constructor must set it")
         return {
             "state_shape": self.get_state_size(),
             "obs_shape": self.get_obs_size(),
@@ -144,7 +147,7 @@ class MultiAgentEnv:
     def render(self) -> Any:
         """A picture of the present state, (H, W, 3) uint8, drawn without a display. NotImplementedError where there is
         none."""
-        raise NotImplementedError(f"{getattr(self, 'name', type(self).__name__)} has no pictures")
+        raise NotImplementedError(f"{getattr(self, 'name', type(self).__name__)} has no pictures: it has no render()")
 
     def show(self) -> None:
         """Shows the present state in a window (the key `render`). By default what `render` does."""

@@ -172,10 +172,11 @@ class EnvGroup:
     def reset(self, episode: int) -> None:
         for i, (env, (obs, state, avail)) in enumerate(zip(self.envs, self.rows, strict=True)):
             self.at, self.t[i] = i, 0
-            if self.seeds is None:
-                observations, _ = env.reset()
-            else:
-                observations, _ = env.new_episode(episode_seed(self.seeds[i], episode))
+            begun = env.reset() if self.seeds is None else env.new_episode(episode_seed(self.seeds[i], episode))
+            try:
+                observations, _ = begun
+            except (TypeError, ValueError):
+                raise self._of_another_form("reset", "the observations and an info dict", begun) from None
             if not self.checked:
                 self._check_shapes(env, observations)
             env.fill(obs, state, avail)
@@ -193,7 +194,12 @@ class EnvGroup:
             env, (obs, state, avail) = self.envs[i], rows[i]
             self.at = i
             t[i] += 1
-            _, reward, terminated, truncated, info = env.step(chosen)
+            made = env.step(chosen)
+            try:
+                _, reward, terminated, truncated, info = made
+            except (TypeError, ValueError):
+                wanted = "the observations, the reward, terminated, truncated and an info dict"
+                raise self._of_another_form("step", wanted, made) from None
             env.fill(obs, state, avail)
             if not self.paid:
                 self._check_reward(reward)
@@ -214,15 +220,23 @@ class EnvGroup:
 
     def _check_shapes(self, env: MultiAgentEnv, observations: Any) -> None:
         dims = env.get_env_info()
-        want = (dims["n_agents"], dims["obs_shape"])
-        got = np.shape(observations)
-        if got != want:
-            raise EnvContractError(f"{self.where()}: reset() gave observations of shape {got}, expected {want}")
+        n, wide = dims["n_agents"], dims["obs_shape"]
+        seen = [np.shape(one) for one in observations] if np.iterable(observations) else []
+        if seen != [(wide,)] * n:
+            shapes = ", ".join(map(str, dict.fromkeys(seen)))
+            raise EnvContractError(
+                f"{self.where()}: reset() gave {len(seen)} observations of shape {shapes or '()'}, expected {n} of "
+                f"{(wide,)}; those of agents that see less are filled up with zeros"
+            )
         if (got := np.shape(env.get_state())) != (dims["state_shape"],):
             raise EnvContractError(f"{self.where()}: state of shape {got}, expected ({dims['state_shape']},)")
         want = (dims["n_agents"], dims["n_actions"])
         if (got := np.shape(env.get_avail_actions())) != want:
             raise EnvContractError(f"{self.where()}: masks of shape {got}, expected {want}")
+
+    def _of_another_form(self, method: str, wanted: str, got: Any) -> EnvContractError:
+        n = len(got) if isinstance(got, tuple | list) else 1
+        return EnvContractError(f"{self.where()}: {method}() gave {n} value{'s' * (n != 1)}, not {wanted}")
 
     def _check_reward(self, reward: Any) -> None:
         if np.shape(reward) != (want := self.reward.shape[1:]):
@@ -284,8 +298,15 @@ class SerialVectorEnv(VectorEnv):
     def __init__(
         self, factories: Sequence[EnvFactory], common_reward: bool = True, seeds: Sequence[int] | None = None
     ) -> None:
-        envs = [make() for make in factories]
-        dims = check_dims(envs[0].get_env_info(), type(envs[0]).__name__)
+        envs: list[MultiAgentEnv] = []
+        try:
+            for make in factories:
+                envs.append(make())
+            dims = check_dims(envs[0].get_env_info(), type(envs[0]).__name__)
+        except BaseException:
+            for env in envs:
+                close(env)
+            raise
         super().__init__(dims, len(envs), common_reward)
         self._take_identity(envs[0])
         self._group = EnvGroup(envs, self._arrays, 0, common_reward, seeds)

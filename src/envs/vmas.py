@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -117,12 +118,12 @@ class VmasVectorEnv(VectorEnv):
         vmas = _import_vmas()
         e, self.key = len(seeds), args.key
         path = str(Path(vmas.__file__).parent / "scenarios" / f"{args.key}.py")  # a bare name may be there twice
-        with _stream([]), warnings.catch_warnings():
+        with _stream(_seeded(seeds[0])), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Force limits not specified")
             warnings.filterwarnings("error", message="Scenario kwargs")  # those that the scenario does not know
             try:
                 self._env = vmas.make_env(
-                    path, num_envs=e, continuous_actions=False, terminated_truncated=True, seed=seeds[0], **args.make
+                    path, num_envs=e, continuous_actions=False, terminated_truncated=True, **args.make
                 )
             except Exception as error:  # of the scenario: its own words may name the argument
                 why = str(error) or type(error).__name__
@@ -144,7 +145,7 @@ class VmasVectorEnv(VectorEnv):
         self._mean, self._t = mean, -1
         self._seeds = list(seeds)
         self._first = [0] * e  # number of the first episode of each environment's stream
-        self._noise: list[Any] = []  # of steps: drawn for all environments at once
+        self._noise = _seeded(0)  # of steps: drawn for all environments at once; set by reset
 
     def seed(self, env: int, seed: int) -> None:
         """Starts the random stream of one environment anew, from its next episode on."""
@@ -152,12 +153,10 @@ class VmasVectorEnv(VectorEnv):
 
     def reset(self) -> None:
         for i, (seed, first) in enumerate(zip(self._seeds, self._first, strict=True)):
-            with _stream([]):
-                self._env.seed(episode_seed(seed, self.episode - first))
+            with _stream(_seeded(episode_seed(seed, self.episode - first))):
                 self._env.reset_at(i, return_observations=False)
-        self._noise = []
+        self._noise = _seeded(episode_seed(self._seeds[0], self.episode - self._first[0]))
         with _stream(self._noise):
-            self._env.seed(episode_seed(self._seeds[0], self.episode - self._first[0]))
             (observations,) = self._env.get_from_scenario(
                 get_observations=True, get_rewards=False, get_infos=False, get_dones=False
             )
@@ -198,15 +197,22 @@ class VmasVectorEnv(VectorEnv):
         self.state[rows] = self.obs[rows].reshape(-1, self.state_size)
 
 
+def _seeded(seed: int) -> list[Any]:
+    """A random stream as the package keeps it, at its beginning. Its own seed() seeds the learner's GPU as well."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return [generator.get_state(), np.random.RandomState(seed).get_state(), random.Random(seed).getstate()]
+
+
 @contextlib.contextmanager
 def _stream(own: list[Any]) -> Iterator[None]:
-    """Within, the package draws from this random stream (empty: from the one that it has) and goes on with it.
+    """Within, the package draws from this random stream and goes on with it.
 
     The package keeps the states of its random generators in one list, which all its environments share.
     """
     shared = sys.modules["vmas"].simulator.environment.Environment.vmas_random_state
-    if own:
-        shared[:] = own
+    shared[:] = own
     yield
     own[:] = shared
 

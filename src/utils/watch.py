@@ -248,6 +248,9 @@ def _play(runner: Any, config: Mapping[str, Any], path: Path, info: Mapping[str,
                     text = f"{task} · episode {episode}, {t} steps, return {total:.2f}"
                     film.add(np.asarray(picture), text, times=1 if final is None else env.render_fps)
             if final is not None:
+                if final.get(envs.EPISODE_LOST):
+                    print(f"episode {episode}: the simulator broke down, another one is played", flush=True)
+                    return
                 more = "".join(f", {key} {value:g}" for key, value in final.items())
                 print(f"episode {episode}: return {total:.3f}, {t} steps{more}", flush=True)
                 episode += 1

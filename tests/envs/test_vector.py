@@ -43,7 +43,8 @@ def test_time_limit_is_truncation_and_a_real_end_wins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "words"), [("nan", "step 3.*not a number"), ("mask", r"agent\(s\) \[1\]"), ("shape", r"\(2, 5\)")]
+    ("fault", "words"),
+    [("nan", "step 3.*not a number"), ("mask", r"agent\(s\) \[1\]"), ("shape", r"\(5,\), expected 2 of \(4,\)")],
 )
 def test_broken_contract(fault: str, words: str) -> None:
     vector = SerialVectorEnv(toys(fault))
@@ -51,6 +52,50 @@ def test_broken_contract(fault: str, words: str) -> None:
         vector.reset()
         for _ in range(3):
             vector.step(ACTIONS, ON)
+
+
+@pytest.mark.parametrize(
+    ("method", "made", "words"),
+    [
+        ("reset", 3 * [np.zeros(4)], r"reset\(\) gave 3 values, not the observations and an info dict"),
+        ("reset", None, r"reset\(\) gave 1 value, not"),
+        (
+            "reset",
+            ([np.zeros(4), np.zeros(3)], {}),
+            r"gave 2 observations of shape \(4,\), \(3,\), expected 2 of \(4,\); ",
+        ),
+        ("reset", ([np.zeros(4)], {}), r"gave 1 observations of shape \(4,\), expected 2 of \(4,\)"),
+        ("reset", (None, {}), r"gave 0 observations of shape \(\)"),
+        (
+            "step",
+            (1.0, False, {}),
+            r"step 1: step\(\) gave 3 values, not the observations, the reward, terminated, trunc",
+        ),
+    ],
+)
+def test_what_upstreams_or_older_environments_return(method: str, made: Any, words: str) -> None:
+    env = ToyEnv()
+    setattr(env, method, lambda *_, **__: made)
+    vector = SerialVectorEnv([lambda: env])
+    with pytest.raises(EnvContractError, match=f"environment 0 .ToyEnv., .*{words}"):
+        vector.reset()
+        vector.step(ACTIONS[:1], ON[:1])
+
+
+def test_what_was_built_before_one_that_fails_is_closed() -> None:
+    built = [ToyEnv(), ToyEnv()]
+    rest = iter(built)
+    with pytest.raises(StopIteration):
+        SerialVectorEnv([lambda: next(rest)] * 3)
+    assert [env.closed for env in built] == [1, 1]
+
+
+def test_an_environment_without_a_limit() -> None:
+    env = ToyEnv()
+    del env.episode_limit
+    with pytest.raises(EnvContractError, match="ToyEnv has no episode_limit: its constructor must set it"):
+        SerialVectorEnv([lambda: env])
+    assert env.closed == 1
 
 
 def test_a_shape_that_would_be_stretched_to_fit_is_refused() -> None:

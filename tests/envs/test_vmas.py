@@ -59,6 +59,18 @@ def test_the_program_s_own_random_numbers_are_left_alone() -> None:
     assert draws(play) == draws(lambda: None)
 
 
+@needs_vmas
+def test_the_learners_gpu_is_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    env = vector("dropout")
+    env.reset()
+    env.step(np.ones((4, env.n_agents), np.int64), ON)
+    assert seeded == []
+
+
 def ends(limit: int) -> list[tuple[int, bool, bool]]:
     """Step, terminated and truncated at the end of an episode of pushing the beam, for each of four environments."""
     env = vector("balance", time_limit=limit)

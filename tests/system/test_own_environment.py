@@ -110,6 +110,24 @@ def test_what_can_be_wrong_with_the_module(own: Path) -> None:
     assert "already another environment 'smax'" in problem(own, f"env_module={own / 'corridor_taken.py'}")
 
 
+def test_what_its_constructor_must_take(own: Path) -> None:
+    text = (own / "corridor_env.py").read_text().replace("        seed: int | None = None,\n", "")
+    (own / "corridor_bare.py").write_text(text.replace('register("corridor"', 'register("corridor_bare"'))
+    said = problem(own, f"env_module={own / 'corridor_bare.py'}")
+    assert "corridor_bare: MyEnv must take the keyword seed" in said, said
+
+
+def test_it_is_shown_if_it_has_a_method_for_it(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", ":0")
+    (own / "networks/100").mkdir(parents=True)
+    words = ["render=True", "evaluate=True", f"checkpoint_path={own / 'networks'}"]
+    composed = config.compose("qmix", str(own / "corridor.yaml"), words)
+    with pytest.raises(ValueError, match="render=True: corridor cannot be shown"):
+        envs.require(composed)
+    monkeypatch.setattr(envs.REGISTRY["corridor"], "render", lambda self: None, raising=False)
+    envs.require(composed)
+
+
 def test_a_module_that_registers_another_name(own: Path) -> None:
     said = problem(own, "env=corridoor")
     assert "env = 'corridoor'" in said and "did you mean corridor?" in said

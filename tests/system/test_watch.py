@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import main
+from envs import EPISODE_LOST
 from envs.vector import SerialVectorEnv
 from utils import untrusted, watch
 from utils.config import compose
@@ -168,6 +169,27 @@ def test_starcraft_saves_its_replay(
     assert "replay" in capsys.readouterr().out
 
 
+def test_a_battle_that_the_simulator_lost_is_no_episode(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[int] = []
+    step = SerialVectorEnv.step
+
+    def breaking(self: SerialVectorEnv, *given: Any) -> Any:
+        steps.append(1)
+        ended = step(self, *given)
+        if len(steps) > 3:
+            return ended
+        self.truncated[0] = len(steps) == 3
+        return [(0, {EPISODE_LOST: 1.0})] if len(steps) == 3 else ended
+
+    monkeypatch.setattr(SerialVectorEnv, "step", breaking)
+    assert main.main(["--watch", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "episode 1: the simulator broke down, another one is played\n" in said
+    assert said.count("episode 1: return ") == 1 and "episode 2" not in said and EPISODE_LOST not in said
+
+
 # --- what it refuses ---
 def test_no_networks(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run.parents[3] / "models")
@@ -236,7 +258,7 @@ def test_a_damaged_record(run: Path, capsys: pytest.CaptureFixture[str], content
         ({"gamma": 7}, "gamma = 7 ("),
         ({"gama": 0.9}, "did you mean gamma?"),
         ({"hidden_dim": 32}, "they were trained with hidden_dim="),
-        ({"hidden_dim": 10**15}, "they were trained with hidden_dim="),
+        ({"hidden_dim": 10**15}, "must be a whole number from 1 to 65536"),
         ({"agent": "os"}, "there is no such agent"),
         ({"seed": None}, "with seed=1"),
         ({"env": "matrix", "env_args": {"key": "climbing"}}, f"they were trained with env=gymma, env_args.key={KEY}"),
