@@ -68,7 +68,7 @@ class BasicMAC:
         self.agent_output_type = args.agent_output_type
         self._build_agents(self._get_input_shape(scheme))
         self.action_selector = action_REGISTRY[args.action_selector](args)
-        self.hidden_states: Any = None  # (B, N, H), of the episodes being acted in
+        self.hidden_states: Any = None  # (B, N, H), of the episodes being acted in; after forward (B N, H)
         self.device = "cpu"
         self._ids = th.eye(self.n_agents)
         self._player: Player | None = None  # of the episodes being played; None: the agent plays in torch
@@ -95,8 +95,11 @@ class BasicMAC:
         return selector.select_action(th.from_numpy(outputs), th.from_numpy(avail), t_env, test_mode=test_mode)
 
     def forward(self, ep_batch: EpisodeBatch, t: int, test_mode: bool = False) -> th.Tensor:
-        """One step of all episodes: outputs (B, N, A); `hidden_states` moves on."""
-        return self._step(ep_batch, t, _ALL)
+        """One step of all episodes: outputs (B, N, A); `hidden_states` moves on, and is then (B N, H), as learners of
+        upstream read it (QTRAN)."""
+        outputs = self._step(ep_batch, t, _ALL)
+        self.hidden_states = self.hidden_states.flatten(0, 1)
+        return outputs
 
     def unroll(self, batch: EpisodeBatch) -> th.Tensor:
         """All steps of all episodes, from the agent's initial hidden state: the agents' outputs (B, T, N, A)."""
@@ -134,14 +137,15 @@ class BasicMAC:
 
     def _step(self, batch: EpisodeBatch, t: int, bs: Any) -> th.Tensor:
         everyone = isinstance(bs, slice) and bs == _ALL
-        hidden = self.hidden_states if everyone else self.hidden_states[bs]
+        states = self.hidden_states.view(-1, self.n_agents, self.hidden_states.shape[-1])
+        hidden = states if everyone else states[bs]
         inputs = self._build_inputs(batch, t) if everyone else self._build_inputs(batch, t, bs)
         outputs, hidden = self.agent(inputs, hidden.flatten(0, 1))
         hidden = hidden.view(-1, self.n_agents, hidden.shape[-1])
         if everyone:
             self.hidden_states = hidden
         else:
-            self.hidden_states[bs] = hidden
+            states[bs] = hidden
         outputs = outputs.view(len(hidden), self.n_agents, -1)
         if self.agent_output_type == "q":
             return outputs

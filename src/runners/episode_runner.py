@@ -171,8 +171,9 @@ class EpisodeRunner:
         t = 0
         while True:
             see(live, t)
-            bs = live if isinstance(live, slice) else th.from_numpy(live)
-            chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, bs=bs, test_mode=test_mode)
+            # A controller that is written for upstream's runner of one environment takes no bs.
+            some = {} if isinstance(live, slice) else {"bs": th.from_numpy(live)}
+            chosen = self.mac.select_actions(batch, t_ep=t, t_env=self.t_env, **some, test_mode=test_mode)
             actions[live] = chosen.cpu().numpy()
             self.before_step()
             taken[live, t, :, 0] = actions[live]

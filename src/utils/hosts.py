@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,7 @@ class PluginError(Exception):
 def import_plugin(name: str) -> ModuleType:
     """The plugin's package, this checkout's if it has one. It offers `Config`, a pydantic model, and `register()`."""
     own = ROOT / "plugins"
-    if (own / name / "__init__.py").is_file() and str(own) not in sys.path[:1]:  # before one that is installed
+    if os.path.isfile(own / name / "__init__.py") and str(own) not in sys.path[:1]:  # before one that is installed
         sys.path.insert(0, str(own))
     cure = f"put the folder that holds {name}/ on PYTHONPATH, or {name}/ itself into {own}"
     plugin = _import_name(name, f"there is no package {name!r}; " + ("pip install -e ." if name == "mmsa" else cure))
@@ -74,12 +75,16 @@ def _register(module: ModuleType, name: str) -> None:
         module.register()
     except ValueError as error:
         raise PluginError(f"register() of {name!r}: {error}") from None
+    except ImportError as error:
+        hint = "; what code written for EPyMARL imports from there, and is not here, comes with the plugin"
+        theirs = (error.name or "").partition(".")[0] in ("components", "controllers", "learners", "modules", "utils")
+        raise PluginError(f"register() of {name!r}: {error}{hint if theirs else ''}") from error
 
 
 def file_of(module: str) -> Path:
     """The file that env_module names: this checkout's, wherever the run is started, else from the working directory."""
     own = ROOT / module
-    return own if own.is_file() else Path(module)
+    return own if os.path.isfile(own) else Path(module)
 
 
 def _import_name(name: str, missing: str) -> ModuleType:
@@ -92,11 +97,13 @@ def _import_name(name: str, missing: str) -> ModuleType:
         if error.name != name.partition(".")[0]:
             raise
         raise PluginError(missing) from None
+    except SyntaxError as error:
+        raise PluginError(f"{name!r} cannot be imported: SyntaxError: {error}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
     path = path.absolute()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PluginError(f"there is no file {path}")
     if not path.stem.isidentifier():
         raise PluginError(f"{path.name}: Python can import no file of this name; letters, digits and _ are fine")

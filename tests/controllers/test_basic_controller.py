@@ -37,7 +37,26 @@ def test_unroll_equals_step_by_step(name: str, obs_agent_id: bool, obs_last_acti
         step = mac.forward(batch, t)
         assert step.shape == (4, 3, 5)
         th.testing.assert_close(step, q[:, t], rtol=1e-5, atol=1e-6)
-    assert mac.hidden_states.shape == (4, 3, 16)
+    assert mac.hidden_states.shape == (12, 16)
+
+
+def test_hidden_states_are_stacked_by_a_learner_as_upstreams_are() -> None:
+    """QTRAN's learner reads mac.hidden_states after each forward, as rows of agents."""
+    mac, a = build(agent="rnn")
+    batch = random_batch(a, LENGTHS, ENDS)
+    mac.init_hidden(4)
+    seen = []
+    for t in range(batch.max_seq_length):
+        mac.forward(batch, t)
+        seen.append(mac.hidden_states)
+    rows = th.stack(seen, 1).unflatten(0, (4, 3))  # (B, N, T, H)
+    inputs = mac.inputs(batch).transpose(1, 2)  # (B, N, T, I)
+    for b in range(4):
+        for n in range(3):
+            hidden = mac.agent.init_hidden()
+            for t in range(batch.max_seq_length):
+                _, hidden = mac.agent(inputs[b, n, t : t + 1], hidden)
+                th.testing.assert_close(rows[b, n, t], hidden.view(-1), rtol=1e-5, atol=1e-6)
 
 
 def test_inputs_are_observation_last_action_and_number() -> None:

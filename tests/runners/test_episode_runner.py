@@ -95,9 +95,12 @@ def test_only_running_environments_are_asked_for_actions() -> None:
         def init_hidden(self, batch_size: int) -> None:
             assert batch_size == 4
 
-        def select_actions(self, batch: Any, t_ep: int, t_env: int, bs: Any, test_mode: bool) -> th.Tensor:
-            ids = list(range(4))[bs] if isinstance(bs, slice) else bs.tolist()
-            assert isinstance(bs, slice) or bs.dtype == th.int64
+        def select_actions(
+            self, batch: Any, t_ep: int, t_env: int, bs: th.Tensor | None = None, test_mode: bool = False
+        ) -> th.Tensor:
+            """bs is left out where all are meant, as controllers that know no bs want it."""
+            ids = list(range(4)) if bs is None else bs.tolist()
+            assert bs is None or bs.dtype == th.int64
             assert batch["filled"][ids, t_ep].all()
             self.asked.append(ids)
             blocked = [(i + t_ep + 1) % 5 for i in ids]
