@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -51,11 +50,9 @@ def run(
     logger = Logger(log)
     if _run is not None:
         logger.setup_sacred(_run)
-    if saved is None:
-        logger.setup_trackers(config, args.unique_token)
-    else:
+    if saved is not None:
         args.unique_token = saved.manifest.unique_token
-        logger.setup_trackers(config, args.unique_token, saved.manifest.t_env)
+    logger.setup_trackers(config, args.unique_token, None if saved is None else saved.manifest.t_env)
     stop = stop or StopSignals()
     with ExitStack() as at_the_end:
         at_the_end.callback(logger.finish)
@@ -288,7 +285,7 @@ def announce(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, logger: L
 
 def test(args: SimpleNamespace, runner: Any) -> None:
     """test_nepisode episodes; the runner logs them."""
-    for _ in range(math.ceil(args.test_nepisode / runner.batch_size)):
+    for _ in range(-(-args.test_nepisode // runner.batch_size)):
         runner.run(test_mode=True)
 
 
@@ -315,7 +312,9 @@ def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> Non
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         learner.save_models(part)
-        (folder.parent / "config.json").write_text(json.dumps(vars(args), indent=1))  # to load them with its settings
+        config = folder.with_name("config.json")  # to load them with its settings
+        config.with_suffix(".part").write_text(json.dumps(vars(args), indent=1))
+        config.with_suffix(".part").replace(config)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     except (OSError, RuntimeError) as error:  # torch's for a full disk

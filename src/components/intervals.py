@@ -30,9 +30,8 @@ class Every:
         return {"last": self.last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The interval may be another one now; what it makes due is due at once. Older states say when it is due."""
-        last = state["last"] if "last" in state else int(state["next"]) - 1
-        self.last = None if last is None else int(last)
+        """The interval may be another one now; what it makes due is due at once."""
+        self.last = state["last"]
 
 
 class UpdateSchedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -11,7 +12,7 @@ def find_checkpoint(folder: str, load_step: int) -> Path:
     :raises FileNotFoundError: where there is no such folder, or none in it.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise FileNotFoundError(f"there is no folder {root}")
     steps = {int(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and path.name.isdecimal()}
     if not steps and (root / "run.json").is_file():

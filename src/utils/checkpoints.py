@@ -167,13 +167,13 @@ class Checkpoints:
             for folder in (part, self.folder / REPLAY):
                 _sync(folder)
             os.rename(part, self.folder / name)
-            _sync(self.folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             with suppress(OSError):
                 self._remove_loose()  # on a full disk others need the space
             raise
         self._number, self._pieces = self._number + 1, pieces
+        _sync(self.folder)  # before the older ones go
         self._prune()
         return Written(self.folder / name, size + state.size + len(text), time.perf_counter() - start)
 

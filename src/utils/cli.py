@@ -27,8 +27,8 @@ def require_writable(folder: Path, named: str) -> Path:
 
     :param named: the option or key that names the folder, with its value.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"{named}: {there} is no writable folder")
     return there
 

@@ -8,6 +8,7 @@ import copy
 import difflib
 import importlib
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,12 +26,13 @@ ROOT = hosts.ROOT
 COMMAND_LINE = "the command line"
 MAX_BYTES = 2**20  # of one YAML file
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_LEAVE_OUT = "leave it out, or declare it in the Config of a plugin whose code reads it"
 # Keys of upstream's own files that there are not here, and what takes their place
 UPSTREAM = {
-    "add_value_last_step": "returns always bootstrap where an episode is cut off; leave it out",
+    "add_value_last_step": f"returns always bootstrap where an episode is cut off; {_LEAVE_OUT}",
     "hypergroup": "compare.py --search tells its points apart itself; leave it out, or use label",
-    "optim_alpha": "the optimiser is Adam; leave it out",
-    "optim_eps": "the optimiser is Adam; leave it out",
+    "optim_alpha": f"the optimiser is Adam; {_LEAVE_OUT}",
+    "optim_eps": f"the optimiser is Adam; {_LEAVE_OUT}",
     "repeat_id": "seed tells repetitions apart; leave it out",
     "save_replay": "--watch RUN plays and films saved networks",
     "wandb_save_model": "record_checkpoint=True keeps the networks with the run's record",
@@ -141,7 +143,7 @@ def find(kind: str, name: str | None) -> Path:
     if not name:
         raise ConfigError(f"{option} is missing: it names the {thing}; {there}")
     own = name.endswith(".yaml")
-    if own and Path(name).is_file():
+    if own and os.path.isfile(name):
         return Path(name).resolve()
     if not _NAME.fullmatch(name):
         wanted = "there is no such file" if own else "a name without path, or a path that ends in .yaml, is wanted"

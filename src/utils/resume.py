@@ -119,10 +119,12 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
         points = saved.state.get("logger", {}).get("points")
         if not isinstance(points, dict) or not all(type(count) is int and count >= 0 for count in points.values()):
             raise ConfigError(f"--resume={name}: the checkpoint does not say how far the record was")
-        if status == records.COMPLETED and saved.manifest.t_env > config["t_max"]:
+        t_env, finished = saved.manifest.t_env, status == records.COMPLETED
+        # One that was cut off in its last test is beyond its own t_max, too.
+        if t_env > config["t_max"] and (finished or config["t_max"] != recorded["t_max"]):
             raise ConfigError(
-                f"--resume={name}: this run is finished, at step {saved.manifest.t_env}; it goes on with a t_max above "
-                f"that: with t_max={2 * saved.manifest.t_env}"
+                f"--resume={name}: this run is {'finished, ' if finished else ''}at step {t_env}; it goes on with a "
+                f"t_max above that: with t_max={max(2 * t_env, recorded['t_max'])}"
             )
     except BaseException:
         checkpoints.unlock()

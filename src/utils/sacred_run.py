@@ -159,8 +159,9 @@ def make_folder(folder: Path) -> None:
     """ConfigError where the folder cannot be made after all, as on a full or a special file system."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"local_results_path: {folder} cannot be made: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name that no folder can have
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"local_results_path: {folder} cannot be made: {why}") from None
 
 
 def versions() -> dict[str, str]:

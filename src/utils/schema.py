@@ -13,6 +13,7 @@ from components.saved_networks import find_checkpoint
 from utils import hosts
 
 Positive = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -50,7 +51,7 @@ class HostConfig(BaseModel):
     runner: Name
     batch_size_run: Positive
     env_workers: Count
-    env_timeout: Annotated[float, Field(gt=0.0, le=86400.0)] | None
+    env_timeout: Annotated[float, Field(ge=0.1, le=86400.0)] | None
     pipeline: bool
     action_selector: Name
     epsilon_start: Share
@@ -78,7 +79,7 @@ class HostConfig(BaseModel):
     checkpoint_interval: Positive | None
     keep_checkpoints: Positive
     keep_finished: bool
-    checkpoint_path: str
+    checkpoint_path: Annotated[str, AfterValidator(expanduser)]
     load_step: Count
     evaluate: bool
     render: bool
@@ -86,7 +87,7 @@ class HostConfig(BaseModel):
     # hardware
     use_cuda: Literal["auto"] | bool
     buffer_cpu_only: bool
-    torch_threads: Positive
+    torch_threads: Annotated[int, Field(ge=1, le=1024)]
 
     # learning
     learner: Name
@@ -117,15 +118,15 @@ class HostConfig(BaseModel):
     agent: Name
     agent_output_type: Literal["q", "pi_logits"]
     use_rnn: bool
-    hidden_dim: Positive
+    hidden_dim: Width
     obs_agent_id: bool
     obs_last_action: bool
 
     # mixing
     mixer: Name | None
-    mixing_embed_dim: Positive
-    hypernet_layers: Literal[1, 2]
-    hypernet_embed: Positive
+    mixing_embed_dim: Width
+    hypernet_layers: Annotated[int, Field(ge=1, le=2)]
+    hypernet_embed: Width
 
 
 def later_args(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +207,11 @@ def _learning(config: dict[str, Any]) -> dict[str, str]:
             wrong["env_steps_per_update"] = "batch is for learner=ppo_learner; give a number of steps, or episode"
         else:
             wrong |= _new_batches(config, "env_steps_per_update=batch")
+    elif config["agent_output_type"] == "pi_logits" and config["buffer_size"] == config["batch_size"]:
+        wrong["env_steps_per_update"] = (
+            f"must be batch with policies (pi_logits) and buffer_size = batch_size = {config['batch_size']}, as of "
+            "EPyMARL's on-policy algorithms: each batch is new then, else episodes are learnt from again and again"
+        )
     return wrong
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ def find_run(option: str, name: str) -> Path:
     :param option: of the command line, for messages.
     """
     folder = Path(name)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ConfigError(f"{option}={name}: there is no such folder; a run is in results/sacred/ALGORITHM/TASK/ID")
     if (folder / "config.json").is_file():
         return folder

@@ -63,13 +63,6 @@ def test_an_interval_may_be_another_one_when_a_run_goes_on(now: int, times: list
     assert [t for t in (410, 430, 450, 490, 500, 520, 601) if after(t)] == times
 
 
-@pytest.mark.parametrize(("next_one", "times"), [(0, [3, 100, 205]), (100, [100, 205]), (200, [205])])
-def test_an_older_state_says_what_is_due_next(next_one: int, times: list[int]) -> None:
-    due = Every(100, at_once=True)
-    due.load_state_dict({"next": next_one})
-    assert [t for t in (3, 99, 100, 150, 205) if due(t)] == times
-
-
 def test_the_nearest_checkpoint(tmp_path: Path) -> None:
     for name in ("100", "2000", "30000", "notes", "²"):
         (tmp_path / name).mkdir()

@@ -423,6 +423,26 @@ def test_after_a_damaged_checkpoint_the_next_ones_are_whole(world: World) -> Non
     assert again is not None and problems == [] and again.manifest.number == saved.manifest.number + 1
 
 
+def test_what_fails_after_a_checkpoint_is_there_spoils_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a network's file system may: its folder cannot be synchronised, once."""
+    failed: list[Path] = []
+    sync = checkpoints_module._sync
+
+    def failing(folder: Path) -> None:
+        if folder.name == "run" and len(list(folder.glob("0*-*"))) == 2 and not failed:
+            failed.append(folder)
+            raise OSError(5, "Input/output error")
+        sync(folder)
+
+    monkeypatch.setattr(checkpoints_module, "_sync", failing)
+    whole = world.start(settings(), "whole")
+    equal(world.start(settings(keep_checkpoints=5), "run"), whole)
+    names = sorted(path.name for path in world.folder.glob("run/0*-*"))
+    assert failed and [int(name.partition("-")[0]) for name in names] == list(range(1, len(names) + 1)), names
+    checkpoints = Checkpoints(world.folder / "run")
+    assert len(names) > 3 and all(checkpoints._read(world.folder / "run" / name).state for name in names)
+
+
 def test_a_checkpoint_without_all_of_its_episodes_is_refused(world: World) -> None:
     world.start(settings(), "run")
     checkpoints = Checkpoints(world.folder / "run")

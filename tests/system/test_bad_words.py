@@ -110,10 +110,13 @@ PROCESSES = [
     ["--resume=nowhere"],
     ["--resume=last"],
     ["--config=qmix", "--env-config=matrix", "with", "plugin=no_such_plugin"],
+    [f"--config={'x' * 300}.yaml", "--env-config=matrix"],
+    [f"--resume={'x' * 300}"],
+    ["--config=qmix", "--env-config=matrix", "with", f"local_results_path={'x' * 300}"],
 ]
 
 
-def test_ten_processes(tmp_path: Path) -> None:
+def test_in_processes_of_their_own(tmp_path: Path) -> None:
     started = [
         subprocess.Popen(
             [sys.executable, str(ROOT / "src" / "main.py"), *words],

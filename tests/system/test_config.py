@@ -123,8 +123,12 @@ def test_values(text: str, value: object) -> None:
     assert parsed == value and type(parsed) is type(value)
 
 
-def test_results_in_the_home_folder() -> None:
-    assert config.compose("vdn", "matrix", ["local_results_path=~/x"])["local_results_path"] == str(Path.home() / "x")
+def test_folders_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "y" / "100").mkdir(parents=True)
+    composed = config.compose("vdn", "matrix", ["local_results_path=~/x", "checkpoint_path=~/y"])
+    assert composed["local_results_path"] == str(tmp_path / "x")
+    assert composed["checkpoint_path"] == str(tmp_path / "y")
 
 
 @pytest.mark.parametrize("text", ["t_max", "=5", "env_args.=5", ".key=1", "a..b=1"])
@@ -163,7 +167,12 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("t_max=1.5", ["t_max = 1.5", "a whole number"]),
         ("double_q=1", ["double_q = 1", "true or false"]),
         ("batch_size=true", ["batch_size = True", "a whole number"]),
-        ("hypernet_layers=3", ["hypernet_layers = 3", "1 or 2"]),
+        ("hypernet_layers=3", ["hypernet_layers = 3", "from 1 to 2"]),
+        ("hypernet_layers=true", ["hypernet_layers = True", "a whole number"]),
+        ("hidden_dim=99999999999", ["hidden_dim = 99999999999", "from 1 to 65536"]),
+        ("torch_threads=99999999999", ["torch_threads = 99999999999", "from 1 to 1024"]),
+        ("env_timeout=1e-300", ["env_timeout = 1e-300", "from 0.1 to 86400"]),
+        ("optim_alpha=0.9", ["optim_alpha = 0.9", "leave it out, or declare it in the Config of a plugin"]),
         ("runner=serial", ["runner = 'serial'", "available: episode, parallel"]),
         ("env_steps_per_update=episodes", ["env_steps_per_update = 'episodes'", "'episode'"]),
         ("seed=-1", ["seed = -1", "from 0 to 4294967295 or null"]),
@@ -201,6 +210,9 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("critic_type=cv_critik", ["critic_type = 'cv_critik'", "did you mean cv_critic?"]),
         ("entropy_coef=-1", ["entropy_coef = -1"]),
         ("env_steps_per_update=batch", ["env_steps_per_update = 'batch'", "learner=ppo_learner"]),
+        (f"checkpoint_path={'x' * 300}", ["checkpoint_path = 'xxx", "there is no folder xxx"]),
+        (f"env_module={'x' * 300}.py", ["there is no file "]),
+        (f"plugin={'x' * 300}", ["there is no package 'xxx"]),
     ],
 )
 def test_a_problem_names_key_value_and_cure(
@@ -218,6 +230,20 @@ def test_a_mapping_is_from_where_its_keys_were_given_last() -> None:
 
 def test_upstreams_keys_that_have_a_word_of_their_own_are_no_keys_here() -> None:
     assert not set(config.UPSTREAM) & set(schema.HostConfig.model_fields)
+
+
+def test_on_policy_code_of_others_is_not_trained_on_old_episodes(
+    compose: Callable[..., dict], problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COMA of upstream has buffer_size = batch_size = batch_size_run; MADDPG replays."""
+    monkeypatch.setitem(learners.REGISTRY, "coma_learner", object)
+    words = ["learner=coma_learner", "agent_output_type=pi_logits", "action_selector=multinomial", "mixer=null"]
+    on_policy = [*words, "batch_size=10", "buffer_size=10", "batch_size_run=10", "runner=parallel"]
+    for every in ("50", "episode"):
+        (problem,) = problems(*on_policy, f"env_steps_per_update={every}")
+        assert "env_steps_per_update = " in problem and "must be batch with policies (pi_logits)" in problem
+    assert compose(*on_policy, "env_steps_per_update=batch")["env_steps_per_update"] == "batch"
+    assert compose(*words)["env_steps_per_update"] == 50
 
 
 def test_a_plugins_own_selector_takes_what_it_likes(
@@ -301,7 +327,7 @@ def test_a_plugins_learner_that_trains_as_the_hosts_asks_the_same(
         monkeypatch.setitem(learners.REGISTRY, name, learner)
     (problem,) = problems(*PPO, "learner=same", "env_steps_per_update=50")
     assert "env_steps_per_update = 50" in problem and "must be batch with learner=same" in problem
-    assert compose(*PPO, "learner=own", "env_steps_per_update=50")["learner"] == "own"
+    assert compose(*PPO, "learner=own", "env_steps_per_update=50", "buffer_size=99")["learner"] == "own"
     (problem,) = problems("learner=values", "agent_output_type=pi_logits", "action_selector=multinomial")
     assert "must be 'q' with learner=values" in problem
 
@@ -314,6 +340,24 @@ def test_batches_of_new_episodes_for_a_plugins_learner(
     assert compose(*own)["env_steps_per_update"] == "batch"
     wrong = problems(*own, "buffer_size=5000", "runner=parallel", "batch_size_run=3", "pipeline=true")
     assert len(wrong) == 3 and all("with env_steps_per_update=batch" in problem for problem in wrong), wrong
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def register(:", r"'mine_\w+' cannot be imported: SyntaxError: "),
+        ("Config = 1\ndef register(): import components.standarize_stream", "standarize_stream'; what code written"),
+        ("Config = 1\ndef register(): import no_such_thing", r"register\(\) of 'mine_\w+': .*'no_such_thing'$"),
+    ],
+)  # fmt: skip
+def test_a_plugin_that_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    name = f"mine_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(hosts.PluginError, match=words):
+        hosts.register_plugin(name)
 
 
 # --- a plugin's own keys ---

@@ -196,6 +196,14 @@ def test_a_run_whose_record_is_not_complete_keeps_its_checkpoints(
     assert main.main([*RUN, "with", *SMALL]) == 0 and metrics(record) == metrics(record.parent / "2")
 
 
+def test_a_t_max_that_was_reached_ends_no_cut_off_run(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be finished, and lose its checkpoints."""
+    kept = sorted(path for path in cut_off.rglob("*"))
+    said = refused(capsys, "--resume", str(cut_off), "with", "t_max=20")
+    assert re.search(r"this run is at step \d+; it goes on with a t_max above that: with t_max=\d{3}", said)
+    assert sorted(path for path in cut_off.rglob("*")) == kept and read(cut_off, "run")["status"] == "RUNNING"
+
+
 def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = ["--resume=last", *RUN, "with", *SMALL, "keep_finished=True", "lr=0.001"]
     assert main.main(other) == 0  # of another configuration: a new run
