@@ -199,9 +199,7 @@ class VmasVectorEnv(VectorEnv):
 
 def _seeded(seed: int) -> list[Any]:
     """A random stream as the package keeps it, at its beginning. Its own seed() seeds the learner's GPU as well."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
+    generator = sys.modules["torch"].Generator().manual_seed(seed)  # the simulator's
     return [generator.get_state(), np.random.RandomState(seed).get_state(), random.Random(seed).getstate()]
 
 
