@@ -145,7 +145,7 @@ def find(kind: str, name: str | None) -> Path:
     own = name.endswith(".yaml")
     if own and os.path.isfile(name):
         return Path(name).resolve()
-    if not _NAME.fullmatch(name):
+    if own or not _NAME.fullmatch(name):
         wanted = "there is no such file" if own else "a name without path, or a path that ends in .yaml, is wanted"
         raise ConfigError(f"{option}={name}: {wanted}; {there}")
     if name not in files:

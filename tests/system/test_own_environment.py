@@ -135,6 +135,8 @@ def test_a_module_that_registers_another_name(own: Path) -> None:
 
 def test_a_file_that_is_not_there(own: Path) -> None:
     assert "corridoor.yaml: there is no such file" in problem(own, environment="corridoor.yaml")
+    with pytest.raises(config.ConfigError, match="--env-config=corridoor.yaml: there is no such file; available: "):
+        config.compose("qmix", "corridoor.yaml")
 
 
 def test_the_module_is_found_beside_its_yaml_and_registered_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
