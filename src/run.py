@@ -50,9 +50,11 @@ def run(
     logger = Logger(log)
     if _run is not None:
         logger.setup_sacred(_run)
-    if saved is not None:
+    if saved is None:
+        logger.setup_trackers(config, args.unique_token)
+    else:
         args.unique_token = saved.manifest.unique_token
-    logger.setup_trackers(config, args.unique_token, None if saved is None else saved.manifest.t_env)
+        logger.setup_trackers(config, args.unique_token, saved.manifest.t_env)
     stop = stop or StopSignals()
     with ExitStack() as at_the_end:
         at_the_end.callback(logger.finish)
