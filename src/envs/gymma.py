@@ -65,7 +65,7 @@ class GymmaArgs(BaseModel):
     @field_validator("key", mode="before")
     @classmethod
     def _given(cls, key: Any) -> Any:
-        if key is None or key == "":
+        if key in (None, ""):
             raise ValueError(f"an environment must be named, for example env_args.key={EXAMPLE}")
         return key
 
@@ -112,11 +112,7 @@ def find_spec(key: str) -> Any:
             importlib.import_module(module)
         except Exception as error:  # whatever its code raises
             absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-            why = (
-                "there is no such module; its folder goes on PYTHONPATH"
-                if absent
-                else f"{type(error).__name__}: {error}"
-            )
+            why = "no such module; its folder goes on PYTHONPATH" if absent else f"{type(error).__name__}: {error}"
             raise MissingBackendError(f"{module}:{key}: {module} cannot be imported ({why})") from error
     if package := _package_of(key):
         try:
@@ -245,12 +241,10 @@ def _spaces_of(env: Any, key: str, make: Mapping[str, Any]) -> tuple[list[Any], 
     boxes = [space for space in seen if isinstance(space, Box)]
     choices = [space for space in taken if isinstance(space, Discrete)]
     if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
-        given, kinds = (
-            f"env_args.make={make}: " if make else "",
-            sorted({type(one).__name__ for one in (*seen, *taken)}),
-        )
+        given = f"env_args.make={make}: " if make else ""
+        kinds = ", ".join(sorted({type(space).__name__ for space in (*seen, *taken)}))
         raise EnvContractError(
-            f"{given}{key}: a Box observation and Discrete actions are needed for each agent, not {', '.join(kinds)}"
+            f"{given}{key}: a Box observation and Discrete actions are needed for each agent, not {kinds}"
         )
     return boxes, choices
 
