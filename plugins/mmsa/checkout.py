@@ -169,9 +169,9 @@ def compose(checkout: Checkout, algorithm: str | None, environment: str | None, 
 
 def _named(option: str, name: str | None, files: Mapping[str, Path]) -> Path:
     if name is None or name not in files:
-        wrong = f"{option} is missing" if name is None else f"{option}={name}: there is no file of this name"
-        there = f"a file of the checkout's src/config is wanted, by its name: {', '.join(sorted(files))}"
-        raise UpstreamError(f"{wrong}{nearest(name or '', files)}; {there}")
+        none = f"{option}={name}: the checkout's src/config has no file of this name, and no path is taken"
+        wrong = f"{option} is missing" if name is None else none
+        raise UpstreamError(f"{wrong}{nearest(name or '', files)}; available: {', '.join(sorted(files))}")
     return files[name]
 
 

@@ -261,7 +261,7 @@ def test_names_of_files(fake: Path) -> None:
     checkout = checkouts.find_checkout(str(fake))
     for names, message in (
         ((None, "gymma"), "--config is missing; available: mmsa, qmix"),
-        (("qmixx", "gymma"), "--config=qmixx: there is no file of this name; did you mean qmix"),
+        (("qmixx", "gymma"), "--config=qmixx: .* has no file of this name, and no path is taken; did you mean qmix"),
         (("qmix", None), "--env-config is missing; available: gymma, sc2"),
     ):
         with pytest.raises(checkouts.UpstreamError, match=message):
