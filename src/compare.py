@@ -177,7 +177,7 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 0 all finished, 1 some failed, 2 wrong arguments or files, 130 interrupted."""
+    """The command line; 0 all finished, 1 some failed or damaged, 2 wrong arguments or files, 130 interrupted."""
     catch_signals()
     console = Console()
     if not console.is_terminal:  # a file's lines are as long as they are
