@@ -180,6 +180,11 @@ def _limit_argument(key: str) -> str:
     return next((name for begin, name in _LIMITS.items() if key.startswith(begin)), "")
 
 
+def _given(make: Mapping[str, Any]) -> str:
+    """What an error begins with that the arguments may be to blame for."""
+    return f"env_args.make={make}: " if make else ""
+
+
 def _made(spec: Any, key: str, make: dict[str, Any], max_player_level: int | None) -> Any:
     """The environment without gymnasium's wrappers of call order and time limit, which cost a third of a step:
     GymmaEnv does both jobs itself. ValueError where the package refuses the arguments.
@@ -195,9 +200,8 @@ def _made(spec: Any, key: str, make: dict[str, Any], max_player_level: int | Non
     try:
         env = gymnasium.make(key, disable_env_checker=True, max_episode_steps=-1, **changes)  # -1: no TimeLimit
     except Exception as error:  # of the package: its own words may name the argument
-        given = f"env_args.make={make}: " if make else ""
         why = str(error) or type(error).__name__
-        raise ValueError(f"{given}{key} cannot be made with {changes}: {why}") from error
+        raise ValueError(f"{_given(make)}{key} cannot be made with {changes}: {why}") from error
     while isinstance(env, gymnasium.wrappers.OrderEnforcing):
         env = env.env
     return env
@@ -241,10 +245,9 @@ def _spaces_of(env: Any, key: str, make: Mapping[str, Any]) -> tuple[list[Any], 
     boxes = [space for space in seen if isinstance(space, Box)]
     choices = [space for space in taken if isinstance(space, Discrete)]
     if len(boxes) != len(seen) or len(choices) != len(taken) or len(boxes) != len(choices):
-        given = f"env_args.make={make}: " if make else ""
         kinds = ", ".join(sorted({type(space).__name__ for space in (*seen, *taken)}))
         raise EnvContractError(
-            f"{given}{key}: a Box observation and Discrete actions are needed for each agent, not {kinds}"
+            f"{_given(make)}{key}: a Box observation and Discrete actions are needed for each agent, not {kinds}"
         )
     return boxes, choices
 

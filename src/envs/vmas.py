@@ -145,7 +145,7 @@ class VmasVectorEnv(VectorEnv):
         self._mean, self._t = mean, -1
         self._seeds = list(seeds)
         self._first = [0] * e  # number of the first episode of each environment's stream
-        self._noise = _seeded(0)  # of steps: drawn for all environments at once; set by reset
+        self._noise: list[Any] = []  # of steps: drawn for all environments at once
 
     def seed(self, env: int, seed: int) -> None:
         """Starts the random stream of one environment anew, from its next episode on."""

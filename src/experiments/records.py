@@ -83,7 +83,8 @@ def published(run: Run) -> Found:
 
 
 def _of_this_simulator(run: Run, folder: Path) -> Iterator[Record]:
-    return (one for one in records(folder) if one.folder.parent.name == task_folder(task_of(run.config)))
+    task = task_folder(task_of(run.config))
+    return (one for one in records(folder) if one.folder.parent.name == task)
 
 
 def published_only(run: Run) -> Record | None:
