@@ -8,10 +8,8 @@ context.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -25,15 +23,13 @@ from .beside import Beside
 from .config import MMSAConfig, check
 from .controller import MMSAController
 from .diagnostics import open_loop, reliance
-from .imagination import RolloutEncoder, imagine
-from .mixer import MMSAMixer
+from .guard import Guard
+from .imagination import imagine
+from .networks import Group, Networks
 from .returns import RewardStandardiser, Rows, q_lambda
 from .sale import SALE
 from .world_model import DECODED, Gaussian, WorldModel
 from .world_model import LOSSES as WORLD_MODEL_LOSSES
-
-log = logging.getLogger(__name__)
-PATIENCE = 10  # updates in a row that are left out before the run ends
 
 
 class Packed(NamedTuple):
@@ -57,46 +53,6 @@ class Seen(NamedTuple):
     data: Packed
     h: Tensor
     zs: Tensor | None
-
-
-class Networks(NamedTuple):
-    """One set of what the TD loss trains and what its targets are computed with."""
-
-    mac: MMSAController
-    mixer: MMSAMixer
-    model: WorldModel | None
-    rollout: RolloutEncoder | None
-
-    @classmethod
-    def build(cls, mac: MMSAController, args: SimpleNamespace, cfg: MMSAConfig) -> Networks:
-        """New ones for this controller, in the order that a seed's numbers are drawn in: model, roll-out, mixer."""
-        model = rollout = None
-        context_dim = args.state_shape if cfg.mixer_state else 0
-        if cfg.world_model.enabled:
-            zs_dim = cfg.sale.dim if cfg.sale.enabled else 0
-            sizes = args.n_agents, args.n_actions, args.hidden_dim, zs_dim
-            model = WorldModel(*sizes, cfg.world_model, cfg.loss_weights)
-            rollout = RolloutEncoder(args.n_agents, cfg.world_model.latent_dim, cfg.imagination.embed_dim)
-            context_dim += cfg.imagination.embed_dim
-        return cls(mac, MMSAMixer(args, context_dim), model, rollout)
-
-    def parts(self) -> dict[str, nn.Module]:
-        """The networks that there are, by name."""
-        agent = self.mac.agent
-        parts = {"trunk": agent.trunk, "head": agent.head, "mixer": self.mixer, "model": self.model}
-        return {name: part for name, part in (parts | {"rollout": self.rollout}).items() if part is not None}
-
-
-class Group(NamedTuple):
-    """What is trained with a learning rate and a gradient clip of its own, so that no group shrinks another's step."""
-
-    params: list[nn.Parameter]
-    lr: float
-    clip: float
-
-    @classmethod
-    def of(cls, modules: Iterable[nn.Module], lr: float, clip: float) -> Group:
-        return cls(list(chain(*(module.parameters() for module in modules))), lr, clip)
 
 
 class MMSALearner:
@@ -483,31 +439,6 @@ class MMSALearner:
         self.training_steps = state["training_steps"]
         if self.standardise is not None and state["standardise"] is not None:  # another host may have done it
             self.standardise.load_state_dict(state["standardise"])
-
-
-class Guard:
-    """Whether an update may be taken: losses, the norms of its gradients and their sum are finite numbers.
-
-    Called with both by name. RuntimeError when PATIENCE updates in a row were refused: it would go on so to the end.
-    """
-
-    def __init__(self) -> None:
-        self.in_a_row = 0
-
-    def __call__(self, losses: dict[str, Tensor], norms: dict[str, Tensor]) -> bool:
-        # A sum, since on a GPU the norm of parameters without a gradient is still the CPU's.
-        if _total([*losses.values(), *norms.values()]).isfinite():
-            self.in_a_row = 0
-            return True
-        self.in_a_row += 1
-        wrong = ", ".join(name for name, loss in losses.items() if not loss.isfinite())
-        gradients = ", ".join(name for name, norm in norms.items() if not norm.isfinite())
-        wrong = wrong or (f"gradient of {gradients}" if gradients else "the sum of all losses and norms")
-        said = f"no finite number in an update, which is left out: {wrong}"
-        if self.in_a_row == PATIENCE:
-            raise RuntimeError(f"{said}; the same in {PATIENCE} in a row; lr, grad_norm_clip and rewards are suspects")
-        log.warning("%s", said)
-        return False
 
 
 def _total(losses: Iterable[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ from controllers.basic_controller import BasicMAC
 from learners.guard import NonFiniteError, UpdateGuard
 from learners.ppo_learner import PPOLearner
 from learners.q_learner import QLearner
-from mmsa.learner import Guard
+from mmsa.guard import Guard
 
 PPO: dict[str, Any] = {"agent_output_type": "pi_logits", "action_selector": "multinomial", "mixer": None, "epochs": 2}
 

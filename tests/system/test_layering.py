@@ -16,6 +16,7 @@ MMSA = sorted((ROOT / "plugins" / "mmsa").rglob("*.py"))
 LAYERS = [
     "config",
     "checkout",
+    "guard",
     "kernels",
     "loops",
     "beside",
@@ -27,6 +28,7 @@ LAYERS = [
     "mixer",
     "diagnostics",
     "controller",
+    "networks",
     "learner",
 ]
 ALGORITHM = {"sale", "world_model", "imagination", "agent", "mixer", "diagnostics"}
