@@ -161,11 +161,14 @@ def test_what_the_mixer_cannot_see_makes_no_difference(hidden: str) -> None:
         assert (found[f"td_other_{part}"] == pytest.approx(1.0, rel=1e-5)) == (part in unseen), part
 
 
-def test_reliance_is_that_of_a_plain_loop() -> None:
+@pytest.mark.parametrize("error", [1.0, 0.01])
+def test_reliance_is_that_of_a_plain_loop(error: float) -> None:
+    """error: the share of the TD error that is left."""
     learner = build()
     _, stats, seen = learner.losses(batch_of(learner))
     mixer, rollout = learner.online.mixer, learner.online.rollout
-    state, states, q, goal, src = seen.data.state, stats["states"], stats["q_taken"], stats["goal"], stats["src"]
+    state, states, q, src = seen.data.state, stats["states"], stats["q_taken"], stats["src"]
+    goal = stats["q_tot"] + error * (stats["goal"] - stats["q_tot"])
     draws = th.get_rng_state()
     found = reliance(mixer, rollout, q, state, states, goal, src)
     assert th.equal(draws, th.get_rng_state())
