@@ -30,10 +30,8 @@ class MMSAController:
     def __init__(self, scheme: dict[str, Any], groups: dict[str, int], args: SimpleNamespace) -> None:
         check(vars(args))
         self.args, self.n_agents, self.n_actions = args, args.n_agents, args.n_actions
-        obs_dim = scheme["obs"]["vshape"]
-        obs_dim = obs_dim if isinstance(obs_dim, int) else obs_dim[0]
-        input_shape = obs_dim + args.obs_last_action * args.n_actions + args.obs_agent_id * args.n_agents
-        self.agent = MMSAAgent(input_shape, args)
+        others = args.obs_last_action * args.n_actions + args.obs_agent_id * args.n_agents
+        self.agent = MMSAAgent(scheme["obs"]["vshape"] + others, args)
         self.action_selector = SELECTORS[args.action_selector](args)
         self.hidden_states: Tensor | None = None  # (B, N, H), every episode's
         # For the episodes being played: the network in compiled loops, or in torch the head's weights

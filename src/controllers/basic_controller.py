@@ -179,7 +179,6 @@ class BasicMAC:
 
     def _get_input_shape(self, scheme: Scheme) -> int:
         size = scheme["obs"]["vshape"]
-        size = size if isinstance(size, int) else size[0]
         if self.args.obs_last_action:
             size += self.n_actions
         return size + self.n_agents if self.args.obs_agent_id else size

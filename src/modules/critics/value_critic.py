@@ -59,13 +59,9 @@ class ValueCritic(nn.Module):
         return th.cat([*(part.unsqueeze(2).expand(-1, -1, self.n_agents, -1) for part in joint), ids], -1)
 
     def _input_shape(self, scheme: Scheme) -> int:
-        size, obs = self.n_agents, _size(scheme["obs"]["vshape"])
+        size, obs = self.n_agents, scheme["obs"]["vshape"]
         if not self.central:
             return size + obs
-        size += _size(scheme["state"]["vshape"])
+        size += scheme["state"]["vshape"]
         size += self.n_agents * obs if self.args.obs_individual_obs else 0
         return size + (self.n_agents * self.args.n_actions if self.args.obs_last_action else 0)
-
-
-def _size(vshape: int | tuple[int, ...]) -> int:
-    return vshape if isinstance(vshape, int) else vshape[0]
