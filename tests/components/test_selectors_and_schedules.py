@@ -25,7 +25,7 @@ def test_only_available_actions_are_taken(name: str, test_mode: bool) -> None:
     th.manual_seed(0)
     selector = REGISTRY[name](args(epsilon_anneal_time=100))
     for t_env in (0, 50, 1000):
-        values, avail = th.rand(64, 3, 5), masks(64)
+        values, avail = th.rand(64, 3, 5, requires_grad=True), masks(64)  # as a controller of others may hand them over
         actions = selector.select_action(values, avail, t_env, test_mode=test_mode)
         assert actions.shape == (64, 3) and actions.dtype == th.int64
         assert avail.gather(-1, actions.unsqueeze(-1)).all()
