@@ -83,6 +83,26 @@ def test_the_order_of_a_restored_block_does_not_matter() -> None:
         assert_holds(store, number, number)
 
 
+def holds(store: EpisodeStore, number: int) -> bool:
+    try:
+        store.rows(number, 0, 2)
+    except KeyError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("capacity", [1, 49, 100, 3000])
+def test_at_most_a_fiftieth_too_many_is_held(capacity: int) -> None:
+    store, most = EpisodeStore(capacity), 0
+    for number in range(capacity + 300):
+        first = oldest = max(0, number + 1 - capacity)
+        store.put(number, episode(number, 2), oldest)
+        while first > 0 and holds(store, first - 1):
+            first -= 1
+        most = max(most, number + 1 - first)
+    assert most <= capacity * 1.02
+
+
 def live_tensors() -> int:
     gc.collect()
     return sum(type(one) is th.Tensor for one in gc.get_objects())
