@@ -9,7 +9,10 @@ from scipy.stats import ttest_ind
 RESULTS = Path(__file__).resolve().parent.parent
 MMSA = ["lbf/runs/MMSA", "pipeline/runs/MMSA,_pipeline", "exploration/runs/MMSA,_epsilon_over_50k"]
 QMIX = ["lbf/runs/QMIX", "pipeline/runs/QMIX,_pipeline", "shared/runs/epsilon_over_50k_steps"]
-PARTS = "horizon_* no_roll-out no_world* no_KL* no_state* joint_SALE SALE_of* *gradient* roll-outs* embeddings*".split()
+PARTS = (
+    "horizon_* no_roll-out no_world* no_KL* no_state* joint_SALE SALE_of* *gradient* roll-outs* embeddings* "
+    "learning_rate_of_SALE* targets_and*"
+).split()
 WITH_SALE = [f"{one}/runs/{part}" for one in ("ablations", "decisions") for part in PARTS]
 WITH_SALE += ["exploration/runs/SALE_alone,_epsilon_over_50k"]
 WITHOUT_SALE = ["ablations/runs/no_SALE", "lbf/runs/VDN"]
@@ -48,7 +51,7 @@ def main() -> None:
     for what, curve in (("no KL balancing", "ablations/runs/no_KL_balancing"), ("lambda 0", "one_step/runs/MMSA")):
         p, p13 = (ttest_ind(x, means(curve), equal_var=False).pvalue for x in (three, mmsa))
         print(f"MMSA against {what}: p {p:.2f}, with its 13 runs {p13:.4f}")
-    for variant in ("joint_SALE", "SALE_of_hidden_states"):
+    for variant in ("joint_SALE", "SALE_of_hidden_states", "learning_rate_of_SALE_0.001"):
         compare(f"{variant}, MMSA", means(f"ablations/runs/{variant}", f"decisions/runs/{variant}"), mmsa)
     compare("joint_SALE, seeds from 11, MMSA", means("ablations/runs/joint_SALE"), mmsa)
     compare("one-step targets, MMSA, QMIX", means("one_step/runs/MMSA"), means("one_step/runs/QMIX"))
