@@ -167,7 +167,7 @@ class Run:
     @property
     def threads(self) -> int:
         """Cores that it can keep busy."""
-        return int(self.config["torch_threads"]) + int(self.config["env_workers"])
+        return sum(int(self.config[key]) for key in ("torch_threads", "env_workers", "pipeline"))
 
 
 # --- Files ---

@@ -53,10 +53,8 @@ class RayPool:
         largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
         if largest < cost:  # Ray would wait for a larger machine for ever
             ray.shutdown()
-            needs = (
-                f"a run needs {cost} CPUs (torch_threads + env_workers), the cluster's largest machine has {largest}"
-            )
-            raise ConfigError(f"--ray {address}: {needs}")
+            needs = f"a run needs {cost} CPUs (torch_threads + env_workers + pipeline)"
+            raise ConfigError(f"--ray {address}: {needs}, the cluster's largest machine has {largest}")
         self._task = ray.remote(num_cpus=cost, max_retries=0)(execute)
         self._going: dict[Any, Run] = {}
 

@@ -10,8 +10,10 @@ import importlib
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os.path import expanduser
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NoReturn, TypeVar
@@ -59,7 +61,14 @@ class ConfigError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose errors are those of a configuration: whoever prints them takes passwords out."""
+    """A command line whose errors are those of a configuration: whoever prints them takes passwords out.
+
+    In --out=~/runs ~ is the home folder, too: a shell says so only where a word begins with it.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([_at_home(word) for word in words], namespace)
 
     def error(self, message: str) -> NoReturn:
         unknown = re.findall(r"(?<!\S)--[\w-]+", message) if message.startswith("unrecognized") else []
@@ -67,25 +76,31 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}{hints}; {self.prog} --help explains")
 
 
+def _at_home(word: str) -> str:
+    option, sign, value = word.partition("=")
+    return option + sign + expanduser(value) if option.startswith("--") else word
+
+
 # --- YAML files ---
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, and reads numbers as people do: YAML 1.1 takes 010 for 8 and 1:30 for
-    90 (here they are words), and 1e-3 for a word."""
+    """Safe YAML that refuses a key given twice, and reads numbers as people do: YAML 1.1 takes 010 for 8, 1:30 for 90
+    and 2026-02-28 for a date (here they are words), and 1e-3 for a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str) or key in seen:
-                problem = f"the key {key!r} is {'there twice' if key in seen else 'no word'}"
+            word = isinstance(key, str)
+            if not word or key in seen:
+                problem = f"the key {key!r} is {'there twice' if word else 'no word'}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag not in (_INT, _FLOAT)]
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in (_INT, _FLOAT, _DATE)]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag, _pattern in (
@@ -106,7 +121,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise ConfigError(f"{shown}{line}: {error.problem or error.context}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # no UTF-8; !!int x; [[[[...
         raise ConfigError(f"{shown}: {error}") from None
     if content is None:
         return {}
@@ -193,7 +208,7 @@ def parse_value(text: str) -> Any:
 
 
 def written_value(value: Any) -> str:
-    """The inverse of `parse_value`; ValueError where there is none, as of a date."""
+    """The inverse of `parse_value`; ValueError where there is none, as of bytes."""
     for write in (str, repr, _as_yaml):
         text = write(value)
         if repr(parse_value(text)) == repr(value):
@@ -207,7 +222,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON types, tuples as lists; ValueError for others (sets, bytes, dates)."""
+    """The value as JSON types, tuples as lists; ValueError for others (sets, bytes)."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):

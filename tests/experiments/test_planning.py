@@ -157,12 +157,9 @@ def test_values_survive_the_command_line(value: Any) -> None:
     assert again == (("key", "inner"), value) and type(again[1]) is type(value)
 
 
-def test_a_run_knows_its_threads(files: Files) -> None:
-    changes = (
-        "overrides: {use_cuda",
-        "overrides: {torch_threads: 2, runner: parallel, batch_size_run: 4, env_workers: 1, use_cuda",
-    )
-    runs = planned(files(changes))
+@pytest.mark.parametrize("second", ["runner: parallel, batch_size_run: 4, env_workers: 1", "pipeline: true"])
+def test_a_run_knows_its_threads(files: Files, second: str) -> None:
+    runs = planned(files(("overrides: {use_cuda", f"overrides: {{torch_threads: 2, {second}, use_cuda")))
     assert {run.threads for run in runs} == {3}
     assert [default_jobs(runs, cores) for cores in (1, 3, 8, 9)] == [1, 1, 2, 3]
     assert default_jobs(runs) >= 1
@@ -199,7 +196,7 @@ def test_a_run_knows_its_threads(files: Files) -> None:
         ("gamma: 0.25", "seed: 5", "overrides.seed = 5: not to be set here; list it in seeds"),
         ("gamma: 0.25", "'seed ': 5", "overrides.seed  = 5: not to be set here; list it in seeds"),
         ("use_rnn: false", "label: x", "algorithms.no memory.overrides.label = 'x': not to be set here"),
-        ("gamma: 0.25", "gamma: 2020-01-01", "gamma = datetime.date(2020, 1, 1) (PATH): a number, a word"),
+        ("gamma: 0.25", "gamma: !!binary aGk=", "gamma = b'hi' (PATH): a number, a word"),
     ],
 )  # fmt: skip
 def test_a_bad_file_is_refused(files: Files, tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -934,6 +934,15 @@ def test_ray_with_too_small_machines(stage: Stage, cluster: str, capsys: pytest.
     assert "a run needs 2 CPUs" in capsys.readouterr().err and not stage.out.exists()
 
 
+def test_the_home_folder_after_an_equals_sign(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--out=~/runs, which a shell leaves as it is, is one folder for us and for the runs."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = [f"--experiment=~/{stage.file.relative_to(tmp_path)}", "--out=~/runs"]
+    _, out, runs = compare.make_plan(compare.parser().parse_intermixed_args(words), [])
+    assert out == tmp_path / "runs"
+    assert all(run.folder.is_relative_to(out) and run.config["local_results_path"] == str(run.folder) for run in runs)
+
+
 def test_without_ray(stage: Stage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # type: ignore[arg-type]
     assert compare.main([*stage.words, "--ray", "auto"]) == 2

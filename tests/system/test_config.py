@@ -469,6 +469,8 @@ def test_upstreams_files_that_there_are_not_are_refused_with_what_takes_their_pl
         ("name: vdn\nlr: 1\nlr: 2\n", r"line 3: the key 'lr' is there twice"),
         ("env_args: {a: 1, a: 2}\n", r"line 1: the key 'a' is there twice"),
         ("1: x\n", r"line 1: the key 1 is no word"),
+        ("env_args: {key: {{TASK}}}\n", r"line 1: the key \{'TASK': None\} is no word"),
+        ("lr: !!int many\n", r"vdn\.yaml: .*'many'"),
         ("- a\n- b\n", "a mapping of keys"),
         ("name: !!python/object/apply:os.getcwd []\n", "could not determine a constructor"),
         ("# " + "x" * 2**20, "larger than"),
@@ -486,8 +488,8 @@ def test_scientific_notation_in_files_is_a_number(tree: Path) -> None:
     assert load_yaml(path) == {"a": 1e-3, "b": 5e4, "c": -150.0, "d": "e3"}
 
 
-@pytest.mark.parametrize("text", ["010", "-07", "0_1", "1:30", "12:30:45", "1:30.5"])
-def test_octal_and_sexagesimal_numbers_are_words(tree: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["010", "-07", "0_1", "1:30", "12:30:45", "1:30.5", "2026-02-28", "2026-02-30"])
+def test_octal_and_sexagesimal_numbers_and_dates_are_words(tree: Path, text: str) -> None:
     path = tree / "x.yaml"
     path.write_text(f"a: {text}\n")
     assert load_yaml(path) == {"a": text} and parse_value(f"[{text}]") == [text]
