@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Any
+
+TOGETHER = 5.0  # seconds within which another signal than the first is the same request, from somebody else
 
 
 def ending() -> list[int]:
@@ -28,11 +31,15 @@ class Interrupted(KeyboardInterrupt):
 class StopSignals:
     """Within `with`, the first signal is noted for `check`, which is cheap; a second one does what it does by default.
 
+    But of one end a run may be told twice: of a terminal's by the system and the shell (SIGHUP), of a job's by what
+    manages it (SIGTERM to all) and then by compare.py (SIGINT).
+
     The handlers are those of the process: in another thread than the main one nothing is changed.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None  # of the signal that came
+        self._since = 0.0  # when it came, of a clock that only runs forward
         self._before: dict[int, Any] = {}
 
     def check(self) -> None:
@@ -41,13 +48,15 @@ class StopSignals:
             raise Interrupted(self.number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None and number != signal.SIGHUP:  # of a terminal's end system and shell both tell
+        now = time.monotonic()
+        if self.number is None:
+            self.number, self._since = number, now
+            text = f"{signal.Signals(number).name}: the run stops after this step; once more ends it at once\n"
+            with suppress(OSError):  # Ctrl-C has ended `tee`, too; the terminal is gone
+                os.write(2, text.encode())  # a log line may be under way just now
+        elif number != signal.SIGHUP and (number == self.number or now - self._since >= TOGETHER):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.number = self.number or number
-        text = f"{signal.Signals(number).name}: the run stops after this step; once more ends it at once\n"
-        with suppress(OSError):  # Ctrl-C has ended `tee`, too; the terminal is gone
-            os.write(2, text.encode())  # a log line may be under way just now
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,6 +55,25 @@ def test_the_end_of_a_terminal_may_be_told_twice_and_after_another_signal() -> N
                 os.kill(os.getpid(), number)
             assert stop.number == first
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize(("together", "status"), [("60.0", 128 + signal.SIGTERM), ("0.0", -signal.SIGINT)])
+def test_a_job_that_is_ended_as_a_whole_is_told_twice(together: str, status: int) -> None:
+    """By its manager, to whom all of its processes are alike, and by compare.py: soon after, not later."""
+    program = f"""
+import os, signal, sys
+from utils import signals
+signals.TOGETHER = {together}
+with signals.StopSignals() as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        stop.check()
+    except signals.Interrupted as told:
+        sys.exit(told.status)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.returncode == status
 
 
 def test_with_nohup_the_end_of_a_terminal_ends_nothing() -> None:
