@@ -342,7 +342,9 @@ def _apart(old: Any, new: Any) -> bool:
 def _no_later_than(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A filter: `sync` of a run that went on, or ended, since its files were read must not set its status back."""
     if entry.get("stop_time"):
-        return {}
+        starts = (entry.get("info") or {}).get("resumed")
+        later = f"info.resumed.{len(starts) if isinstance(starts, list) else 0}"  # a start after the end that was read
+        return {later: {"$exists": False}}
     beat = entry.get("heartbeat")
     return {"$or": [{"heartbeat": None}, {"heartbeat": {"$lt": beat}}, {"heartbeat": beat, "stop_time": None}]}
 

@@ -539,6 +539,26 @@ def test_what_a_slow_sync_has_read_sets_no_run_back(wire: Wire, db: Any, ended: 
     assert db["metrics"].find_one()["steps"] == [1, 2]
 
 
+@pytest.mark.parametrize("starts", [0, 1])
+def test_a_copy_from_before_a_run_went_on_sets_it_back_by_nothing(wire: Wire, db: Any, starts: int) -> None:
+    """Its results were copied when it was interrupted; then it went on, and ended, by a clock that is late."""
+    note = {"step": 1, "stopped": "2026-01-02T03:04:05", "resumed": "2026-01-02T03:05:05"}
+    info = {"resumed": [note] * starts} if starts else {}
+    stopped = {"status": "INTERRUPTED", "heartbeat": START, "stop_time": START, "info": info}
+    earlier = START - timedelta(seconds=10)
+    ended = {
+        "status": "COMPLETED",
+        "heartbeat": earlier,
+        "stop_time": earlier,
+        "info": {"resumed": [note] * (starts + 1)},
+    }
+    for document in (stopped, ended, stopped):
+        Store(db.client, db.name).save(Snapshot("uid", document, {}))
+    (entry,) = db["runs"].find()
+    assert entry["status"] == "COMPLETED" and len(entry["info"]["resumed"]) == starts + 1
+    assert START - entry["stop_time"] > timedelta(seconds=9)
+
+
 # --- a full disk, and a run that goes on ---
 def test_on_a_full_disk_the_run_goes_on_and_nothing_is_missing_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
