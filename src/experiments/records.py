@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.planning import Run
 from reports.grouping import incomplete
-from reports.runs import JOURNAL, load_runs, pauses, seconds_between, time_of
+from reports.runs import JOURNAL, folders_below, load_runs, pauses, seconds_between, time_of
 from utils.config import ConfigError
 from utils.identity import differences
 from utils.naming import task_folder, task_of
@@ -110,7 +110,7 @@ def records(folder: Path) -> Iterator[Record]:
 
 def has_any(folder: Path) -> bool:
     """Whether there is a record in the folder or below it."""
-    return any(folder.rglob("run.json"))
+    return any("run.json" in files for _, files in folders_below(folder))
 
 
 def record(folder: Path) -> Record:

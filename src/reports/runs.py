@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -133,12 +134,12 @@ def load_runs(sources: Sequence[str], problems: list[str] | None = None) -> list
 def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRecord]]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; runs are recorded in local_results_path/sacred")
-    there = sorted(path.parent for path in folder.rglob("run.json"))
-    damaged = [
-        f"{path.parent}: run.json is missing" for path in sorted(folder.rglob("cout.txt")) if path.parent not in there
-    ]
-    count = 0
-    for path in there:
+    count, damaged = 0, []
+    for path, files in folders_below(folder):
+        if "run.json" not in files:
+            if "cout.txt" in files:
+                damaged.append(f"{path}: run.json is missing")
+            continue
         try:
             record = _read_folder(path, damaged)
         except _Damaged as error:
@@ -149,6 +150,19 @@ def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRe
     problems.extend(damaged)
     if not count:
         raise _no_run(f"{folder}: no run is recorded there (no folder with run.json and config.json)", damaged)
+
+
+def folders_below(folder: Path) -> Iterator[tuple[Path, Collection[str]]]:
+    """The folder and all below it with their files, those behind symbolic links, too, each once."""
+    seen: set[str] = set()
+    for name, inner, files in os.walk(folder, followlinks=True):
+        place = os.path.realpath(name)
+        if place in seen:
+            inner.clear()
+        else:
+            seen.add(place)
+            inner.sort()
+            yield Path(name), files
 
 
 class Files(NamedTuple):

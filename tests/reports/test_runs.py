@@ -102,6 +102,17 @@ def test_each_run_is_read_once(tmp_path: Path) -> None:
     assert len(load_runs([str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a/../a/1")])) == 1
 
 
+def test_runs_behind_symbolic_links_are_read_once(tmp_path: Path) -> None:
+    """As of a folder that was moved to another disk and linked; a link may also lead back up."""
+    moved = sr.write(tmp_path / "scratch/qmix/1", sr.record(sr.configuration(), sr.tests(1)))
+    runs = tmp_path / "runs"
+    sr.write(runs / "vdn/1", sr.record(sr.configuration(name="vdn"), sr.tests(1)))
+    (runs / "qmix").symlink_to(moved.parent)
+    (runs / "again").symlink_to(moved.parent)
+    (runs / "vdn/up").symlink_to(runs)
+    assert [run.algorithm for run in load_runs([str(runs)])] == ["qmix", "vdn"]
+
+
 def test_a_resumed_runs_repeated_steps_count_once(tmp_path: Path) -> None:
     metrics = {"test_return_mean": ([0, 250, 500, 250, 500, 1000], [0, 1, 2, 3, 4, 5])}
     sr.write(tmp_path / "1", sr.record(sr.configuration(), metrics))
