@@ -21,23 +21,25 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fetch() { curl --fail --location --retry 5 --silent --show-error --output "$2" "$1"; }
 
+copy() { mkdir -p "$2" && touch "$2/.unfinished" && cp -a "$1/." "$2/" && rm "$2/.unfinished"; }
+cut_off() { [ -e "$1/.unfinished" ]; } # a full disk, Ctrl-C: some of it is there
 game_is_there() { compgen -G "$folder/Versions/Base*/SC2_x64" > /dev/null; }
 map=$folder/Maps/SMAC_Maps/32x32_flat.SC2Map # the one that SMACv2 plays on; the maps of the first SMAC are others
 
-if ! game_is_there; then
+if ! game_is_there || cut_off "$folder"; then
     fetch "$game" "$work/sc2.zip"
     if [ -n "${SC2_SHA256:-}" ]; then
         echo "$SC2_SHA256  $work/sc2.zip" | sha256sum --check --quiet
     fi
     unzip -q -P iagreetotheeula "$work/sc2.zip" -d "$work" # the password is the acceptance of the licence
-    mkdir -p "$folder"
-    cp -a "$work/StarCraftII/." "$folder/"
+    copy "$work/StarCraftII" "$folder"
 fi
-if [ ! -f "$map" ]; then
+if [ ! -f "$map" ] || cut_off "${map%/*}"; then
     fetch "$maps" "$work/maps.zip"
     unzip -q "$work/maps.zip" -d "$work/maps"
-    mkdir -p "$folder/Maps/SMAC_Maps"
-    find "$work/maps" -name '*.SC2Map' -exec cp {} "$folder/Maps/SMAC_Maps/" \;
+    mkdir "$work/flat"
+    find "$work/maps" -name '*.SC2Map' -exec mv {} "$work/flat/" \;
+    copy "$work/flat" "${map%/*}"
 fi
 game_is_there || { echo "there is still no $folder/Versions/Base*/SC2_x64" >&2; exit 1; }
 [ -f "$map" ] || { echo "there is still no $map" >&2; exit 1; }

@@ -161,9 +161,17 @@ mkdir -p "${{folder%/maps}}/$to" && touch "${{folder%/maps}}/$to/$file"
     for tool, does in (("curl", "exit 0\n"), ("unzip", unzip)):
         (tools / tool).write_text(f"#!/bin/sh\n{does}")
         (tools / tool).chmod(0o755)
+    (tools / "cp").write_text('#!/bin/sh\n/bin/cp "$@"\nexit 1\n')  # the disk is full
+    (tools / "cp").chmod(0o755)
     env = {"PATH": f"{tools}:{os.environ['PATH']}", "ACCEPT_SC2_EULA": "yes"}
-    done = subprocess.run(["bash", str(DOCKER / "install_sc2.sh"), str(sc2)], env=env, capture_output=True, text=True)
+    command = ["bash", str(DOCKER / "install_sc2.sh"), str(sc2)]
+    assert subprocess.run(command, env=env, capture_output=True).returncode == 1
+    assert (sc2 / "Versions/Base75689/SC2_x64").is_file()
+    (sc2 / "Versions/Base75689/SC2_x64").write_text("some of it")
+    (tools / "cp").unlink()
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
+    assert not (sc2 / "Versions/Base75689/SC2_x64").read_text() and not list(sc2.rglob(".unfinished"))
     assert (sc2 / "Versions/Base75689/SC2_x64").is_file() and (sc2 / "Maps/SMAC_Maps" / name).is_file()
     assert status == 0 or "32x32_flat.SC2Map" in done.stderr
 
