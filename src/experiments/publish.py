@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,11 +67,11 @@ def slim(files: Files) -> Files:
 
 
 def _paths(files: Files) -> Iterator[tuple[str, str]]:
-    """(key, path) of the absolute paths in the configuration and the command."""
+    """(key, path) of the paths in the configuration and the command that lead out of this checkout."""
     words = (word.partition("=") for word in _words(str(files.info.get("command", ""))))
     for key, value in (*((key, value) for key, _, value in words), *flat(files.config)):
         for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and Path(one).is_absolute():
+            if isinstance(one, str) and (Path(one).is_absolute() or os.path.normpath(one).startswith("../")):
                 yield key, one
 
 

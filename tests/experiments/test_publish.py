@@ -147,6 +147,8 @@ def test_no_word_with_is_left_over(tmp_path: Path) -> None:
         ({"env_module": "/home/me/my_env.py"}, "", "env_module = '/home/me/my_env.py': a path of this machine alone"),
         ({"checkpoint_path": "/home/me/models"}, "", "checkpoint_path = '/home/me/models'"),
         ({"env_args": {"key": "x", "files": ["a", "/home/me/b"]}}, "", "env_args.files = '/home/me/b'"),
+        ({"env_module": "../mine/my_env.py"}, "", "env_module = '../mine/my_env.py': a path of this machine alone"),
+        ({}, "python src/main.py with checkpoint_path=results/../../nets", "checkpoint_path = 'results/../../nets'"),
         ({}, "python 'src", "command = \"python 'src\" in the record's info.json cannot be read"),
         ({}, "python src/main.py '--env-config=/home/me/my env.yaml'", "--env-config = '/home/me/my env.yaml'"),
     ],
