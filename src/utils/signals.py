@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-TOGETHER = 5.0  # seconds within which another signal than the first is the same request, from somebody else
+TOGETHER = 2.0  # seconds after the first signal in which others are the same request, told by somebody else
 
 
 def ending() -> list[int]:
@@ -29,10 +29,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Within `with`, the first signal is noted for `check`, which is cheap; a second one does what it does by default.
+    """Within `with`, the first signal is noted for `check`, which is cheap; a later one does what it does by default.
 
-    But of one end a run may be told twice: of a terminal's by the system and the shell (SIGHUP), of a job's by what
-    manages it (SIGTERM to all) and then by compare.py (SIGINT).
+    But of one end a run may be told several times: of a terminal's by the system and the shell (SIGHUP), of a job's by
+    what manages it, to all its processes alike, and by `make` or compare.py, which pass it on.
 
     The handlers are those of the process: in another thread than the main one nothing is changed.
     """
@@ -54,7 +54,7 @@ class StopSignals:
             text = f"{signal.Signals(number).name}: the run stops after this step; once more ends it at once\n"
             with suppress(OSError):  # Ctrl-C has ended `tee`, too; the terminal is gone
                 os.write(2, text.encode())  # a log line may be under way just now
-        elif number != signal.SIGHUP and (number == self.number or now - self._since >= TOGETHER):
+        elif number != signal.SIGHUP and now - self._since >= TOGETHER:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -57,16 +57,16 @@ def test_the_end_of_a_terminal_may_be_told_twice_and_after_another_signal() -> N
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize(("together", "status"), [("60.0", 128 + signal.SIGTERM), ("0.0", -signal.SIGINT)])
-def test_a_job_that_is_ended_as_a_whole_is_told_twice(together: str, status: int) -> None:
-    """By its manager, to whom all of its processes are alike, and by compare.py: soon after, not later."""
+@pytest.mark.parametrize(("together", "status"), [("60.0", 128 + signal.SIGTERM), ("0.0", -signal.SIGTERM)])
+def test_a_job_that_is_ended_as_a_whole_is_told_several_times(together: str, status: int) -> None:
+    """By its manager, to whom all of its processes are alike, and by `make` or compare.py: soon after, not later."""
     program = f"""
 import os, signal, sys
 from utils import signals
 signals.TOGETHER = {together}
 with signals.StopSignals() as stop:
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGINT)
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
     try:
         stop.check()
     except signals.Interrupted as told:
