@@ -271,6 +271,11 @@ class ResumedFolder(RunFolder):
         path = folder / "info.json"
         self.known = facts_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Points of each metric that the record has; of one that has lost some, fewer than at the checkpoint."""
+        return {name: len(entry["steps"]) for name, entry in self.series.items()}
+
     def info_until_then(self, t_env: int) -> dict[str, Any]:
         """The run's info at the checkpoint, and that it was resumed; started_event adds the code and the processor."""
         info = dict(self.known)

@@ -60,6 +60,7 @@ def train(
         observer = ResumedFolder(resumed.folder, resumed.points, resumed.changed)
         info = observer.info_until_then(resumed.saved.manifest.t_env)
         resumed.say(observer.missing, console)
+        resumed.saved.state["logger"]["points"] = observer.lengths  # the next checkpoint counts from there
     if config["seed"] is None:
         config["seed"] = secrets.randbelow(2**31)
         console.info("seed=%d was drawn; give it to repeat this run", config["seed"])

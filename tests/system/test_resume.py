@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from utils import hosts, resume, untrusted
 from utils.checkpoints import Checkpoints
 from utils.recording import RunFolder
 from utils.schema import GONE, LATER, as_before
+from utils.signals import TOGETHER
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -248,6 +250,10 @@ def test_a_record_that_has_lost_points_says_so(cut_off: Path, capsys: pytest.Cap
             (cut_off / name).write_text("[1]\n" if name == "metrics.json" else '{"loss": {"steps": [1]}}\n')
     assert main.main(["--resume", str(cut_off)]) == 0
     assert "the record has lost" in capsys.readouterr().err
+    assert main.main(["--resume", str(cut_off), "with", "t_max=400"]) == 0  # from before the last test
+    assert "the record has lost" not in capsys.readouterr().err
+    for name, (steps, _) in metrics(cut_off).items():
+        assert steps == sorted(set(steps)), name
 
 
 # --- what is refused, before anything is written ---
@@ -388,7 +394,9 @@ def test_the_first_signal_stops_a_run_where_nothing_is_lost(tmp_path: Path, star
     process = start(*words)
     below = children(process.pid)
     assert len(below) >= 2
-    os.killpg(process.pid, number)  # as a scheduler or a terminal does: to workers, too
+    for told in (number, number, signal.SIGINT):  # at once, as by a scheduler and by `make`, which passes it on
+        os.killpg(process.pid, told)  # to workers, too
+        time.sleep(0.01)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert gone(*below) and "Traceback" not in err and "checkpoint at step" in err
@@ -449,10 +457,15 @@ def test_twice_or_killed_it_ends_at_once_and_leaves_no_process(start: Any, twice
     process = start(*words)
     below = children(process.pid)
     if twice:
-        os.kill(process.pid, signal.SIGSTOP)  # so that both are there before it acts
-        for number in (signal.SIGTERM, signal.SIGINT):
-            os.kill(process.pid, number)
-        os.kill(process.pid, signal.SIGCONT)
+        for worker in below:
+            os.kill(worker, signal.SIGSTOP)  # an environment is stuck
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(TOGETHER + 1)
+        assert process.poll() is None
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(60)
+        for worker in below:
+            os.kill(worker, signal.SIGCONT)
     else:
         process.kill()
     process.communicate(timeout=60)
