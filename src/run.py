@@ -24,7 +24,7 @@ from learners import REGISTRY as le_REGISTRY
 from learners.guard import NonFiniteError, UpdateGuard
 from runners import REGISTRY as r_REGISTRY
 from runners.pipelined_runner import CollectorError, PipelinedRunner
-from utils.checkpoints import Checkpoints, Saved
+from utils.checkpoints import CheckpointError, Checkpoints, Saved
 from utils.logging import Logger
 from utils.naming import task_folder, task_name, task_of
 from utils.process import prepare
@@ -217,7 +217,7 @@ def keeper(
             logger.flush()
             about = {"t_env": runner.t_env, "device": args.device, "unique_token": args.unique_token}
             written = checkpoints.save(parts, buffer, **about)
-        except (OSError, CollectorError) as error:
+        except (OSError, CollectorError, CheckpointError) as error:
             log.warning("no checkpoint at step %s, the run goes on without: %s", f"{runner.t_env:,}", error)
         else:
             size = f"{written.size / 1e6:.1f} MB in {written.seconds:.2f} s"

@@ -135,8 +135,8 @@ class Checkpoints:
     def save(
         self, parts: Mapping[str, Part], buffer: ReplayBuffer, *, t_env: int, device: str, unique_token: str
     ) -> Written:
-        """Writes a checkpoint, then removes what is older than the last `keep`. OSError where it cannot be written:
-        what was there before is still there."""
+        """Writes a checkpoint, then removes what is older than the last `keep`. OSError where it cannot be written, and
+        CheckpointError where it could not be read again: what was there before is still there."""
         start, size = time.perf_counter(), 0
         self.flush()
         name = f"{self._number + 1:06d}-{t_env}"
@@ -150,7 +150,7 @@ class Checkpoints:
                 pieces.append(written)
                 size += written.size
             part.mkdir()
-            state = _write(part / STATE, {name: one.state_dict() for name, one in parts.items()})
+            state = _write(part / STATE, _checked({name: one.state_dict() for name, one in parts.items()}))
             manifest = Manifest(
                 format=1,
                 number=self._number + 1,
@@ -179,7 +179,7 @@ class Checkpoints:
 
     def _write_piece(self, content: dict[str, Any]) -> Piece:
         file = self.folder / REPLAY / "piece.part"
-        written = _write(file, content)
+        written = _write(file, _packed(content))
         piece = Piece(first=content["first"], episodes=len(content["lengths"]), **written.model_dump())
         os.replace(file, self.folder / REPLAY / piece.name)
         return piece
@@ -261,9 +261,45 @@ class Checkpoints:
 
 
 # --- files ---
-def _write(path: Path, content: Any) -> File:
+def _packed(content: Any) -> io.BytesIO:
     file = io.BytesIO()
     th.save(content, file)
+    file.seek(0)
+    return file
+
+
+def _unpacked(file: Path | io.BytesIO) -> Any:
+    """What `_packed` has made; raises anything where there is more in it than plain values and tensors."""
+    content = th.load(file, map_location="cpu", weights_only=True)
+    for value in _values(content):
+        if not isinstance(value, _PLAIN):
+            raise TypeError(f"it holds a {type(value).__name__}")
+    return content
+
+
+def _checked(states: Mapping[str, Any]) -> io.BytesIO:
+    """The parts' states, packed. CheckpointError names the part that could not be unpacked again."""
+    file = _packed(states)
+    try:
+        _unpacked(file)
+    except Exception:
+        for name, state in states.items():
+            _check(name, state)
+        raise
+    return file
+
+
+def _check(part: str, state: Any) -> None:
+    try:
+        _unpacked(_packed(state))
+    except Exception as error:
+        strange = {type(one) for one in _values(state)} - {*_PLAIN}  # numpy's float64 is a float, too
+        found = ", ".join(sorted(f"{kind.__module__}.{kind.__name__}" for kind in strange)) or error
+        plain = "Python's numbers, words, lists and dicts can, and tensors"
+        raise CheckpointError(f"the state_dict() of {part} holds what cannot be read again: {found}; {plain}") from None
+
+
+def _write(path: Path, file: io.BytesIO) -> File:
     return _write_bytes(path, file.getbuffer())
 
 
@@ -318,10 +354,7 @@ def _verify(path: Path, wanted: File) -> None:
 def _load(path: Path, wanted: File) -> Any:
     _verify(path, wanted)
     try:
-        content = th.load(path, map_location="cpu", weights_only=True)
-        for value in _values(content):
-            if not isinstance(value, _PLAIN):
-                raise TypeError(f"it holds a {type(value).__name__}")
+        content = _unpacked(path)
     except Exception as error:  # unpickling what somebody else made can raise anything
         first = next(iter(str(error).splitlines()), "")
         raise CheckpointError(f"{path} cannot be read ({type(error).__name__}: {first})") from None

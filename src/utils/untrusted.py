@@ -14,7 +14,7 @@ from utils import config as configs
 from utils import hosts
 from utils.config import ConfigError
 
-LIMIT = 64 * 2**20  # bytes of a record's file; info.json holds the metrics
+LIMIT = 2**28  # bytes of a record's file; info.json holds the metrics
 
 
 def find_run(option: str, name: str) -> Path:

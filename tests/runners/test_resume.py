@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import signal
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -477,6 +478,23 @@ def test_two_processes_do_not_resume_one_run(world: World) -> None:
     first.unlock()
     second.lock()
     second.unlock()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(np.float64(1), "numpy.float64"), (np.zeros(2), "numpy.ndarray"), (deque([1]), "collections.deque"), ({1}, "set")],
+)
+def test_what_could_not_be_read_again_is_no_checkpoint(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: Any, kind: str
+) -> None:
+    """As of a learner of somebody else's, whose state has a counter more."""
+    state = QLearner.state_dict
+    monkeypatch.setattr(QLearner, "state_dict", lambda self: state(self) | {"counter": value})
+    world.start(settings(), "run")
+    assert f"the state_dict() of learner holds what cannot be read again: {kind};" in caplog.text.replace(
+        "builtins.", ""
+    )
+    assert world.runner.t_env > T_MAX and Checkpoints(world.folder / "run").newest() == (None, [])
 
 
 def test_a_learner_that_cannot_be_saved_trains_without(
