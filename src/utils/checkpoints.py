@@ -292,9 +292,11 @@ def _checked(states: Mapping[str, Any]) -> io.BytesIO:
 def _check(part: str, state: Any) -> None:
     try:
         _unpacked(_packed(state))
-    except Exception as error:
+    except Exception:
         strange = {type(one) for one in _values(state)} - {*_PLAIN}  # numpy's float64 is a float, too
-        found = ", ".join(sorted(f"{kind.__module__}.{kind.__name__}" for kind in strange)) or error
+        found = (
+            ", ".join(sorted(f"{kind.__module__}.{kind.__name__}" for kind in strange)) or "a container of its own kind"
+        )
         plain = "Python's numbers, words, lists and dicts can, and tensors"
         raise CheckpointError(f"the state_dict() of {part} holds what cannot be read again: {found}; {plain}") from None
 

@@ -1,5 +1,5 @@
-"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal is gone): the first asks a run to stop where nothing is lost, the
-second ends the process."""
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP (the terminal is gone): the first asks a run to stop where nothing is lost, a
+later one ends the process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class StopSignals:
         now = time.monotonic()
         if self.number is None:
             self.number, self._since = number, now
-            text = f"{signal.Signals(number).name}: the run stops after this step; once more ends it at once\n"
+            name = signal.Signals(number).name
+            text = f"{name}: the run stops after this step; in {TOGETHER:g} seconds or later another one ends it\n"
             with suppress(OSError):  # Ctrl-C has ended `tee`, too; the terminal is gone
                 os.write(2, text.encode())  # a log line may be under way just now
         elif number != signal.SIGHUP and now - self._since >= TOGETHER:

@@ -13,7 +13,7 @@ import signal
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -480,9 +480,19 @@ def test_two_processes_do_not_resume_one_run(world: World) -> None:
     second.unlock()
 
 
+class Point(NamedTuple):
+    x: int
+
+
 @pytest.mark.parametrize(
     ("value", "kind"),
-    [(np.float64(1), "numpy.float64"), (np.zeros(2), "numpy.ndarray"), (deque([1]), "collections.deque"), ({1}, "set")],
+    [
+        (np.float64(1), "numpy.float64"),
+        (np.zeros(2), "numpy.ndarray"),
+        (deque([1]), "collections.deque"),
+        ({1}, "set"),
+        (Point(1), "a container of its own kind"),
+    ],
 )
 def test_what_could_not_be_read_again_is_no_checkpoint(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, value: Any, kind: str
