@@ -150,7 +150,8 @@ class Checkpoints:
                 pieces.append(written)
                 size += written.size
             part.mkdir()
-            state = _write(part / STATE, _checked({name: one.state_dict() for name, one in parts.items()}))
+            states = _checked({name: one.state_dict() for name, one in parts.items()})
+            state = _write_bytes(part / STATE, states.getbuffer())
             manifest = Manifest(
                 format=1,
                 number=self._number + 1,
@@ -179,7 +180,7 @@ class Checkpoints:
 
     def _write_piece(self, content: dict[str, Any]) -> Piece:
         file = self.folder / REPLAY / "piece.part"
-        written = _write(file, _packed(content))
+        written = _write_bytes(file, _packed(content).getbuffer())
         piece = Piece(first=content["first"], episodes=len(content["lengths"]), **written.model_dump())
         os.replace(file, self.folder / REPLAY / piece.name)
         return piece
@@ -294,15 +295,10 @@ def _check(part: str, state: Any) -> None:
         _unpacked(_packed(state))
     except Exception:
         strange = {type(one) for one in _values(state)} - {*_PLAIN}  # numpy's float64 is a float, too
-        found = (
-            ", ".join(sorted(f"{kind.__module__}.{kind.__name__}" for kind in strange)) or "a container of its own kind"
-        )
+        names = sorted(f"{kind.__module__}.{kind.__name__}" for kind in strange)
+        found = ", ".join(names) or "a container of its own kind"
         plain = "Python's numbers, words, lists and dicts can, and tensors"
         raise CheckpointError(f"the state_dict() of {part} holds what cannot be read again: {found}; {plain}") from None
-
-
-def _write(path: Path, file: io.BytesIO) -> File:
-    return _write_bytes(path, file.getbuffer())
 
 
 def _write_bytes(path: Path, content: bytes | memoryview) -> File:

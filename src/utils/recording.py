@@ -261,7 +261,7 @@ class ResumedFolder(RunFolder):
         except Exception:  # a damaged file: what it held is missing
             cut = {}
         self.series |= cut
-        self.points = sum(len(entry["steps"]) for entry in cut.values())
+        self.points = sum(self.lengths.values())
         self.note: dict[str, Any] = {}  # of this start, in info["resumed"]
         self.missing = sum(points.values()) - self.points  # of a record that lost some
         if self.missing:

@@ -229,8 +229,11 @@ def test_too_many_asked_for() -> None:
         make_buffer().sample(3)
 
 
+TYPES = {5: th.uint8, 256: th.uint8, 257: th.int16, 2**15: th.int16, 2**15 + 1: th.int32, 70_000: th.int32}
+
+
 def test_storage_is_small_and_wide_enough() -> None:
-    for n_actions, dtype in ((256, th.uint8), (257, th.int16), (2**15, th.int16), (2**15 + 1, th.int32)):
+    for n_actions, dtype in TYPES.items():
         buffer = make_buffer(changes={"n_actions": n_actions})
         stored = {key: kind for key, (_, kind) in buffer._layout.fields.items()}
         assert stored["actions"] == dtype and stored["avail_actions"] == th.uint8

@@ -148,7 +148,9 @@ def test_starcraft_needs_the_licence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "status"), [("32x32_flat.SC2Map", 0), ("3m.SC2Map", 1)])
 def test_what_another_smac_has_left_is_added_to(tmp_path: Path, name: str, status: int) -> None:
-    """Folders are there, but neither the game nor SMACv2's map; `name` is the map in the archive that is fetched."""
+    """Folders are there, but neither the game nor SMACv2's map; `name` is the map in the archive that is fetched.
+
+    The first try is cut off by a full disk, and begun again."""
     sc2, tools = tmp_path / "sc2", tmp_path / "tools"
     for path in (sc2 / "Maps/SMAC_Maps", sc2 / "Versions", tools):
         path.mkdir(parents=True)
