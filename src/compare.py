@@ -41,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
         help="run nothing, only report: on folders of runs or mongodb://..., or on what an --experiment has so far",
     )
     parser.add_argument(
-        "--reference", metavar="ALGORITHM", help="with --report RUNS: the one to compare with each other one (MMSA)"
+        "--reference",
+        metavar="ALGORITHM",
+        nargs="+",
+        help="with --report RUNS: those to compare with each other one (MMSA)",
     )
     for key in PART:
         text = f"only these {key} of the experiment or search; all parts together are the whole"
@@ -160,7 +163,7 @@ def report_only(options: argparse.Namespace) -> int:
     if missing:
         raise ConfigError(f"--report {missing[0]}: there is no such folder")
     require_writable(Path(options.out), f"--out {options.out}")
-    print(f"report: {report(options.report, Path(options.out), reference=options.reference or '')}")
+    print(f"report: {report(options.report, Path(options.out), references=options.reference or ())}")
     return 0
 
 

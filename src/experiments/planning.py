@@ -12,7 +12,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from utils import config
@@ -41,6 +41,10 @@ PART = ("algorithms", "tasks", "seeds")  # keys of an experiment, and options th
 M = TypeVar("M", bound=BaseModel)
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -63,7 +67,7 @@ class Task(_Strict):
 class Experiment(_Strict):
     """Every algorithm on every task with every seed. Later overrides win: all runs', the task's, the algorithm's.
 
-    The report compares the `reference`, by default MMSA or else the first one, with each other algorithm. Published
+    The report compares each `reference`, by default MMSA or else the first one, with each other algorithm. Published
     runs of the experiments `runs_of` count as this one's where algorithm, task, seed and configuration are the same.
     """
 
@@ -72,16 +76,17 @@ class Experiment(_Strict):
     seeds: list[Annotated[int, Field(ge=0, le=MAX_SEED)]] = Field(min_length=1)
     t_max: Positive
     overrides: dict[str, Any] = {}
-    reference: str = Field("", validate_default=True)
+    reference: Annotated[list[str], BeforeValidator(_listed)] = Field([], validate_default=True)  # a name or several
     runs_of: list[str] = []
 
     @field_validator("reference")
     @classmethod
-    def _reference_is_there(cls, reference: str, info: ValidationInfo) -> str:
+    def _reference_is_there(cls, reference: list[str], info: ValidationInfo) -> list[str]:
         there = list(info.data.get("algorithms", ()))  # nothing where they are wrong, which is said already
-        if reference and there and reference not in there:
-            raise ValueError(f"no algorithm is called so{nearest(reference, there)}; there are {', '.join(there)}")
-        return reference or next((name for name in there if name.lower() == "mmsa"), next(iter(there), ""))
+        for name in reference if there else ():
+            if name not in there:
+                raise ValueError(f"no algorithm is called {name!r}{nearest(name, there)}; there are {', '.join(there)}")
+        return reference or [name for name in there if name.lower() == "mmsa"] or there[:1]
 
     @field_validator("algorithms", "tasks")
     @classmethod

@@ -39,8 +39,8 @@ def conclude(loaded: Loaded, out: Path, runs: Sequence[Run], problems: Sequence[
     try:
         out.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are published ones
         with locked(out / "report.lock"):  # two at once would write into each other's files
-            reference, ranked = loaded.experiment.reference, bool(loaded.searched)
-            page = report(sources, out / "report", title, runs, problems, reference, ranked=ranked)
+            references, ranked = loaded.experiment.reference, bool(loaded.searched)
+            page = report(sources, out / "report", title, runs, problems, references, ranked=ranked)
         say(console, f"report: {page}")
         return 1 if damaged else 0
     except Exception as error:
@@ -80,13 +80,13 @@ def report(
     title: str = "",
     runs: Sequence[Run] = (),
     problems: Sequence[str] = (),
-    reference: str = "",
+    references: Sequence[str] = (),
     wall_clock: bool = True,
     ranked: bool = False,
 ) -> Path:
     """The page on these runs; those of `runs` that are missing are named there.
 
-    Without such a plan the reference must be among the algorithms that have runs, and is MMSA where none is named.
+    Without such a plan the references must be among the algorithms that have runs; MMSA where none is named.
     """
     from reports.report import write_report
     from reports.runs import Planned, load_runs
@@ -95,13 +95,13 @@ def report(
     loaded = load_runs(sources, damaged)
     planned = [Planned.of(run.config) for run in runs]
     if not planned:
-        reference = reference_among(sorted({run.algorithm for run in loaded}), reference)
+        references = references_among(sorted({run.algorithm for run in loaded}), references)
     return write_report(
         loaded,
         out,
         title=title,
         planned=planned,
-        reference=reference,
+        references=references,
         problems=[*problems, *damaged],
         wall_clock=wall_clock,
         ranked=ranked,
@@ -146,8 +146,8 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
         place, title = place / folder_of(changed), f"{title} ({changed})"
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
-        reference, ranked = loaded.experiment.reference, bool(loaded.searched)
-        report(sources, Path(scratch), title, runs, reference=reference, wall_clock=False, ranked=ranked)
+        references, ranked = loaded.experiment.reference, bool(loaded.searched)
+        report(sources, Path(scratch), title, runs, references=references, wall_clock=False, ranked=ranked)
         try:
             place.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are of another experiment
             for path in (path for pattern in PUBLISHED for path in place.glob(Path(pattern).name)):
@@ -175,16 +175,16 @@ def folder_of(text: str) -> str:
     return name if len(name) <= 120 else f"{name[:111]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def reference_among(algorithms: Sequence[str], named: str) -> str:
-    """The named algorithm, or MMSA; ConfigError where the named one is not there, in any case of letters."""
-    reference, there = named or "MMSA", ", ".join(algorithms)
-    if reference.lower() not in map(str.lower, algorithms):
-        if named:
-            near = nearest(named, algorithms)
-            raise ConfigError(f"--reference {named}: no run's algorithm is called so{near}; there are {there}")
-        if len(algorithms) > 1:
-            print(f"nothing is compared, since no run's algorithm is called MMSA: --reference takes one of {there}")
-    return reference
+def references_among(algorithms: Sequence[str], named: Sequence[str]) -> Sequence[str]:
+    """The named algorithms, or MMSA; ConfigError where a named one is not there, in any case of letters."""
+    there, lower = ", ".join(algorithms), [name.lower() for name in algorithms]
+    for name in named:
+        if name.lower() not in lower:
+            near = nearest(name, algorithms)
+            raise ConfigError(f"--reference {name}: no run's algorithm is called so{near}; there are {there}")
+    if not named and "mmsa" not in lower and len(algorithms) > 1:
+        print(f"nothing is compared, since no run's algorithm is called MMSA: --reference takes one of {there}")
+    return named or ["MMSA"]
 
 
 def say(console: Console, text: str) -> None:

@@ -185,7 +185,7 @@ def load_search(name: str) -> Loaded:
         **{key: getattr(search, key) for key in ("seeds", "t_max", "overrides")},
     }
     experiment = read(Experiment, values, source, {"algorithms": Algorithm, "tasks": Task})
-    experiment = experiment.model_copy(update={"reference": ""})  # no point is compared with each other one
+    experiment = experiment.model_copy(update={"reference": []})  # no point is compared with each other one
     text = describe(path)
     if search.samples and len(points) < search.samples:
         text += f" ({len(points)} points differ, of {search.samples} samples)"

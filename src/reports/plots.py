@@ -20,7 +20,7 @@ LABELS = {
     "test_return_mean": "return in tests",
     "test_total_return_mean": "return of all agents in tests",
 }
-# Readable on white and on near black; the reference takes the first one.
+# Readable on white and on near black; the first reference takes the first one.
 COLOURS = ("#e4572e", "#3d8bd4", "#2ca58d", "#b07cd6", "#c79a1b", "#d85c9f", "#6b9e3c", "#8a8f98", "#7a6ff0", "#a9714b")
 STYLES = ("-", "--", ":", "-.")
 INK, PAPER, GRID = "#1b1f24", "#fefefd", "#d9dce1"  # found again in the SVG, and replaced by the page's own
@@ -229,7 +229,7 @@ def _draw(panel: Any, bands: Mapping[str, Band], look: Styles, **kwargs: Any) ->
 def _legend(figure: Any, look: Styles, seeds: Mapping[str, int]) -> Any:
     from matplotlib.lines import Line2D
 
-    names = [name for name in look if name in seeds]  # in the look's order: the reference first
+    names = [name for name in look if name in seeds]  # in the look's order: the references first
     if not names:
         return figure
     lines = [Line2D([], [], **look[name], linewidth=1.8) for name in names]

@@ -46,7 +46,7 @@ def write_report(
     *,
     title: str = "",
     planned: Sequence[Planned] = (),
-    reference: str = "MMSA",
+    references: Sequence[str] = ("MMSA",),
     problems: Sequence[str] = (),
     wall_clock: bool = True,
     ranked: bool = False,
@@ -55,7 +55,7 @@ def write_report(
 
     :param runs: as reports.runs.load_runs gives them.
     :param planned: what an experiment wanted; what differs from it or is missing is listed.
-    :param reference: the algorithm (label or name, in any case) that is compared with each other one; "": none is.
+    :param references: the algorithms (labels or names, in any case) that are compared with each other one.
     :param problems: what else a reader must know, as damaged records and runs that failed; listed as it is.
     :param wall_clock: draw curves against it, too; it means little where machines differ or have other work.
     :param ranked: tables have the best final score first, as wanted of a search; else they are in the order of names.
@@ -66,7 +66,7 @@ def write_report(
     out = Path(out)
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
-        return _Report(runs, out, title or "Comparison", planned, reference, problems, wall_clock, ranked).write()
+        return _Report(runs, out, title or "Comparison", planned, references, problems, wall_clock, ranked).write()
     except OSError as error:
         raise ConfigError(f"{out}: the report cannot be written there: {error.strerror or error}") from None
 
@@ -94,12 +94,12 @@ class _Report:
         out: Path,
         title: str,
         planned: Sequence[Planned],
-        reference: str,
+        references: Sequence[str],
         problems: Sequence[str],
         wall_clock: bool,
         ranked: bool,
     ) -> None:
-        self.runs, self.out, self.title, self.reference, self.problems = runs, out, title, reference, problems
+        self.runs, self.out, self.title, self.references, self.problems = runs, out, title, references, problems
         self.groups: Groups = group(runs, planned)
         self.planned = planned
         self.axes = [axis for axis in scores.AXES if wall_clock or axis != "seconds"]
@@ -113,11 +113,12 @@ class _Report:
             *self.tasks,
             *(suite for suite in self.suites if len(suite.tasks) > 1),
         ]
-        self.comparisons = {id(own): scores.comparisons(own, reference) for own in scored}
+        self.comparisons = {
+            (id(own), reference): scores.comparisons(own, reference) for own in scored for reference in references
+        }
         self.names: set[str] = set()  # of figure files
         curves = {curve.name: curve.algorithm for task in self.groups.tasks for curve in task.curves}
-        first = sorted(curves, key=lambda name: (not scores.is_reference(curves[name], reference), name))
-        self.look = plots.styles(first)
+        self.look = plots.styles(sorted(curves, key=lambda name: (self._rank(curves[name]), name)))
         self.anchors = {
             (task.title, curve.name): (f"runs-{i}-{j}", f"{curve.name} on {task.title}")
             for i, task in enumerate(self.groups.tasks)
@@ -127,17 +128,11 @@ class _Report:
     def write(self) -> Path:
         self._csv(self.out / "results.csv")
         tasks = [self._task(task) for task in self.tasks]
-        compared = [
-            self._compared(suite, self._together(suite), [own.task.title for own in suite.tasks])
-            for suite in self.suites
-            if len(suite.tasks) > 1
-        ]
-        compared += [self._compared(own, own.task.title, [own.task.title]) for own in self.tasks]
+        there = {self._rank(curve.algorithm) for _, curve in self._curves()}
         context = {
             "title": self.title,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            "reference": self.reference,
-            "has_reference": any(scores.is_reference(c.algorithm, self.reference) for _, c in self._curves()),
+            "compared": [(name, rank in there, self._all_compared(name)) for rank, name in enumerate(self.references)],
             "n_read": len(self.runs),
             "n_used": sum(len(curve.runs) for _, curve in self._curves()),
             "n_planned": len(self.planned),
@@ -148,7 +143,6 @@ class _Report:
             "problems": self.problems,
             "tasks": tasks,
             "suites": [self._suite(suite) for suite in self.suites],
-            "compared": [part for part in compared if part["rows"]],
             "share": f"{scores.SHARE:.0%}",
             "few_seeds": FEW_SEEDS,
             "world_models": [shown for task in self.groups.tasks if (shown := self._world_model(task))],
@@ -169,6 +163,11 @@ class _Report:
 
     def _curves(self) -> list[tuple[Task, Curve]]:
         return [(task, curve) for task in self.groups.tasks for curve in task.curves]
+
+    def _rank(self, algorithm: str) -> int:
+        """Its place among the references, or behind them."""
+        own = (rank for rank, name in enumerate(self.references) if scores.is_reference(algorithm, name))
+        return next(own, len(self.references))
 
     # --- sections ---
     def _task(self, own: scores.TaskScores) -> dict[str, Any]:
@@ -196,16 +195,28 @@ class _Report:
             "figure": self._figure(figure, f"curves {task.title}", f"Learning curves, {task.title}"),
         }
 
-    def _compared(self, scored: scores.TaskScores | scores.Suite, title: str, tasks: Sequence[str]) -> dict[str, Any]:
-        """The reference against the other curves on these tasks."""
-        rows = self.comparisons[id(scored)]
+    def _all_compared(self, reference: str) -> list[dict[str, Any]]:
+        """The reference against other curves, on tasks together and on each, where there is something to compare."""
+        compared = [
+            self._compared(suite, reference, self._together(suite), [own.task.title for own in suite.tasks])
+            for suite in self.suites
+            if len(suite.tasks) > 1
+        ]
+        compared += [self._compared(own, reference, own.task.title, [own.task.title]) for own in self.tasks]
+        return [part for part in compared if part["rows"]]
+
+    def _compared(
+        self, scored: scores.TaskScores | scores.Suite, reference: str, title: str, tasks: Sequence[str]
+    ) -> dict[str, Any]:
+        rows = self.comparisons[id(scored), reference]
         names = [(row.reference, row.baseline) for row in rows]
         anchors = [[self.anchors[task, name] for name in pair for task in tasks] for pair in names]
         shown: dict[str, Any] = {"title": title, "rows": []}
         if rows:
             figure = plots.improvements(title, self.look, rows)
+            name = f"comparison {title}" + (f" {reference}" if len(self.references) > 1 else "")
             shown["rows"] = list(zip(rows, map(scores.steps_words, rows), anchors, strict=True))
-            shown["figure"] = self._figure(figure, f"comparison {title}", f"Probability of a larger area, {title}")
+            shown["figure"] = self._figure(figure, name, f"Probability of a larger area, {title}")
         return shown
 
     def _suite(self, suite: scores.Suite) -> dict[str, Any]:
@@ -364,7 +375,8 @@ class _Report:
             [_cell(row.reference), _cell(row.baseline)]
             + [_interval(one) for one in (row.area, row.chance_area, row.chance_final)]
             + [scores.steps_words(row)]
-            for row in self.comparisons[id(scored)]
+            for reference in self.references
+            for row in self.comparisons[id(scored), reference]
         ]
         return _table(names, rows) if rows else []
 

@@ -255,7 +255,7 @@ def profile(scores: np.ndarray, taus: np.ndarray) -> Band:
 
 
 def comparisons(scored: TaskScores | Suite, reference: str) -> list[Comparison]:
-    """Each curve of the reference against each other one."""
+    """Each curve of the reference against each curve of another algorithm."""
     own = [score for score in scored.scores if is_reference(score.algorithm, reference)]
     others = [score for score in scored.scores if not is_reference(score.algorithm, reference)]
     rows = [_compare(a, b, scored.grid) for a in own for b in others]

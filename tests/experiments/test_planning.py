@@ -106,11 +106,16 @@ def test_later_overrides_win(files: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "reference"),
-    [(("IQL", "IQL"), "no memory"), (("IQL:", "mmsa:"), "mmsa"), (("t_max: 500", "t_max: 5\nreference: IQL"), "IQL")],
+    ("old", "new", "reference"),
+    [
+        ("IQL", "IQL", ["no memory"]),
+        ("IQL:", "mmsa:", ["mmsa"]),
+        ("t_max: 500", "t_max: 5\nreference: IQL", ["IQL"]),
+        ("t_max: 500", "t_max: 5\nreference: [IQL, no memory]", ["IQL", "no memory"]),
+    ],
 )
-def test_the_reference_is_mmsa_or_the_first_algorithm(files: Files, change: tuple[str, str], reference: str) -> None:
-    assert files(change).experiment.reference == reference
+def test_the_reference_is_mmsa_or_the_first_algorithm(files: Files, old: str, new: str, reference: list[str]) -> None:
+    assert files((old, new)).experiment.reference == reference
 
 
 def test_main_composes_the_same(files: Files) -> None:
@@ -178,8 +183,9 @@ def test_a_run_knows_its_threads(files: Files, second: str) -> None:
         ("env_config: matrix", "env_config: matrx", "tasks.climbing.env_config = 'matrx': there is no such"),
         ("t_max: 500", "t_max: 5e2", "t_max = 500.0: must be a valid integer"),
         ("t_max: 500", "t_max: 0", "t_max = 0: must be greater than or equal to 1"),
-        ("t_max: 500", "t_max: 500\nreference: MAPPO", "reference = 'MAPPO': no algorithm is called so; there are"),
-        ("t_max: 500", "t_max: 500\nreference: IQK", "no algorithm is called so; did you mean IQL?; there"),
+        ("t_max: 500", "t_max: 500\nreference: MAPPO", "no algorithm is called 'MAPPO'; there are no memory, IQL"),
+        ("t_max: 500", "t_max: 500\nreference: IQK", "no algorithm is called 'IQK'; did you mean IQL?; there"),
+        ("t_max: 500", "t_max: 500\nreference: [IQL, 3]", "reference.1 = 3: must be a valid string"),
         ("t_max: 500", "t_max: 500\nruns_of: [lfb]", "PATH: runs_of: lfb: there is no such file in"),
         ("seeds: [3, 1]", "seeds: [3, 1, 3]", "there twice: 3; each seed is run once"),
         ("seeds: [3, 1]", "seeds: [-1]", "seeds.0 = -1: must be greater than or equal to 0"),
@@ -282,7 +288,7 @@ def test_a_random_search(files: Files) -> None:
         assert 1e-4 <= values["lr"] <= 0.1 and 0.5 <= values["gamma"] <= 1 and values["td_lambda"] in (0.0, 0.3)
         assert 8 <= values["hidden_dim"] <= 64 and isinstance(values["hidden_dim"], int) and not values["use_rnn"]
         assert run.algorithm == name_of({key: values[key] for key in ("lr", "gamma", "hidden_dim", "td_lambda")})
-    assert set(loaded.searched) == {"lr", "gamma", "hidden_dim", "td_lambda"} and loaded.experiment.reference == ""
+    assert set(loaded.searched) == {"lr", "gamma", "hidden_dim", "td_lambda"} and loaded.experiment.reference == []
 
 
 def test_the_search_seed_decides(files: Files) -> None:

@@ -88,7 +88,7 @@ def test_words_of_averaged_runs_are_neither_markup_nor_paths_nor_formulas(tmp_pa
     for number, label in enumerate(("<script>alert(1)</script> |", "../../x", r"mmsa $\frac{", "long " * 40)):
         config = sr.configuration("mmsa", label=label, env_args={"key": "<img src=x onerror=alert(1)>/../.."})
         sr.write(tmp_path / f"runs/{number}", sr.record(config, sr.tests(-5) | sr.world_model()))
-    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", title="</title>", reference="../../x")
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", title="</title>", references=["../../x"])
     assert (
         page.read_text().count("<script>") == 1
         and "<img" not in page.read_text()
@@ -152,7 +152,7 @@ def test_ranked_the_best_score_comes_first(tmp_path: Path) -> None:
         for key, end in zip("xy", ends, strict=True):
             config = sr.configuration(name, env_args={"key": key})
             sr.write(tmp_path / f"runs/{number}{key}", sr.record(config, sr.tests(end)))
-    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", reference="", ranked=True).read_text()
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", references=(), ranked=True).read_text()
     table = (tmp_path / "out/table.md").read_text()
     parts = {"x": "cba", "y": "abc", "2 tasks together": "cab"}  # the mean on both: 0.65, 0.5, 0.5
     for head, order in parts.items():
@@ -167,7 +167,7 @@ def test_a_point_with_fewer_seeds_is_not_the_first(tmp_path: Path) -> None:
     """Which of many has luck is told the sooner, the fewer seeds it has."""
     for name, seed, end in (("a", 1, 0.4), ("a", 2, 0.5), ("b", 1, 0.9), ("c", 1, 0.6), ("c", 2, 0.6)):
         sr.write(tmp_path / f"runs/{name}{seed}", sr.record(sr.configuration(name, seed), sr.tests(end)))
-    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", reference="", ranked=True).read_text()
+    page = write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", references=(), ranked=True).read_text()
     table = (tmp_path / "out/table.md").read_text()
     assert re.findall(r"^\| ([abc]) ", table, re.M) == ["c", "a", "b"]
     assert all("owes its place in part to luck" in text for text in (page, table))
@@ -347,7 +347,7 @@ def test_returns_are_scaled_before_tasks_are_put_together(tmp_path: Path) -> Non
     assert suite.scales == ((-20, 0), (0, 1))
     rows = sc.comparisons(suite, "x")
     assert len(rows) == 1 and np.isnan(rows[0].area.value) and rows[0].chance_area.value == 1
-    write_report(load_runs([str(tmp_path)]), tmp_path / "out", reference="x")
+    write_report(load_runs([str(tmp_path)]), tmp_path / "out", references=["x"])
     together = (tmp_path / "out/table.md").read_text().partition("## 2 tasks together")[2]
     assert "return in tests, scaled to 0..1 (`test_return_mean`)" in together and "-20.000 became 0" in together
     assert "There is no ratio of areas here" in together
@@ -414,6 +414,24 @@ def test_what_cannot_be_compared_is_no_number(tmp_path: Path) -> None:
     rows = page.partition('<h2 id="comparison">')[2].partition("<h2")[0].replace('data-v="nan"', "")
     assert "nan" not in rows and "not in 1,000" not in rows
     assert "| mmsa | qmix | – | 1.000 [1.000, 1.000] |" in (tmp_path / "out/table.md").read_text()
+
+
+def test_several_references(tmp_path: Path) -> None:
+    for name, end in (("mmsa", 0.5), ("qmix", 0.25), ("vdn", 1)):
+        sr.write(tmp_path / name, sr.record(sr.configuration(name), sr.tests(end)))
+    page = write_report(load_runs([str(tmp_path)]), tmp_path / "out", references=["VDN", "mmsa", "iql"]).read_text()
+    heads = [page.index(f'<h2 id="comparison{n}">{name} against') for n, name in (("", "VDN"), (1, "mmsa"), (2, "iql"))]
+    first, second, third = page[heads[0] : heads[1]], page[heads[1] : heads[2]], page[heads[2] :].partition("</p>")[0]
+    assert "<tr><td>vdn</td><td>mmsa</td>" in first and "<tr><td>vdn</td><td>qmix</td>" in first
+    assert "<tr><td>mmsa</td><td>qmix</td>" in second and "<tr><td>mmsa</td><td>vdn</td>" in second
+    assert first.count("<tr><td>") == second.count("<tr><td>") == 2 and "No complete run is called iql" in third
+    assert all(f'<a href="#comparison{n}">' in page for n in ("", 1, 2))
+    table = (tmp_path / "out/table.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (\w+) \| ([\d.]+) \|", table.partition("| against |")[2], re.M)
+    assert [row[:2] for row in rows] == [("vdn", "mmsa"), ("vdn", "qmix"), ("mmsa", "qmix"), ("mmsa", "vdn")]
+    assert rows[0][2] == "2.000" and rows[3][2] == "0.500"
+    names = [path.name for path in (tmp_path / "out/figures").glob("comparison*.png")]
+    assert len(names) == 2 and {name.rpartition("_")[2] for name in names} == {"VDN.png", "mmsa.png"}
 
 
 def test_a_curve_that_gets_there_in_some_samples_only(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_all_are_run_once(stage: Stage, reported: list, capsys: pytest.CaptureFi
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
     assert call.planned == [run.config for run in runs] and call.title == "Two learners on a game"
-    assert call.reference == "VDN"
+    assert call.references == ["VDN"]
     assert call.problems == ["a damaged record"]
 
 
@@ -808,21 +808,21 @@ def test_bad_arguments(stage: Stage, capsys: pytest.CaptureFixture[str], words: 
 
 
 def test_report_only(stage: Stage, reported: list, tmp_path: Path) -> None:
-    assert compare.main(["--report", ".", "mongodb://host/db", "--out", "page", "--reference", "QMIX"]) == 0
-    assert reported[0].reference == "QMIX"
+    assert compare.main(["--report", ".", "mongodb://host/db", "--out", "page", "--reference", "QMIX", "VDN"]) == 0
+    assert reported[0].references == ["QMIX", "VDN"]
     assert reported[0].runs == ("loaded", ".", "mongodb://host/db") and reported[0].out == Path("page")
 
 
 def test_a_report_without_a_reference_says_so(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--report", ".", "--out", "page"]
-    assert compare.main([*words, "--reference", "qmixx"]) == 2 and not reported
+    assert compare.main([*words, "--reference", "vdn", "qmixx"]) == 2 and not reported
     said = "--reference qmixx: no run's algorithm is called so; did you mean QMIX?; there are QMIX, VDN"
     assert said in capsys.readouterr().err
     assert compare.main(words) == 0
     said = "nothing is compared, since no run's algorithm is called MMSA: --reference takes one of QMIX, VDN\n"
-    assert capsys.readouterr().out.startswith(said) and reported[0].reference == "MMSA"
+    assert capsys.readouterr().out.startswith(said) and reported[0].references == ["MMSA"]
     assert compare.main([*words, "--reference", "vdn"]) == 0
-    assert "compared" not in capsys.readouterr().out and reported[1].reference == "vdn"
+    assert "compared" not in capsys.readouterr().out and reported[1].references == ["vdn"]
 
 
 def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
@@ -834,7 +834,7 @@ def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.
     (call,) = reported
     assert call.runs == ("loaded", str(stage.out / "runs")) and call.out == stage.out / "report"
     assert call.planned == [run.config for run in stage.runs] and call.title == "Two learners on a game"
-    assert not call.ranked and call.reference == "VDN", "the file's first algorithm, as none is called MMSA"
+    assert not call.ranked and call.references == ["VDN"], "the file's first algorithm, as none is called MMSA"
     assert call.problems[0].startswith(f"not counted, of another configuration: {other}")
     assert not any((run.folder / "run.log").exists() for run in stage.runs), "it has run something"
     assert compare.main([*stage.words, "--report", "with", "lr=0.1"]) == 0
@@ -847,7 +847,7 @@ def test_a_search_is_ranked_not_compared(stage: Stage, reported: list) -> None:
     search.write_text("algorithm: {config: vdn}\nkeys: {lr: [0.1, 0.01]}\ntasks:" + rest)
     (stage.out / "runs").mkdir(parents=True)
     assert compare.main([f"--search={search}", "--out", str(stage.out), "--report"]) == 0
-    assert reported[0].ranked and reported[0].reference == "" and len(reported[0].planned) == 4
+    assert reported[0].ranked and reported[0].references == [] and len(reported[0].planned) == 4
 
 
 # --- the real thing ---

@@ -1,4 +1,4 @@
-"""The Markdown files: their links lead somewhere, and a script's output in them is what it prints."""
+"""The Markdown files: links lead somewhere, what scripts print is what they print, intervals are published ones."""
 
 import re
 import subprocess
@@ -48,3 +48,18 @@ def test_what_a_script_says_of_published_runs_stands_on_its_page(script):
     script = ROOT / "results" / script
     printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
     assert printed.count("\n") > 10 and printed in script.with_name("README.md").read_text(encoding="utf-8")
+
+
+def intervals(document: Path) -> list[tuple[str, str, str]]:
+    return re.findall(r"(\d+\.\d+) \[(\d+\.\d+), (\d+\.\d+)\]", " ".join(prose(document).split()))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
+def test_every_interval_stands_in_a_published_table(document):
+    """With fewer digits where they are given with fewer; a run more in an experiment moves those of the others."""
+    published = [tuple(map(float, row)) for table in ROOT.glob("results/*/table.md") for row in intervals(table)]
+    assert published
+    for row in intervals(document):
+        error = 0.5001 * 10 ** -len(row[0].partition(".")[2])
+        there = any(all(abs(a - float(b)) <= error for a, b in zip(own, row, strict=True)) for own in published)
+        assert there, f"{row[0]} [{row[1]}, {row[2]}]"
