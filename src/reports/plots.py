@@ -218,10 +218,12 @@ def _short(x: float, _: int) -> str:
 
 
 def _draw(panel: Any, bands: Mapping[str, Band], look: Styles, **kwargs: Any) -> None:
-    for name, own in bands.items():
+    """The first curves, as the references, lie on top; no bands where they would hide more curves than have colours."""
+    for place, (name, own) in enumerate((name, bands[name]) for name in look if name in bands):
         marker = "o" if len(own.x) == 1 else None
-        panel.plot(own.x, own.mid, **look[name], linewidth=1.8, marker=marker, **kwargs)
-        if own.low is not None:
+        top = 3 - place / len(bands)  # where no order is given lines lie at 2, bands at 1
+        panel.plot(own.x, own.mid, **look[name], linewidth=1.8, marker=marker, zorder=top, **kwargs)
+        if own.low is not None and len(bands) <= len(COLOURS):
             step = {"step": "post"} if kwargs else {}
             panel.fill_between(own.x, own.low, own.high, color=look[name]["color"], alpha=BAND, linewidth=0, **step)
 

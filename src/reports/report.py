@@ -145,6 +145,7 @@ class _Report:
             "suites": [self._suite(suite) for suite in self.suites],
             "share": f"{scores.SHARE:.0%}",
             "few_seeds": FEW_SEEDS,
+            "colours": len(plots.COLOURS),
             "world_models": [shown for task in self.groups.tasks if (shown := self._world_model(task))],
             "provenance": [self._provenance(task, curve) for task, curve in self._curves()],
             "st": st,

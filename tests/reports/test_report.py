@@ -272,6 +272,23 @@ def test_with_two_seeds_no_interval_is_drawn(tmp_path: Path, drawn: Callable[[st
     assert "[" not in (tmp_path / "out/table.md").read_text().partition("## ")[2]
 
 
+def test_bands_that_would_hide_the_lines_are_not_drawn(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
+    for number in range(30):
+        config = sr.configuration("qmix", seed=number % 3, label=f"lr {number // 3}")
+        sr.write(tmp_path / f"runs/{number}", sr.record(config, sr.tests(0.5)))
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", references=["lr 5"])
+    panel = drawn("curves").axes[0]
+    assert len(panel.collections) == len(panel.lines) == 10
+    top = max(panel.lines, key=lambda line: line.get_zorder())
+    assert top.get_color() == COLOURS[0], "the reference is not on top"
+    for seed in range(3):
+        sr.write(tmp_path / f"runs/more{seed}", sr.record(sr.configuration("vdn", seed=seed), sr.tests(0.5)))
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "more")
+    panel = drawn("curves").axes[0]
+    assert len(panel.lines) == 11 and not panel.collections
+    assert "not drawn where there are more than 10 curves" in (tmp_path / "more/index.html").read_text()
+
+
 def test_without_updates_the_page_says_so(tmp_path: Path, drawn: Callable[[str], Figure]) -> None:
     metrics = {"test_return_mean": sr.tests(1)["test_return_mean"]}
     sr.write(tmp_path / "runs/1", sr.record(sr.configuration(), metrics))
