@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
 from torch import Tensor, nn
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins")]
+from trained import configuration, load
 
 FAR = 10  # steps of the long roll-out
 TEST, CHECK = 1000, 500  # episodes that the share is measured in, and that say when to stop
@@ -85,42 +81,22 @@ class Foreseeing:
 
 def played(folder: Path, n_episodes: int) -> tuple[Any, Any, Foreseeing]:
     """The run's learner, fresh episodes with rewards as the environment gave them, and what copies of it came to."""
-    import mmsa
-    import run
-    from utils.checkpoints import Checkpoints
-    from utils.config import ConfigError
-    from utils.logging import Logger
-    from utils.schema import as_today
-    from utils.untrusted import read
-
-    mmsa.register()
-    try:
-        recorded = as_today(read(folder / "config.json"))
-    except ConfigError as error:
-        raise SystemExit(str(error)) from None
-    changes = {"buffer_size": n_episodes, "standardise_rewards": False, "runner": "episode", "pipeline": False}
+    recorded = configuration(folder)
     if recorded.get("learner") != "mmsa_learner":
         raise SystemExit(f"{folder}: a run of {recorded.get('name')}, not of MMSA")
     if recorded["scale_inputs"]:
         raise SystemExit(f"{folder}: has scale_inputs=True, and a copy of the game shows its own numbers")
-    saved, problems = Checkpoints(folder / "checkpoints").newest()
-    if saved is None:
-        raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
-    args = run.make_args(recorded | changes)
-    logger = Logger(logging.getLogger("imagination"))
-    runner = run.make_runner(args, logger)
-    buffer, learner = run.build(args, runner, logger)
-    learner.load_state_dict(saved.state["learner"])
+    args, runner, buffer, learner = load(folder, buffer_size=n_episodes, runner="episode", standardise_rewards=False)
     if learner.online.model is None or not {"recon", "reward"} <= learner.weights.keys():
         raise SystemExit(f"{folder}: imagines nothing: world_model.enabled, or the weight of recon or reward, was 0")
-    runner.t_env = args.epsilon_anneal_time  # exploration is over
+    step, runner.t_env = runner.t_env, max(runner.t_env, args.epsilon_anneal_time)  # exploration is over
     runner.env.envs[0] = foreseeing = Foreseeing(runner.env.envs[0], learner.mac)
     for _ in range(n_episodes):
         buffer.insert_episode_batch(runner.run())
     runner.close_env()
     batch = buffer.sample(n_episodes)
     mean = batch["reward"].sum(1).mean().item()
-    print(f"{folder}: step {saved.manifest.t_env}, {n_episodes} episodes, mean return {mean:.3f}")
+    print(f"{folder}: step {step}, {n_episodes} episodes, mean return {mean:.3f}")
     return learner, batch, foreseeing
 
 
