@@ -65,7 +65,7 @@ def play_on(trained: Trained, n_episodes: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run's record")
-    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--episodes", type=int, default=1000)
     options = parser.parse_args()
     for folder in options.runs:
         if configuration(folder)["learner"] not in ("q_learner", "mmsa_learner"):
