@@ -39,7 +39,7 @@ def test_what_is_said_of_known_values(values) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["qmix", "mmsa"])
-def test_trained_runs(tmp_path: Path, algorithm: str) -> None:
+def test_trained_runs(values, tmp_path: Path, algorithm: str) -> None:
     """Penalty is a game of one step: returns are rewards, and targets are returns."""
     words = ["env_args.key=penalty", "seed=1", "t_max=400", "keep_finished=True", "batch_size=8", "hidden_dim=8"]
     words += ["standardise_rewards=True", f"local_results_path={tmp_path}"]
@@ -53,6 +53,8 @@ def test_trained_runs(tmp_path: Path, algorithm: str) -> None:
     rows = re.findall(r"^  (remembered|fresh) +([\d.]+) +([-\d.]+) +([-\d.]+) +([-\d.]+)$", done.stdout, re.M)
     assert [row[0] for row in rows] == ["remembered", "fresh"]
     assert rows[0][1:] != rows[1][1:], "the same episodes twice"
+    loaded = values.load(run, 50)
+    assert loaded.runner.env.episode >= 400 and loaded.buffer.episodes_in_buffer == 50, "it begins anew"
 
 
 def test_runs_without_values(values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
