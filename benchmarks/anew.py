@@ -1,0 +1,72 @@
+"""What a learner that begins anew makes of the episodes that a run remembers: are its data at fault, or its networks?
+
+python src/main.py --config=qmix --env-config=gymma with env_args.key=KEY seed=1 t_max=100000 keep_finished=True
+python benchmarks/anew.py results/sacred/qmix/TASK/ID --config=qmix --env-config=gymma with env_args.key=KEY
+
+First the run's own learner is tested: greedy episodes that it has not seen, their mean return. Then a learner of the
+configuration given, untrained, makes --updates of these remembered episodes alone, and is tested the same way, once
+for each of --seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from trained import configuration, load
+
+TESTED = 4  # times
+
+
+def tested(runner: Any, n_episodes: int) -> float:
+    """The mean return of greedy episodes (as MAPPO is tested, of sampled ones)."""
+    n_rollouts = -(-n_episodes // runner.batch_size)
+    returns = [runner.run(test_mode=True)["reward"].sum().item() for _ in range(n_rollouts)]
+    return sum(returns) / (n_rollouts * runner.batch_size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a run's record, with its checkpoints")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--env-config", required=True, help="the run's")
+    parser.add_argument("--updates", type=int, default=4000)
+    parser.add_argument("--episodes", type=int, default=200, help="of a test")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("words", nargs="*", metavar="with key=value", help="as for src/main.py")
+    options = parser.parse_intermixed_args()
+    old = load(options.run, configuration(options.run)["buffer_size"])
+
+    import run
+    from utils.cli import overrides
+    from utils.config import ConfigError, compose
+    from utils.logging import Logger
+
+    try:
+        config = compose(options.config, options.env_config, overrides(options.words)) | {"pipeline": False}
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
+    print(
+        f"{options.run}: step {old.runner.t_env}, {old.learner.training_steps} updates, "
+        f"{old.buffer.episodes_in_buffer} episodes remembered; return {tested(old.runner, options.episodes):.3f}"
+    )
+    old.runner.close_env()
+    for seed in options.seeds:
+        args = run.make_args(config | {"seed": seed})
+        logger = Logger(logging.getLogger(__name__))
+        runner = run.make_runner(args, logger)
+        own, learner = run.build(args, runner, logger)
+        if own.scheme != old.buffer.scheme:
+            raise SystemExit(f"{options.run}: its episodes are of another environment, or standardised otherwise")
+        print(f"  {args.name}, seed {seed}: updates, return")
+        for part in range(TESTED):
+            for _ in range(options.updates * part // TESTED, options.updates * (part + 1) // TESTED):
+                learner.train(old.buffer.sample(args.batch_size), 0, 0)
+            print(f"    {learner.training_steps:6} {tested(runner, options.episodes):.3f}", flush=True)
+        runner.close_env()
+
+
+if __name__ == "__main__":
+    main()
