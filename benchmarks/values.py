@@ -26,15 +26,7 @@ def valued(learner: Any, batch: Any) -> tuple[Tensor, Tensor]:
     if hasattr(learner, "losses"):  # MMSA
         _, stats, _ = learner.losses(batch)
         return stats["q_tot"], stats["goal"]
-    from controllers.basic_controller import unroll
-    from learners.returns import transition_mask
-
-    mask = transition_mask(batch["filled"])
-    q = unroll(learner.mac, batch)
-    chosen = q[:, :-1].gather(3, batch["actions"][:, :-1]).squeeze(3)
-    if learner.mixer is not None:
-        chosen = learner.mixer(chosen, batch["state"][:, :-1])
-    targets = learner._targets(batch, q, mask, batch["avail_actions"])
+    chosen, targets, mask = learner.values(batch)
     there = mask.expand_as(chosen).bool()
     return chosen[there], targets[there]
 
@@ -70,7 +62,7 @@ def main() -> None:
     for folder in options.runs:
         if configuration(folder)["learner"] not in ("q_learner", "mmsa_learner"):
             raise SystemExit(f"{folder}: learns no Q_tot")
-        trained = load(folder, options.episodes)
+        trained = load(folder, buffer_size=options.episodes)
         print(f"{folder}: step {trained.runner.t_env}, {trained.learner.training_steps} updates")
         print("              error   Q_tot  return  share explained")
         for name in ("remembered", "fresh"):

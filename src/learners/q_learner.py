@@ -42,18 +42,8 @@ class QLearner(Learner):
 
     def train(self, batch: EpisodeBatch, t_env: int, episode_num: int) -> None:
         """One optimisation step on a batch of episodes."""
-        avail = batch["avail_actions"]
-        mask = transition_mask(batch["filled"])  # (B, T-1, 1)
-
-        # 1. Values of the actions taken
-        q = unroll(self.mac, batch)  # (B, T, N, A)
-        chosen = q[:, :-1].gather(3, batch["actions"][:, :-1]).squeeze(3)  # (B, T-1, N)
-        if self.mixer is not None:
-            chosen = self.mixer(chosen, batch["state"][:, :-1])  # (B, T-1, C)
-
-        # 2. Targets
-        with th.no_grad():
-            targets = self._targets(batch, q, mask, avail)  # (B, T-1, C)
+        # 1. Values of the actions taken, and 2. their targets
+        chosen, targets, mask = self.values(batch)
 
         # 3. Squared error over the transitions, those of a burn-in left out
         if "burn_in" in batch.scheme:
@@ -82,6 +72,17 @@ class QLearner(Learner):
             self.logger.log_stat("td_error_abs", (td_error.abs().sum() / total).item(), t_env)
             self.logger.log_stat("q_taken_mean", ((chosen * weight).sum() / per_agent).item(), t_env)
             self.logger.log_stat("target_mean", ((targets * weight).sum() / per_agent).item(), t_env)
+
+    def values(self, batch: EpisodeBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """Values of the actions taken and their targets (B, T-1, C), and the mask (B, T-1, 1) of the transitions."""
+        mask = transition_mask(batch["filled"])
+        q = unroll(self.mac, batch)  # (B, T, N, A)
+        chosen = q[:, :-1].gather(3, batch["actions"][:, :-1]).squeeze(3)  # (B, T-1, N)
+        if self.mixer is not None:
+            chosen = self.mixer(chosen, batch["state"][:, :-1])
+        with th.no_grad():
+            targets = self._targets(batch, q, mask, batch["avail_actions"])
+        return chosen, targets, mask
 
     def _targets(self, batch: EpisodeBatch, q: th.Tensor, mask: th.Tensor, avail: th.Tensor) -> th.Tensor:
         unavailable = avail[:, 1:] == 0
