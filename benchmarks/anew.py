@@ -11,13 +11,13 @@ for each of --seeds.
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
-from trained import configuration, load
+from trained import begin, load
 
 TESTED = 4  # times
+PIECE = 2**20  # bytes of remembered episodes read at a time
 
 
 def tested(runner: Any, n_episodes: int) -> float:
@@ -37,27 +37,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("words", nargs="*", metavar="with key=value", help="as for src/main.py")
     options = parser.parse_intermixed_args()
-    old = load(options.run, configuration(options.run)["buffer_size"])
+    old = load(options.run)
 
-    import run
     from utils.cli import overrides
     from utils.config import ConfigError, compose
-    from utils.logging import Logger
 
     try:
-        config = compose(options.config, options.env_config, overrides(options.words)) | {"pipeline": False}
+        config = compose(options.config, options.env_config, overrides(options.words))
     except ConfigError as error:
         raise SystemExit(str(error)) from None
+    n_remembered = old.buffer.episodes_in_buffer
+    found = sum(piece["fields"]["reward"].sum().item() for piece in old.buffer.pieces(0, PIECE)) / n_remembered
     print(
-        f"{options.run}: step {old.runner.t_env}, {old.learner.training_steps} updates, "
-        f"{old.buffer.episodes_in_buffer} episodes remembered; return {tested(old.runner, options.episodes):.3f}"
+        f"{options.run}: step {old.runner.t_env}, {old.learner.training_steps} updates, {n_remembered} episodes "
+        f"remembered with a mean return of {found:.3f}; tested {tested(old.runner, options.episodes):.3f}"
     )
     old.runner.close_env()
     for seed in options.seeds:
-        args = run.make_args(config | {"seed": seed})
-        logger = Logger(logging.getLogger(__name__))
-        runner = run.make_runner(args, logger)
-        own, learner = run.build(args, runner, logger)
+        args, runner, own, learner = begin(config | {"seed": seed})
         if own.scheme != old.buffer.scheme:
             raise SystemExit(f"{options.run}: its episodes are of another environment, or standardised otherwise")
         print(f"  {args.name}, seed {seed}: updates, return")

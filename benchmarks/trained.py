@@ -31,13 +31,23 @@ def configuration(folder: Path) -> dict[str, Any]:
         raise SystemExit(str(error)) from None
 
 
-def load(folder: Path, buffer_size: int, **changes: Any) -> Trained:
-    """The run in `folder`, with as many of the newest episodes that it remembers, and with `changes` of its
-    configuration. SystemExit where it has no checkpoint."""
+def begin(config: dict[str, Any]) -> Trained:
+    """An untrained one."""
+    import run
+    from utils.logging import Logger
+
+    args = run.make_args(config | {"pipeline": False})
+    logger = Logger(logging.getLogger(__name__))
+    runner = run.make_runner(args, logger)
+    return Trained(args, runner, *run.build(args, runner, logger))
+
+
+def load(folder: Path, **changes: Any) -> Trained:
+    """The run in `folder`, with `changes` of its configuration; with a smaller `buffer_size` it remembers the newest
+    episodes alone. SystemExit where it has no checkpoint."""
     import mmsa
     import run
     from utils.checkpoints import Checkpoints
-    from utils.logging import Logger
 
     mmsa.register()
     recorded = configuration(folder)
@@ -45,9 +55,6 @@ def load(folder: Path, buffer_size: int, **changes: Any) -> Trained:
     saved, problems = checkpoints.newest()
     if saved is None:
         raise SystemExit(f"{folder}: no whole checkpoint, run it with keep_finished=True {'; '.join(problems)}")
-    args = run.make_args(recorded | {"buffer_size": buffer_size, "pipeline": False} | changes)
-    logger = Logger(logging.getLogger(__name__))
-    runner = run.make_runner(args, logger)
-    buffer, learner = run.build(args, runner, logger)
-    run.keeper(args, run.Loop(args), runner, buffer, learner, logger, checkpoints, saved)
-    return Trained(args, runner, buffer, learner)
+    args, runner, buffer, learner = trained = begin(recorded | changes)
+    run.keeper(args, run.Loop(args), runner, buffer, learner, runner.logger, checkpoints, saved)
+    return trained

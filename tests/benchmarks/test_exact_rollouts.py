@@ -13,8 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def exact(benchmarks):
     import exact_rollouts
 
     return exact_rollouts

@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def imagination(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])  # src/run.py is found before theirs
+def imagination(benchmarks):
     import imagination
 
     return imagination

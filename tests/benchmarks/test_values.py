@@ -18,8 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def values(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "benchmarks")])  # src/run.py is found before theirs
+def values(benchmarks):
     import values
 
     return values
@@ -53,7 +52,7 @@ def test_trained_runs(values, tmp_path: Path, algorithm: str) -> None:
     rows = re.findall(r"^  (remembered|fresh) +([\d.]+) +([-\d.]+) +([-\d.]+) +([-\d.]+)$", done.stdout, re.M)
     assert [row[0] for row in rows] == ["remembered", "fresh"]
     assert rows[0][1:] != rows[1][1:], "the same episodes twice"
-    loaded = values.load(run, 50)
+    loaded = values.load(run, buffer_size=50)
     assert loaded.runner.env.episode >= 400 and loaded.buffer.episodes_in_buffer == 50, "it begins anew"
 
 
