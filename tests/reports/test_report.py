@@ -276,11 +276,13 @@ def test_bands_that_would_hide_the_lines_are_not_drawn(tmp_path: Path, drawn: Ca
     for number in range(30):
         config = sr.configuration("qmix", seed=number % 3, label=f"lr {number // 3}")
         sr.write(tmp_path / f"runs/{number}", sr.record(config, sr.tests(0.5)))
-    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", references=["lr 5"])
+    write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "out", references=["lr 5", "lr 2"])
     panel = drawn("curves").axes[0]
     assert len(panel.collections) == len(panel.lines) == 10
-    top = max(panel.lines, key=lambda line: line.get_zorder())
-    assert top.get_color() == COLOURS[0], "the reference is not on top"
+    *_, under, second, top = sorted(panel.lines, key=lambda line: line.get_zorder())
+    assert under.get_zorder() < second.get_zorder() < top.get_zorder()
+    assert (top.get_color(), second.get_color()) == COLOURS[:2], "the references are not on top"
+    assert [text.get_text() for text in drawn("curves").legends[0].texts[:2]] == ["lr 5 (3 seeds)", "lr 2 (3 seeds)"]
     for seed in range(3):
         sr.write(tmp_path / f"runs/more{seed}", sr.record(sr.configuration("vdn", seed=seed), sr.tests(0.5)))
     write_report(load_runs([str(tmp_path / "runs")]), tmp_path / "more")
