@@ -5,7 +5,7 @@ python benchmarks/anew.py results/sacred/qmix/TASK/ID --config=qmix --env-config
 
 First the run's own learner is tested: greedy episodes that it has not seen, their mean return. Then a learner of the
 configuration given, untrained, makes --updates of these remembered episodes alone, and is tested the same way, once
-for each of --seeds.
+for each of --seeds. At last the run's own learner makes as many more of them, without playing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from trained import begin, load
+from trained import Trained, begin, load
 
 TESTED = 4  # times
 PIECE = 2**20  # bytes of remembered episodes read at a time
@@ -27,6 +27,15 @@ def tested(runner: Any, n_episodes: int) -> float:
     return sum(returns) / (n_rollouts * runner.batch_size)
 
 
+def learn(learning: Trained, remembered: Any, updates: int, n_episodes: int) -> None:
+    """Updates of remembered episodes alone; prints their number and the return, TESTED times on the way."""
+    for part in range(TESTED):
+        for _ in range(updates * part // TESTED, updates * (part + 1) // TESTED):
+            learning.learner.train(remembered.sample(learning.args.batch_size), 0, 0)
+        print(f"    {learning.learner.training_steps:6} {tested(learning.runner, n_episodes):.3f}", flush=True)
+    learning.runner.close_env()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run's record, with its checkpoints")
@@ -34,7 +43,7 @@ def main() -> None:
     parser.add_argument("--env-config", required=True, help="the run's")
     parser.add_argument("--updates", type=int, default=4000)
     parser.add_argument("--episodes", type=int, default=200, help="of a test")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2])
     parser.add_argument("words", nargs="*", metavar="with key=value", help="as for src/main.py")
     options = parser.parse_intermixed_args()
     old = load(options.run)
@@ -52,17 +61,14 @@ def main() -> None:
         f"{options.run}: step {old.runner.t_env}, {old.learner.training_steps} updates, {n_remembered} episodes "
         f"remembered with a mean return of {found:.3f}; tested {tested(old.runner, options.episodes):.3f}"
     )
-    old.runner.close_env()
     for seed in options.seeds:
-        args, runner, own, learner = begin(config | {"seed": seed})
-        if own.scheme != old.buffer.scheme:
+        new = begin(config | {"seed": seed})
+        if new.buffer.scheme != old.buffer.scheme:
             raise SystemExit(f"{options.run}: its episodes are of another environment, or standardised otherwise")
-        print(f"  {args.name}, seed {seed}: updates, return")
-        for part in range(TESTED):
-            for _ in range(options.updates * part // TESTED, options.updates * (part + 1) // TESTED):
-                learner.train(old.buffer.sample(args.batch_size), 0, 0)
-            print(f"    {learner.training_steps:6} {tested(runner, options.episodes):.3f}", flush=True)
-        runner.close_env()
+        print(f"  {new.args.name}, seed {seed}: updates, return")
+        learn(new, old.buffer, options.updates, options.episodes)
+    print("  the run's own learner: updates, return")
+    learn(old, old.buffer, options.updates, options.episodes)
 
 
 if __name__ == "__main__":
