@@ -101,7 +101,8 @@ def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _own_modules() -> set[Path]:
-    """Files that the checkout's environments and examples name as env_module."""
+    """Files that the checkout's environments and examples name as env_module, and its benchmarks, which experiments do."""
     files = [*configs.available("envs").values(), *(configs.ROOT / "examples").glob("*.yaml")]
     names = ((path.parent, configs.load_yaml(path).get("env_module")) for path in files)
-    return {(folder / name).resolve() for folder, name in names if isinstance(name, str)}
+    named = {(folder / name).resolve() for folder, name in names if isinstance(name, str)}
+    return named | {path.resolve() for path in (configs.ROOT / "benchmarks").glob("*.py")}

@@ -17,7 +17,7 @@ import main
 from envs import EPISODE_LOST
 from envs.vector import SerialVectorEnv
 from utils import untrusted, watch
-from utils.config import compose
+from utils.config import available, compose, load_yaml
 from utils.schema import GONE, as_before
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -391,3 +391,10 @@ def test_examples_and_own_plugins_are_known() -> None:
     assert list(untrusted.named_code({"plugin": "mmsa", "env_module": str(ROOT / "examples" / "my_env.py")})) == []
     found = list(untrusted.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
     assert found == [("plugin", "../mmsa"), ("env_args.key", "os")]
+
+
+def test_modules_that_experiments_name_are_known() -> None:
+    algorithms = [of for path in available("experiments").values() for of in load_yaml(path)["algorithms"].values()]
+    modules = {of["overrides"]["env_module"] for of in algorithms if "env_module" in of.get("overrides", {})}
+    assert modules and all(list(untrusted.named_code({"env_module": module})) == [] for module in modules)
+    assert list(untrusted.named_code({"env_module": "results/mine.py"})) == [("env_module", "results/mine.py")]
