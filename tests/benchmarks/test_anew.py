@@ -17,8 +17,8 @@ GAME = ["--env-config=matrix", "with", "env_args.key=climbing", "batch_size=8", 
 def remembered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that only ever explored: its first update would come after all that it played."""
     folder = tmp_path_factory.mktemp("runs")
-    words = [*GAME, "env_steps_per_update=1000", "seed=1", "t_max=600", "keep_finished=True", f"local_results_path={folder}"]
-    train = [sys.executable, "src/main.py", "--config=iql", *words]
+    words = [*GAME, "env_steps_per_update=1000", "seed=1", "t_max=600", "keep_finished=True"]
+    train = [sys.executable, "src/main.py", "--config=iql", *words, f"local_results_path={folder}"]
     subprocess.run(train, cwd=ROOT, check=True, capture_output=True)
     (run,) = (folder / "sacred/iql").glob("*/1")
     return run
