@@ -1,5 +1,6 @@
 """The Markdown files: links lead somewhere, what scripts print is what they print, intervals are published ones."""
 
+import json
 import re
 import subprocess
 import sys
@@ -63,3 +64,18 @@ def test_every_interval_stands_in_a_published_table(document):
         error = 0.5001 * 10 ** -len(row[0].partition(".")[2])
         there = any(all(abs(a - float(b)) <= error for a, b in zip(own, row, strict=True)) for own in published)
         assert there, f"{row[0]} [{row[1]}, {row[2]}]"
+
+
+@pytest.mark.parametrize("algorithm", ["mmsa", "qmix", "mappo"])
+def test_every_metric_is_explained(algorithm, tmp_path):
+    words = ["env_args.key=climbing", "seed=1", "t_max=400", "test_interval=200", "batch_size=10", "test_nepisode=2"]
+    command = [sys.executable, "src/main.py", f"--config={algorithm}", "--env-config=matrix", "with", *words]
+    subprocess.run([*command, f"local_results_path={tmp_path}"], cwd=ROOT, check=True, capture_output=True)
+    (metrics,) = tmp_path.glob("sacred/*/*/1/metrics.json")
+    logged = {re.sub(r"^test_|_\d+$", "", name) for name in json.loads(metrics.read_text())}
+    pages = prose(ROOT / "src/README.md") + prose(ROOT / "plugins/mmsa/README.md")
+    sections = re.findall(r"^## (?:Metrics|Losses)\n(.*?)(?=^## )", pages, re.S | re.M)
+    rows = re.findall(r"^\| (`.*?) \|", "".join(sections), re.M)
+    explained = {re.sub(r"_[A-Z]$", "", name) for row in rows for name in re.findall(r"`(\w+)`", row)}
+    losses = {f"mmsa_loss_{name}" for name in explained}  # of which `mmsa_loss_NAME` is the row
+    assert len(logged) > 8 and logged - losses <= explained
