@@ -17,7 +17,6 @@ from typing import Any
 from trained import Trained, begin, load
 
 TESTED = 4  # times
-PIECE = 2**20  # bytes of remembered episodes read at a time
 
 
 def tested(runner: Any, n_episodes: int) -> float:
@@ -43,11 +42,12 @@ def main() -> None:
     parser.add_argument("--env-config", required=True, help="the run's")
     parser.add_argument("--updates", type=int, default=4000)
     parser.add_argument("--episodes", type=int, default=200, help="of a test")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2], help="of new learners; may be none")
     parser.add_argument("words", nargs="*", metavar="with key=value", help="as for src/main.py")
     options = parser.parse_intermixed_args()
     old = load(options.run)
 
+    from utils.checkpoints import PIECE_BYTES
     from utils.cli import overrides
     from utils.config import ConfigError, compose
 
@@ -56,7 +56,7 @@ def main() -> None:
     except ConfigError as error:
         raise SystemExit(str(error)) from None
     n_remembered = old.buffer.episodes_in_buffer
-    found = sum(piece["fields"]["reward"].sum().item() for piece in old.buffer.pieces(0, PIECE)) / n_remembered
+    found = sum(piece["fields"]["reward"].sum().item() for piece in old.buffer.pieces(0, PIECE_BYTES)) / n_remembered
     print(
         f"{options.run}: step {old.runner.t_env}, {old.learner.training_steps} updates, {n_remembered} episodes "
         f"remembered with a mean return of {found:.3f}; tested {tested(old.runner, options.episodes):.3f}"

@@ -101,7 +101,7 @@ def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _own_modules() -> set[Path]:
-    """Files that this checkout names as env_module: its environments, examples and (of its benchmarks) experiments."""
+    """What env_module may name unasked: the files that our environments and examples name, and our benchmarks."""
     files = [*configs.available("envs").values(), *(configs.ROOT / "examples").glob("*.yaml")]
     names = ((path.parent, configs.load_yaml(path).get("env_module")) for path in files)
     named = {(folder / name).resolve() for folder, name in names if isinstance(name, str)}

@@ -1,4 +1,4 @@
-"""The Markdown files: links lead somewhere, what scripts print is what they print, intervals are published ones."""
+"""The Markdown files: links lead somewhere, scripts print what is quoted, intervals are published, metrics told."""
 
 import json
 import re
