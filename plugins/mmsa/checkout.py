@@ -9,6 +9,7 @@ import copy
 import difflib
 import math
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -310,6 +311,14 @@ def _check_host(config: Mapping[str, Any]) -> None:
         )
     if not config.get("name"):
         raise UpstreamError("name is missing: the algorithm's file has to name it")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.\-]*", str(config["name"])):
+        raise UpstreamError(
+            f"name={config['name']!r}: it names the record's folder: letters, digits and _ . - are wanted"
+        )
+    if not config.get("local_results_path"):
+        raise UpstreamError(
+            "local_results_path is missing: it names the results' folder, as in local_results_path=results"
+        )
     if config.get("use_wandb") and not (config.get("wandb_team") and config.get("wandb_project")):
         raise UpstreamError("use_wandb=True needs wandb_team and wandb_project")
     if task_of(config) is None:

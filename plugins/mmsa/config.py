@@ -93,6 +93,11 @@ class MMSAConfig(_Group):
             raise ValueError(
                 "imagination.zs=encode is f of the imagined hidden state: set sale.input=hidden and sale.enabled=True"
             )
+        if self.sale.enabled and self.sale.scope == "joint" and not self.world_model.enabled:
+            raise ValueError(
+                "sale.scope=joint is for the world model alone, which world_model.enabled=False leaves out: "
+                "set sale.scope=local or world_model.enabled=True"
+            )
         if not (self.mixer_state or self.world_model.enabled):
             raise ValueError(
                 "mixer_state=False and world_model.enabled=False leave the mixer blind: set one of them to True"

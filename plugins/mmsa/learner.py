@@ -303,7 +303,7 @@ class MMSALearner:
 
     @th.no_grad()
     def update_targets(self) -> None:
-        """Target networks first, then SALE's copies: fixed_target <- fixed, fixed <- online (as in TD7)."""
+        """Target networks, which have no part of SALE, and its copies: fixed_target <- fixed <- online (as in TD7)."""
         rate = self.args.target_update_interval_or_tau
         online = self.online.parts()
         pairs = [(old, online[name]) for name, old in self.target.parts().items()]

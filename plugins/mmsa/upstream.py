@@ -43,6 +43,7 @@ CONTRACT = (
     "components.episode_buffer.ReplayBuffer.insert_episode_batch", "components.episode_buffer.ReplayBuffer.sample",
     "utils.logging.Logger.setup_sacred", "utils.logging.Logger.log_stat", "utils.logging.Logger.print_recent_stats",
 )  # fmt: skip
+LATE = ("sc2", "sc2v2")  # environments that upstream's runners register when they are asked for
 MODULES = {"Foraging": "lbforaging", "rware": "rware"}  # begin of a gymnasium id -> package that registers it
 
 
@@ -79,12 +80,12 @@ def prepare(checkout: Checkout, config: dict[str, Any], log: logging.Logger) -> 
         os.environ["WANDB_DIR"] = str(folder)
     _import_host(src)
     _check_contract(src)
-    runners = import_module("runners").REGISTRY
-    if config["runner"] not in runners:
-        raise UpstreamError(
-            f"runner={config['runner']}: there is no such runner{nearest(str(config['runner']), runners)}; "
-            f"available: {', '.join(sorted(runners))}"
-        )
+    environments = {*import_module("envs").REGISTRY, *LATE}
+    for key, names in (("runner", set(import_module("runners").REGISTRY)), ("env", environments)):
+        if (name := str(config.get(key))) not in names:
+            raise UpstreamError(
+                f"{key}={name}: there is no such {key}{nearest(name, names)}; available: {', '.join(sorted(names))}"
+            )
     batch = import_module("components.episode_buffer").EpisodeBatch
     parse = getattr(batch, "_parse_slices", None)
     if parse is not None and isinstance(parse(None, (slice(None), slice(None))), list):

@@ -115,7 +115,7 @@ class WorldModel(nn.Module):
         self.dec_prev_action = _mlp(joint, width, n_agents * n_actions) if on["prior_recon_action"] else None
         self.dec_reward = _mlp(joint, width, 1) if on["reward"] else None
         self.dec_continue = _mlp(joint, width, 1) if on["continuation"] else None
-        # Until then the decoder of masks is untrained, and nothing may ask it.
+        # Until a mask was closed the decoder of masks learns nothing, and nothing asks it.
         self.register_buffer("avail_seen", th.zeros(()))
 
     def see(self, avail: Tensor) -> None:

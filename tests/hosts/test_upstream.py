@@ -193,6 +193,8 @@ def test_upstreams_own_algorithms_get_nothing_of_ours(compose: Callable[..., dic
         ("checkpoint_path=nowhere", "checkpoint_path=nowhere: no folder of saved networks"),
         ("use_wandb=True", "use_wandb=True needs wandb_team and wandb_project"),
         ("name=null", "name is missing: the algorithm's file has to name it"),
+        ("name=../x", r"name='\.\./x': it names the record's folder"),
+        ("local_results_path=", "local_results_path is missing: it names the results' folder"),
     ],
 )
 def test_what_is_wrong_is_refused(compose: Callable[..., dict[str, Any]], word: str, message: str) -> None:
@@ -424,9 +426,16 @@ def test_a_task_that_is_not_there_is_refused(fake: Path, key: str, told: str) ->
     assert not Path("results").exists()
 
 
-def test_a_runner_that_is_not_there_is_refused(fake: Path) -> None:
-    done = shell(f"--epymarl={fake}", *RUN, "runner=paralel")
-    assert done.returncode == 2 and "runner=paralel: there is no such runner; did you mean parallel?" in done.stderr
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("runner=paralel", "runner=paralel: there is no such runner; did you mean parallel?"),
+        ("env=gyma", "env=gyma: there is no such env; did you mean gymma?"),
+    ],
+)
+def test_a_runner_or_environment_that_is_not_there_is_refused(fake: Path, word: str, told: str) -> None:
+    done = shell(f"--epymarl={fake}", *RUN, word)
+    assert done.returncode == 2 and told in done.stderr, done.stderr
     assert not Path("results").exists()
 
 

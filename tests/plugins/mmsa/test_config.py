@@ -152,6 +152,9 @@ def test_what_does_not_fit_together() -> None:
     assert "mixer_state=False" in problem and "world_model.enabled=False" in problem and "set one" in problem
     (problem,) = problems("imagination.zs=encode", "sale.input=hidden", "sale.enabled=false")
     assert "sale.enabled=True" in problem
+    (problem,) = problems("sale.scope=joint", "world_model.enabled=false")
+    assert "sale.scope=joint" in problem and "set sale.scope=local or world_model.enabled=True" in problem
+    compose("mmsa", "matrix", ["sale.scope=joint", "world_model.enabled=false", "sale.enabled=false"])
 
 
 @pytest.mark.parametrize(

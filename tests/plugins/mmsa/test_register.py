@@ -67,7 +67,3 @@ def test_a_host_without_registries_of_mixers_and_world_models(
     monkeypatch.setitem(sys.modules, "modules.mixers", ModuleType("modules.mixers"))  # no REGISTRY in it
     mmsa.register()
     assert registries["learners"][plugin_keys()["learner"]] is MMSALearner
-
-
-def test_the_package_is_small_until_it_registers() -> None:
-    assert {"Config", "register", "check"} <= set(dir(mmsa)) and mmsa.__doc__
