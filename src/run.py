@@ -6,7 +6,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +55,8 @@ def run(
     else:
         args.unique_token = saved.manifest.unique_token
         logger.setup_trackers(config, args.unique_token, saved.manifest.t_env)
+        with suppress(FileNotFoundError):
+            logger.record(checkpoint=str(find_checkpoint(str(models(args)), 0)))
     stop = stop or StopSignals()
     with ExitStack() as at_the_end:
         at_the_end.callback(logger.finish)
@@ -202,15 +204,6 @@ def keeper(
     parts["random"] = RandomState()  # the last to be loaded
     if saved is not None:
         checkpoints.restore(saved, parts, buffer)
-        was = saved.manifest
-        if (was.device, was.torch) != (args.device, th.__version__):
-            log.warning(
-                "the run was on %s with torch %s, and is now on %s with %s: it goes on, but not as the same numbers",
-                was.device,
-                was.torch,
-                args.device,
-                th.__version__,
-            )
 
     def keep() -> None:
         try:
@@ -275,8 +268,9 @@ def announce(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, logger: L
     env, log = runner.env, logger.console_logger
     ratio = str(UpdateSchedule(args.env_steps_per_update, args.batch_size))
     size = buffer.capacity_bytes
-    logger.record(backend=env.backend, env_info=dict(env.info), update_to_data=ratio, buffer_bytes=size)
-    logger.record(device=args.device, unique_token=args.unique_token)  # the token names the folder of saved networks
+    facts = {"env_info": dict(env.info), "update_to_data": ratio, "buffer_bytes": size, "device": args.device}
+    logger.record_start(backend=env.backend, **facts)
+    logger.record(unique_token=args.unique_token)  # names the folder of saved networks
     if env.banner:
         bar = "!" * 100
         log.warning("\n%s\n%s\n%s", bar, textwrap.fill(env.banner, 100), bar)
@@ -294,7 +288,7 @@ def test(args: SimpleNamespace, runner: Any) -> None:
 def dump(args: SimpleNamespace, batch: EpisodeBatch, learner: Any, checkpoints: Checkpoints | None) -> str:
     """Writes the batch and the learner that went wrong into the run's folder, or where its networks are saved; says
     where."""
-    root = Path(args.local_results_path) / "models" / args.unique_token
+    root = models(args)
     path = (root if checkpoints is None else checkpoints.folder.parent) / "nonfinite.pt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -305,9 +299,14 @@ def dump(args: SimpleNamespace, batch: EpisodeBatch, learner: Any, checkpoints: 
     return f"Batch and learner are in {path}, for torch.load"
 
 
+def models(args: SimpleNamespace) -> Path:
+    """The folder of the run's saved networks, a subfolder for each step."""
+    return Path(args.local_results_path) / "models" / args.unique_token
+
+
 def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> None:
-    """Saves the networks as local_results_path/models/<unique_token>/<t_env>."""
-    folder, log = Path(args.local_results_path) / "models" / args.unique_token / str(t_env), logger.console_logger
+    """Saves the networks in a folder of that step."""
+    folder, log = models(args) / str(t_env), logger.console_logger
     log.info("saving the networks to %s", folder)
     part = folder.with_name(f"{t_env}.part")
     try:

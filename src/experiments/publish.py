@@ -19,7 +19,8 @@ from utils.config import ConfigError, shown_path
 from utils.identity import RECORDING
 
 FACTS = ("backend", "command", "cores", "device", "update_to_data", "versions")  # of info.json
-RESUMED = ("step", "stopped", "resumed", "commit", "dirty", "cpu")  # of each later start, in info.json
+# of each later start, in info.json; of FACTS what was different then
+RESUMED = ("step", "stopped", "resumed", "commit", "dirty", "cpu", "backend", "cores", "device", "versions")
 LEFT_OUT = RECORDING - {"label"}  # of the configuration and the command
 DIGITS = 7  # of a series' values: what 32 bits hold
 

@@ -55,6 +55,6 @@ def n_step(
     going_on = F.pad(mask[:, 1:], (0, 0, 0, 1)).bool()  # m_{t+1}
     after = values[:, 1:]
     returns = rewards + discount * after
-    for _ in range(n - 1):
+    for _ in range(min(n, rewards.shape[1]) - 1):  # more change nothing
         returns = rewards + discount * th.where(going_on, F.pad(returns[:, 1:], (0, 0, 0, 1)), after)
     return returns

@@ -272,6 +272,10 @@ def _notes(task: Task) -> list[str]:
         if len(run.commits) > 1:
             said = ", then ".join(map(_short, run.commits))
             notes.append(f"{task.title}: {name}, seed {run.seed}, went on at another commit: {said}.")
+        if others := dict.fromkeys(other for start in run.resumed for other in start.others):
+            notes.append(
+                f"{task.title}: {name}, seed {run.seed}, began otherwise and went on with {', '.join(others)}."
+            )
     if len(lengths) > 1:
         said = "; ".join(f"t_max={length}: {', '.join(names)}" for length, names in lengths.items())
         notes.append(f"{task.title}: lengths differ ({said}). Scores cover only the steps that all curves share.")

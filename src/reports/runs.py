@@ -34,11 +34,13 @@ Pause = tuple[datetime, datetime]  # in which a run that was resumed stood still
 
 
 class Start(NamedTuple):
-    """A later start of a run, which went on with it. commit: as RunRecord has it, "" where it was not recorded."""
+    """A later start of a run, which went on with it. commit: as RunRecord has it, "" where it was not recorded. others:
+    simulator, device and versions that were not those of the first start."""
 
     commit: str
     machine: str
     cpu: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)  # a run is equal to itself alone; arrays have no truth value
@@ -419,7 +421,9 @@ def resumptions(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _start(note: Mapping[str, Any], host: Mapping[str, str]) -> Start:
     """What the note does not say is as at the first start; older records have no commit and no processor."""
     machine, cpu = note.get("host") or host.get("machine", ""), note.get("cpu") or host.get("cpu", "")
-    return Start(commit_of({"repositories": [note]}), str(machine), str(cpu))
+    others = {key: note.get(key) for key in ("backend", "device")} | {**_words(note.get("versions"))}
+    said = tuple(f"{key} {value}" for key, value in others.items() if value)
+    return Start(commit_of({"repositories": [note]}), str(machine), str(cpu), said)
 
 
 def pauses(info: Mapping[str, Any]) -> list[Pause]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
@@ -81,16 +82,20 @@ class Logger:
             self.display = Progress(config["t_max"], title, config.get("log_interval", 1), self.console_logger.info)
 
     def record(self, **entries: Any) -> None:
-        """Facts of the run for its record; backend="SMAX (jaxmarl 0.2.0)" is then named in every line, too."""
-        if "backend" in entries:
-            self.backend = backend_note(entries["backend"])
-            if "smax" in self.backend.lower():
-                _name_backend(self.console_logger, self.backend)
-            if self.display is not None:
-                self.display.backend = self.backend
+        """Facts of the run for its record."""
         if self._run is not None:
             with record_lock:
                 self._run.info.update(entries)
+
+    def record_start(self, *, backend: str, **facts: Any) -> None:
+        """Facts of this start, see `note_start`; backend "SMAX (jaxmarl 0.2.0)" is then named in every line, too."""
+        self.backend = backend_note(backend)
+        if "smax" in self.backend.lower():
+            _name_backend(self.console_logger, self.backend)
+        if self.display is not None:
+            self.display.backend = self.backend
+        if self._run is not None:
+            note_start(self._run.info, self.console_logger, backend=backend, **facts)
 
     def log_stat(self, key: str, value: Any, t: int, to_sacred: bool = True) -> None:
         """Note the value (a number, or a tensor or array of one element) of metric `key` at environment step t."""
@@ -157,6 +162,26 @@ class Logger:
             self.display.stop()
         self._track(lambda tracker: tracker.close())
         self.trackers = ()
+
+
+def note_start(info: dict[str, Any], log: logging.Logger, **facts: Any) -> None:
+    """Facts of a start, into the run's info. A resumed run's stay those of its first start; what is different now is
+    said, and noted with this start in info["resumed"] (recording.ResumedFolder): of a mapping, the entries that are.
+    """
+    with record_lock:
+        starts = info.get("resumed")
+        for key, fact in json.loads(json.dumps(facts, default=str)).items():  # as the record gives them back
+            was = info.setdefault(key, fact)
+            if not starts or fact == was:
+                continue
+            if isinstance(fact, Mapping) and isinstance(was, Mapping):
+                names = [name for name in {**was, **fact} if fact.get(name) != was.get(name)]
+                starts[-1][key] = {name: fact.get(name) for name in names}
+                said = [f"{name} was {was.get(name, 'absent')}, is {fact.get(name, 'absent')}" for name in names]
+            else:
+                starts[-1][key] = fact
+                said = [f"{key} was {was}, is {fact}"]
+            log.warning("the run goes on otherwise than it began, as its record says: %s", "; ".join(said))
 
 
 def table(values: Mapping[str, float], width: int | None = None) -> str:

@@ -400,12 +400,14 @@ def parse_time(value: Any) -> Any:
 
 
 def files_of(folder: Path, run: Mapping[str, Any]) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
-    """Sources and artifacts that the record in this folder names and that are still there."""
+    """Sources and artifacts that the record in this folder names and that are still there. A record from elsewhere may
+    name any file of the reader's: only what lies beside it counts."""
     sources = list(_there(folder.parent, (run.get("experiment") or {}).get("sources") or []))
     return sources, list(_there(folder, [[name, name] for name in dict.fromkeys(run.get("artifacts") or [])]))
 
 
 def _there(folder: Path, entries: Sequence[Sequence[str]]) -> Iterator[tuple[str, Path]]:
     for name, path in entries:
-        if (folder / path).is_file():
-            yield name, folder / path
+        file = folder / path
+        if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
+            yield name, file

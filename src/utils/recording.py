@@ -18,7 +18,7 @@ from sacred.dependencies import get_digest
 from sacred.observers import FileStorageObserver
 from sacred.observers.base import RunObserver
 
-from reports.runs import JOURNAL, commit_of, facts_of, read_metrics
+from reports.runs import JOURNAL, commit_of, facts_of, read_metrics, resumptions
 from utils.config import ConfigError
 from utils.logging import record_lock
 from utils.mongo import (
@@ -192,7 +192,8 @@ class RunFolder(FileStorageObserver):
 
     def artifact_event(self, *args: Any, **kwargs: Any) -> None:
         try:
-            super().artifact_event(*args, **kwargs)
+            with record_lock:  # a heartbeat writes run.json, too
+                super().artifact_event(*args, **kwargs)
         except OSError as error:  # Sacred would call us no more
             LOG.warning("%s is not kept in the record: %s", args[0] if args else kwargs["name"], error)
 
@@ -269,7 +270,9 @@ class ResumedFolder(RunFolder):
         self.entry = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         self.recorded_config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         path = folder / "info.json"
-        self.known = facts_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        facts = facts_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        # `checkpoint` names a folder, in a record from elsewhere any of the reader's: run.run finds the networks
+        self.known = {key: fact for key, fact in facts.items() if key != "checkpoint"}
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -287,7 +290,7 @@ class ResumedFolder(RunFolder):
             "resumed": datetime.now(UTC).replace(tzinfo=None).isoformat(),
             "host": socket.gethostname(),
         }
-        return info | {"resumed": [*self.known.get("resumed", []), self.note]}
+        return info | {"resumed": [*resumptions(self.known), self.note]}
 
     def started_event(
         self, ex_info: Any, command: Any, host_info: Any, start_time: Any, config: Any, meta_info: Any, _id: Any

@@ -24,7 +24,7 @@ from utils.checkpoints import CheckpointError, Checkpoints
 from utils.cli import require_writable
 from utils.commands import rebuilt_command
 from utils.config import ConfigError, require_environment
-from utils.logging import get_logger, record_lock
+from utils.logging import get_logger, note_start, record_lock
 from utils.mongo import Address
 from utils.naming import backend_note, task_folder, task_name, task_of, variant_of
 from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
@@ -72,7 +72,7 @@ def train(
     def main(_run: Any) -> None:
         nonlocal checkpoints
         # The command is made from the configuration: what was typed may lack the drawn seed and hold a password.
-        _run.info |= {"versions": versions(), "cores": os.cpu_count()}
+        note_start(_run.info, console, versions=versions(), cores=os.cpu_count())
         if resumed is None or resumed.changed:
             _run.info["command"] = rebuilt_command(config, *files)
         with Heartbeat(_run) as heartbeat:

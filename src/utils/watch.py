@@ -31,8 +31,8 @@ REPLAYS = ("sc2v2",)  # environments that save replays where they have no pictur
 DEFAULTS: dict[str, Any] = {"test_greedy": True, "evaluation_epsilon": 0.0, "use_cuda": "auto", "load_step": 0}
 # One environment in this process; nothing is learnt, logged or saved.
 FIXED: dict[str, Any] = {
-    "evaluate": True, "render": False, "runner": "episode", "batch_size_run": 1, "env_workers": 0, "batch_size": 1,
-    "buffer_size": 1, "save_model": False, "record_checkpoint": False, "use_tensorboard": False, "use_wandb": False,
+    "evaluate": True, "render": False, "runner": "episode", "batch_size_run": 1, "env_workers": 0,
+    "save_model": False, "record_checkpoint": False, "use_tensorboard": False, "use_wandb": False,
 }  # fmt: skip
 # Keys of the host that decide which networks there are; so do the environment's and a plugin's own.
 NETWORKS = (

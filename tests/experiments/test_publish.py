@@ -27,6 +27,7 @@ from utils.sacred_run import results_folder  # noqa: E402
 
 RECORD = "sacred/mmsa/task/4"
 RESUMED = {"step": 500, "host": "box", "commit": "4567", "dirty": True, "cpu": "New CPU", "path": "/home/me"}
+RESUMED |= {"versions": {"torch": "2.14.0"}, "backend": "lbforaging 2.0.1", "device": "cuda", "cores": 16}
 
 
 def finished(folder: Path, seed: int = 1, **files: Any) -> tuple[Run, Path]:
@@ -90,6 +91,9 @@ def test_what_a_report_reads_is_published(tmp_path: Path) -> None:
     for name in ("algorithm", "task", "seed", "status", "versions", "command", "commits", "started", "stopped"):
         assert getattr(slim, name) == getattr(whole, name), name
     assert slim.resumed[0].machine == slim.host["machine"] and slim.resumed[0].cpu == "New CPU"
+    assert (
+        slim.resumed[0].others == whole.resumed[0].others == ("backend lbforaging 2.0.1", "device cuda", "torch 2.14.0")
+    )
     assert slim.host.keys() == whole.host.keys() and slim.host["cpu"] == "Some CPU"
 
 

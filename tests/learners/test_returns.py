@@ -125,6 +125,11 @@ def test_n_step_equals_a_float64_loop(n: int) -> None:
             np.testing.assert_allclose(got[b, : lengths[b], c], want, rtol=1e-10)
 
 
+def test_more_steps_than_an_episode_has_cost_nothing() -> None:
+    r, v, mask = th.randn(2, 8, 1), th.randn(2, 9, 1), th.ones(2, 8, 1)
+    assert th.equal(n_step(r, 0 * r, v, mask, 0.9, 10**12), n_step(r, 0 * r, v, mask, 0.9, 8))
+
+
 def test_n_step_returns_do_not_reach_into_the_padding() -> None:
     # An episode without rewards that ends at its third transition; the values of the padding are large.
     values = th.full((1, 9, 1), 100.0)

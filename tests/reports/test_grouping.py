@@ -287,6 +287,18 @@ def test_a_run_that_went_on_at_another_machine_is_noted(lay: Any) -> None:
     assert "machines, devices or threads differ" in note
 
 
+def test_a_run_that_went_on_with_other_versions_is_noted(lay: Any) -> None:
+    later = {
+        "backend": "lbforaging 2.0.1",
+        "device": "cuda",
+        "versions": {"lbforaging": "2.0.1", "torch": "", "jax": 5},
+    }
+    runs = lay((sr.configuration(), {"resumed": [later, {"versions": "damaged"}, later]}))
+    (note,) = group(runs).notes
+    said = "backend lbforaging 2.0.1, device cuda, lbforaging 2.0.1, jax 5"
+    assert note.endswith(f"qmix, seed 1, began otherwise and went on with {said}.")
+
+
 # --- planned ---
 def test_what_was_planned_is_asked_for(lay: Any) -> None:
     runs = lay(

@@ -58,6 +58,9 @@ class RecordingLogger:
     def record(self, **entries: Any) -> None:
         self.records.update(entries)
 
+    def record_start(self, **facts: Any) -> None:
+        self.record(**facts)
+
     def setup_sacred(self, _run: Any) -> None:
         pass
 

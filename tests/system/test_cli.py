@@ -118,7 +118,7 @@ def test_a_run_is_recorded(capsys: pytest.CaptureFixture[str], tree: Path, fake_
 
         logger = Logger(log)
         logger.setup_sacred(_run)
-        logger.record(backend="SMAX (jaxmarl 0.2.0)")
+        logger.record_start(backend="SMAX (jaxmarl 0.2.0)")
         for t in (10, 20):
             logger.log_stat("test_return_mean", t / 100, t)
         logger.print_recent_stats()

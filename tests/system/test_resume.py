@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,37 @@ def test_the_record_of_a_resumed_run_is_that_of_one_left_alone(
     assert run["status"] == "COMPLETED" and run["artifacts"] == ["learning_curve.png"]
     assert run["start_time"] < info["resumed"][0]["resumed"] < run["stop_time"]
     assert not (cut_off / "metrics.jsonl").exists() and not list(cut_off.rglob("*.part"))
+
+
+def test_a_run_that_goes_on_otherwise_says_so(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own facts stay; what is different now is noted with this start."""
+    begun = read(cut_off, "info")
+    begun |= {"backend": "lbforaging 0.0.1", "device": "cuda", "versions": begun["versions"] | {"torch": "1.0"}}
+    (cut_off / "info.json").write_text(json.dumps(begun))
+    assert main.main(["--resume", str(cut_off)]) == 0
+    said, info = capsys.readouterr().err, read(cut_off, "info")
+    assert all(info[key] == begun[key] for key in ("backend", "device", "versions", "cores", "env_info"))
+    (start,) = info["resumed"]
+    assert start["versions"] == {"torch": metadata.version("torch")} and start["device"] == "cpu"
+    assert start["backend"] == f"lbforaging {metadata.version('lbforaging')}" and "cores" not in start
+    assert "torch was 1.0, is " in said and "backend was lbforaging 0.0.1, is " in said
+
+
+def test_networks_are_kept_of_a_run_that_goes_on_and_of_no_folder_that_its_record_names(
+    cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import run
+
+    monkeypatch.setattr(run, "save", lambda *_: None)  # as of one that is stopped before its next saving
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key").write_text("s3cret")
+    info = read(cut_off, "info")
+    (cut_off / "info.json").write_text(json.dumps(info | {"checkpoint": str(tmp_path / "secret"), "resumed": 5}))
+    saved = tmp_path / "results/models" / info["unique_token"] / "77"
+    saved.mkdir(parents=True)
+    (saved / "agent.th").write_text("networks")
+    assert main.main(["--resume", str(cut_off), "with", "save_model=True", "record_checkpoint=True"]) == 0
+    assert zipfile.ZipFile(cut_off / "checkpoint.zip").namelist() == ["agent.th"]
 
 
 def test_a_record_older_than_a_key_goes_on(cut_off: Path) -> None:

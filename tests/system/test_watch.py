@@ -18,7 +18,7 @@ from envs import EPISODE_LOST
 from envs.vector import SerialVectorEnv
 from utils import untrusted, watch
 from utils.config import available, compose, load_yaml
-from utils.schema import GONE, as_before
+from utils.schema import GONE, as_before, cross_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -129,6 +129,15 @@ def test_a_policy_that_draws_its_actions_in_tests_plays_greedily(run: Path) -> N
     assert config["action_selector"] == "multinomial" and config["test_greedy"] is True
     config, _ = watch.replay_config(run, 1, ["action_selector=soft_policies"])
     assert config["action_selector"] == "soft_policies"
+
+
+def test_a_policy_that_learns_from_old_episodes_is_watched_as_it_is_trained() -> None:
+    """As an own algorithm may have it; what is fixed in watching contradicts none of its keys."""
+    config = compose("mappo", "gymma", [f"env_args.key={KEY}"])
+    config |= {"learner": "own", "env_steps_per_update": 50, "batch_size": 4, "buffer_size": 100}
+    assert (
+        cross_checks(config) == {} and cross_checks(config | watch.FIXED | {"render": False, "evaluate": False}) == {}
+    )
 
 
 def test_the_networks_own_folder_and_a_folder_above(run: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch as th
 
 from utils import logging as ours
-from utils.logging import Logger, get_logger, number, table
+from utils.logging import Logger, get_logger, note_start, number, table
 
 
 class Run:
@@ -31,6 +32,22 @@ def test_record_has_upstreams_format() -> None:
     assert run.info == {"loss": [0.5, 0.25], "loss_T": [10, 20]}
     assert run.scalars == [("loss", 0.5, 10), ("loss", 0.25, 20)]
     assert logger.stats["hidden"] == [(20, 1.0)]
+
+
+def test_facts_of_the_first_start_stay(caplog: pytest.LogCaptureFixture) -> None:
+    log, info = logging.getLogger("test"), dict[str, Any]()
+    facts = {"versions": {"torch": "2.13.0", "vmas": "1.5"}, "device": "cpu", "make": (1, 2)}
+    note_start(info, log, **facts)
+    begun = json.loads(json.dumps(info))  # as the record gives it back
+    info = begun | {"resumed": [{"step": 50}]}
+    note_start(info, log, **facts)
+    assert info == begun | {"resumed": [{"step": 50}]} and caplog.text == ""
+    info["resumed"].append({"step": 70})
+    note_start(info, log, versions={"torch": "2.14.0", "numpy": "2"}, device="cuda", make=(1, 2), cores=4)
+    versions = {"torch": "2.14.0", "vmas": None, "numpy": "2"}
+    assert info == begun | {"resumed": [{"step": 50}, {"step": 70, "versions": versions, "device": "cuda"}], "cores": 4}
+    assert "torch was 2.13.0, is 2.14.0; vmas was 1.5, is absent; numpy was absent, is 2" in caplog.text
+    assert "device was cpu, is cuda" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -58,7 +75,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lines_name_a_simulator_that_could_be_mistaken(capsys: pytest.CaptureFixture[str]) -> None:
     logger = Logger(get_logger())
-    logger.record(backend="SMAX (jaxmarl 0.2.0)")
+    logger.record_start(backend="SMAX (jaxmarl 0.2.0)")
     logger.log_stat("return_mean", 0.5, 10)
     logger.print_recent_stats()
     logger.console_logger.info("100 %")

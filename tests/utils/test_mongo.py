@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from utils import mongo
 from utils.config import ConfigError
-from utils.mongo import address, hide, is_mongo, run_uid, valid
+from utils.mongo import address, files_of, hide, is_mongo, run_uid, valid
 
 
 @pytest.mark.parametrize(
@@ -99,3 +100,20 @@ def test_a_runs_identity() -> None:
     assert run_uid(run | {"status": "COMPLETED"}, {"lr": 0.1, "seed": 1}) == same
     others = [run_uid(run, {"seed": 2}), run_uid(run | {"start_time": "x"}, {"seed": 1, "lr": 0.1})]
     assert len({same, *others}) == 3
+
+
+def test_files_that_a_record_names_elsewhere_are_none_of_it(tmp_path: Path) -> None:
+    """As one from elsewhere may, to have a reader's files uploaded with it."""
+    folder, secret = tmp_path / "task" / "1", tmp_path / "secret"
+    (folder.parent / "_sources").mkdir(parents=True)
+    folder.mkdir()
+    for path in (secret, folder / "curve.png", folder.parent / "_sources" / "main.py"):
+        path.write_text("x")
+    (folder / "link.png").symlink_to(secret)
+    named = ["curve.png", "gone.png", "link.png", str(secret), "../../secret"]
+    sources = [["main.py", "_sources/main.py"], ["main.py", str(secret)], ["main.py", "../secret"]]
+    found = files_of(folder, {"artifacts": named, "experiment": {"sources": sources}})
+    assert found == (
+        [("main.py", folder.parent / "_sources/main.py")],
+        [("curve.png", folder / "curve.png")],
+    )
