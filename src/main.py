@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ try:
     from utils.cli import leave, overrides, refuse
     from utils.config import ConfigError, Parser, available, compose, describe, require_environment
     from utils.mongo import DATABASE, LOCAL_MONGO, MONGO_VARIABLE, Address, address, hide
+    from utils.schema import unread
 except ModuleNotFoundError as error:
     sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
 
@@ -103,6 +104,16 @@ def listing() -> str:
             lines.append(f"  {'':<10}   with env_args.{entry.argument}=")
             lines += [f"  {'':<10}     {choice:<{width}}  {text}".rstrip() for choice, text in entry.names]
     return "\n".join(lines)
+
+
+def say_unread(config: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Warns of each word of the command line that changes nothing in this run."""
+    from utils.logging import get_logger
+
+    idle = unread(config)
+    for word in words:
+        if (key := word.partition("=")[0].strip()) in idle:
+            get_logger().warning("%s changes nothing: %s", word, idle[key])
 
 
 def train(config: dict[str, Any], files: tuple[str, str], mongo: Address | None = None, resumed: Any = None) -> int:
@@ -198,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.print_config:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
             return 0
+        say_unread(config, overrides(options.words))
         if options.resume is not None:
             return resume_last(config, options, mongo)
         return train(config, (options.config, options.env_config), mongo)

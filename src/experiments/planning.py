@@ -28,7 +28,7 @@ from utils.config import (
     shown_value,
     written_value,
 )
-from utils.schema import MAX_SEED, AboveZero, Positive
+from utils.schema import MAX_SEED, AboveZero, Positive, unread
 
 # names a folder, a curve and a table's row
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 _.,=+()\-]*[A-Za-z0-9)])?$", max_length=120)]
@@ -348,6 +348,13 @@ def _runs_of(
     given = list(chain.from_iterable(words_of(layer, source) for layer in layers))
     whole = compose(algorithm.config, task.env_config, words, file=source, file_overrides=given)
     require_environment(whole)
+    idle = unread(whole)
+    if problems := [
+        f"{source}: {key} = {shown_value(value)} of {name} changes nothing: {idle[key]}; leave it out"
+        for key, value in algorithm.overrides.items()
+        if key in idle
+    ]:
+        raise ConfigError(problems)
     others = [published_folder(file_of("experiments", other).stem) for other in experiment.runs_of]
     runs = []
     for seed in experiment.seeds:

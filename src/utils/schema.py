@@ -24,6 +24,17 @@ MAX_SEED = 2**32 - 1
 FORAGING_STEPS = 50  # after which Level-Based Foraging ends by itself
 LATER = {"scale_inputs": False}  # keys that came after runs were published -> what these did
 LATER_ARGS: dict[str, dict[str, Any]] = {"gymma": {"action_masks": False}}  # the same of an environment's env_args
+# What is read by one of the host's own parts alone: (its key, its value) -> keys
+READ_BY = {
+    ("learner", "q_learner"): ("td_lambda", "double_q"),
+    ("learner", "ppo_learner"): ("critic_type", "q_nstep", "epochs", "eps_clip", "entropy_coef"),
+    ("action_selector", "epsilon_greedy"): (
+        "epsilon_start", "epsilon_finish", "epsilon_anneal_time", "evaluation_epsilon",
+    ),
+    ("action_selector", "multinomial"): ("test_greedy",),
+    ("agent_output_type", "pi_logits"): ("mask_before_softmax",),
+    ("mixer", "qmix"): ("mixing_embed_dim", "hypernet_layers", "hypernet_embed"),
+}  # fmt: skip
 GONE = {"scale_state": False}  # removed keys that records have -> the value that does what is done today
 
 
@@ -156,6 +167,18 @@ def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _unlike(inert: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in inert or value != inert[key]}
+
+
+def unread(config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that nothing in a run of this configuration reads -> why. Empty with a plugin, whose code may read any."""
+    if config["plugin"] is not None:
+        return {}
+    return {
+        key: f"only {part}={value} reads it, and {part} is {config[part]}"
+        for (part, value), keys in READ_BY.items()
+        for key in keys
+        if config[part] != value
+    }
 
 
 def cross_checks(config: dict[str, Any]) -> dict[str, str]:

@@ -212,6 +212,19 @@ def test_a_bad_file_is_refused(files: Files, tmp_path: Path, old: str, new: str,
     assert message.replace("PATH", str(tmp_path / "two.yaml")) in said and str(tmp_path / "two.yaml") in said
 
 
+def test_an_override_that_changes_nothing_is_refused(files: Files) -> None:
+    """Of an algorithm, or of a search's points, which would all be one run; what is for all may serve some alone."""
+    with pytest.raises(ConfigError) as caught:
+        planned(files(("{config: iql}", "{config: iql, overrides: {epochs: 3, td_lambda: 0.5}}")))
+    said = (
+        "epochs = 3 of IQL changes nothing: only learner=ppo_learner reads it, and learner is q_learner; leave it out"
+    )
+    assert len(caught.value.problems) == 1 and said in caught.value.problems[0]
+    assert planned(files(("lr: 0.01}", "lr: 0.01, epochs: 3}")))
+    with pytest.raises(ConfigError, match="mixing_embed_dim = .* changes nothing: only mixer=qmix reads it"):
+        planned(files(("td_lambda: [0.0, 0.3]", "mixing_embed_dim: [8, 16]"), search=True))
+
+
 def test_all_problems_are_named_at_once(files: Files) -> None:
     with pytest.raises(ConfigError) as caught:
         planned(files(("gamma: 0.25", "gamma: 2"), ("use_rnn: false", "use_rnn: 1")), "lr=-1")

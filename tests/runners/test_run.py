@@ -6,7 +6,8 @@ import json
 import logging
 import random
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ import run
 from components.episode_buffer import ReplayBuffer
 from learners.ppo_learner import PPOLearner
 from learners.q_learner import QLearner
+from utils.config import available, compose
+from utils.schema import READ_BY, unread
 
 
 class Loggers(list):
@@ -324,3 +327,28 @@ def test_learns_the_dummy_task(tmp_path: Path, loggers: Loggers, mixer: str | No
     # 3 agents can hit at each of the episode's steps; at random one in four or five does.
     share = logger.stats["test_return_mean"][-1][1] / logger.stats["test_ep_length_mean"][-1][1] / 3
     assert share > 0.6
+
+
+# --- which keys are read ---
+class Reading(SimpleNamespace):
+    """Arguments that note which of them are read."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        Reading.read.add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("algorithm", sorted({*available("algs")} - {"mmsa"}))
+def test_keys_that_are_said_to_be_read_are_and_no_others(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_args = run.make_args
+    monkeypatch.setattr(run, "make_args", lambda config: Reading(**vars(make_args(config))))
+    monkeypatch.setattr(Reading, "read", set())
+    words = ["test_nepisode=1", "t_max=80", "seed=1", f"local_results_path={tmp_path}"]
+    values = compose(algorithm, "matrix", words)
+    run.run(None, values, logging.getLogger("test"))
+    keys = {key for own in READ_BY.values() for key in own}
+    assert keys & Reading.read == keys - set(unread(values))

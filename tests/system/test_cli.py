@@ -112,6 +112,16 @@ def test_wrong_use(
 
 
 # --- runs, with another function in the place of run.run ---
+def test_a_word_that_changes_nothing_is_said(
+    capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None]
+) -> None:
+    fake_run(lambda *_, **__: None)
+    assert main.main([*RUN, "with", "epochs=3", "td_lambda=0.5", "mixing_embed_dim=8"]) == 0
+    said = capsys.readouterr().err
+    assert "epochs=3 changes nothing: only learner=ppo_learner reads it, and learner is q_learner" in said
+    assert "mixing_embed_dim=8 changes nothing: only mixer=qmix" in said and "td_lambda" not in said
+
+
 def test_a_run_is_recorded(capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None]) -> None:
     def run(_run: Any, config: dict[str, Any], log: Any, **_: Any) -> None:
         from utils.logging import Logger
