@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rich.console import Console
+from utils.needed import missing
 
-from experiments import forecast, records
-from experiments.attempts import LocalPool, Pool
-from experiments.planning import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
-from experiments.reporting import conclude, miscounted, publish, report, say, sources_of
-from experiments.scheduler import Overview, conduct
-from experiments.search import load_search
-from utils.cli import leave, overrides, refuse, require_writable
-from utils.commands import flat
-from utils.config import ConfigError, Parser, parse_override
-from utils.signals import ending
+try:
+    from rich.console import Console
+
+    from experiments import forecast, records
+    from experiments.attempts import LocalPool, Pool
+    from experiments.planning import PART, Loaded, Run, default_jobs, load_experiment, part_of, plan
+    from experiments.reporting import conclude, miscounted, publish, report, say, sources_of
+    from experiments.scheduler import Overview, conduct
+    from experiments.search import load_search
+    from utils.cli import leave, overrides, refuse, require_writable
+    from utils.commands import flat
+    from utils.config import ConfigError, Parser, parse_override
+    from utils.signals import ending
+except ModuleNotFoundError as error:
+    sys.exit(missing(error))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
+from utils.needed import missing
+
 try:
     import yaml
 
@@ -20,7 +22,7 @@ try:
     from utils.mongo import DATABASE, LOCAL_MONGO, MONGO_VARIABLE, Address, address, hide
     from utils.schema import unread
 except ModuleNotFoundError as error:
-    sys.exit(f"error: the package {error.name} is not installed; in this folder: pip install -e .")
+    sys.exit(missing(error))
 
 UPSTREAM_VARIABLE = "EPYMARL_PATH"
 

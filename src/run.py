@@ -148,6 +148,9 @@ def train(
                 loop.test.done(runner.t_env)
                 if hasattr(learner, "training_steps"):  # upstream's contract asks for no such counter
                     logger.log_stat("updates", learner.training_steps, runner.t_env)
+                    if last and not learner.training_steps:
+                        why = "batch_size=%d episodes are needed to learn from, %d were played"
+                        logger.console_logger.warning(f"no update was made: {why}", args.batch_size, loop.episode)
                 if skipped := getattr(getattr(learner, "guard", None), "skipped", 0):
                     logger.log_stat("updates_skipped", skipped, runner.t_env)
             if args.save_model and (loop.save(runner.t_env) or last):
@@ -320,6 +323,7 @@ def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> Non
         part.rename(folder)
     except (OSError, RuntimeError) as error:  # torch's for a full disk
         shutil.rmtree(part, ignore_errors=True)
-        log.warning("the networks are not saved, the run goes on: %s", error)
+        why = "is the disk full?" if isinstance(error, RuntimeError) else error.strerror
+        log.warning("the networks of step %s are not saved, the run goes on: %s (%s)", f"{t_env:,}", error, why)
     else:
         logger.record(checkpoint=str(folder))

@@ -16,29 +16,34 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
+from utils.needed import missing
 
-from reports import statistics
-from reports.grouping import METRICS
-from reports.runs import RunRecord, facts_of, load_runs, numbers, read_files, time_of
-from utils.cli import leave, refuse
-from utils.config import ConfigError, Parser, nearest
-from utils.logging import number
-from utils.mongo import (
-    MONGO_VARIABLE,
-    Column,
-    Snapshot,
-    Store,
-    address,
-    connect,
-    describe,
-    document,
-    files_of,
-    hide,
-    is_mongo,
-    parse_time,
-    run_uid,
-)
+try:
+    import yaml
+
+    from reports import statistics
+    from reports.grouping import METRICS
+    from reports.runs import RunRecord, facts_of, load_runs, numbers, read_files, time_of
+    from utils.cli import leave, refuse
+    from utils.config import ConfigError, Parser, nearest
+    from utils.logging import number
+    from utils.mongo import (
+        MONGO_VARIABLE,
+        Column,
+        Snapshot,
+        Store,
+        address,
+        connect,
+        describe,
+        document,
+        files_of,
+        hide,
+        is_mongo,
+        parse_time,
+        run_uid,
+    )
+except ModuleNotFoundError as error:
+    sys.exit(missing(error))
 
 FOLDER = "results/sacred"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system without them, where runs go on as well

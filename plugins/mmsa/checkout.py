@@ -272,7 +272,8 @@ def _said(error: ErrorDetails) -> str:
         return message
     if error["type"] == "extra_forbidden":
         group: Any = MMSAConfig.model_fields[groups[0]].annotation
-        return f"{'.'.join((*groups, key))}: unknown key{nearest(key, group.model_fields)}"
+        near = nearest(".".join((*groups, key)), {".".join((*groups, one)) for one in group.model_fields})
+        return f"{'.'.join((*groups, key))}: unknown key{near}"
     return f"{'.'.join((*groups, key))}={error['input']!r}: {message}"
 
 

@@ -268,6 +268,8 @@ def part_of(loaded: Loaded, chosen: Mapping[str, Sequence[str] | None]) -> Loade
         problems += [
             f"--{key} {name}: there is none of this name in {loaded.source}{nearest(name, names)}; "
             f"there are {', '.join(names)}"
+            + "; several with spaces between them"
+            * (key == "seeds" and not name.isdigit())
             for name in wanted
             if name not in names
         ]

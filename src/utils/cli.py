@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from utils.config import ConfigError
 from utils.mongo import hide
+from utils.needed import missing
 
 
 def overrides(words: Sequence[str]) -> list[str]:
@@ -49,6 +50,9 @@ def leave(main: Callable[[], int]) -> NoReturn:
         status = main()
     except BrokenPipeError:
         status = unread
+    except ModuleNotFoundError as error:
+        print(missing(error), file=sys.stderr)
+        status = 1
     try:
         sys.stdout.flush()
     except OSError:

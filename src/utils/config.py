@@ -411,6 +411,12 @@ class _Report:
                     own = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
                     allowed = "" if error["type"] in ("value_error", "assertion_error") else _allowed(schema, path)
                     problem = f"must be {allowed}" if allowed else own.replace("Input should", "must")
+                    if (
+                        error["type"] == "int_type"
+                        and isinstance(error["input"], float)
+                        and error["input"].is_integer()
+                    ):
+                        problem += f", written without fraction or exponent: {int(error['input'])}"
                     if path or prefix:
                         self.add((*prefix, *path), problem)
                     else:  # of several keys together; the message names them

@@ -134,15 +134,17 @@ class Logger:
             self.display.update(t_env, episode, self.latest)
 
     def print_recent_stats(self) -> None:
-        """The last value of every metric, as a table in the log."""
-        latest = self.latest()
-        episode = latest.pop("episode", 0.0)
+        """The last value of every metric, as a table in the log; with its step, where more than a tenth of the steps so
+        far came after it."""
+        last = {key: history[-1] for key, history in self.stats.items()}
+        episode = last.pop("episode", (0, 0.0))[1]
         t_env = max((history[-1][0] for history in self.stats.values()), default=0)
         head = f"step {t_env:,} · episode {episode:,.0f}"
         if self.display is not None:
             self.display.update(t_env, int(episode), self.latest, quiet=True)
             head = self.display.line(with_stats=False)
-        self.console_logger.info("%s\n%s", head, table(latest))
+        cells = {key: number(value) + (f" @{t:,}" if t < 0.9 * t_env else "") for key, (t, value) in last.items()}
+        self.console_logger.info("%s\n%s", head, table(cells))
 
     def flush(self) -> None:
         """Let TensorBoard and W&B have everything up to now."""
@@ -184,16 +186,16 @@ def note_start(info: dict[str, Any], log: logging.Logger, **facts: Any) -> None:
             log.warning("the run goes on otherwise than it began, as its record says: %s", "; ".join(said))
 
 
-def table(values: Mapping[str, float], width: int | None = None) -> str:
-    """Names and values in up to three aligned columns, in alphabetical order down the columns.
+def table(cells: Mapping[str, str], width: int | None = None) -> str:
+    """Names and what is said of them in up to three aligned columns, in alphabetical order down the columns.
 
     :param width: of the lines, in letters; by default the terminal's.
     """
-    cells = [(key, number(value)) for key, value in sorted(values.items())]
+    entries = sorted(cells.items())
     width = width or shutil.get_terminal_size((120, 24)).columns
     for columns in (3, 2, 1):
-        rows = math.ceil(len(cells) / columns)
-        stacks = [cells[start : start + rows] for start in range(0, len(cells), rows or 1)]
+        rows = math.ceil(len(entries) / columns)
+        stacks = [entries[start : start + rows] for start in range(0, len(entries), rows or 1)]
         blocks = []
         for stack in stacks:
             left, right = (max(len(cell[side]) for cell in stack) for side in (0, 1))

@@ -114,7 +114,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     try:
         saved, problems = checkpoints.newest()
         if saved is None:
-            said = "; ".join(problems) or "there is none yet"
+            said = "; ".join(dict.fromkeys(problems)) or "there is none yet"
             raise ConfigError(f"--resume={name}: no checkpoint to go on from: {said}")
         points = saved.state.get("logger", {}).get("points")
         if not isinstance(points, dict) or not all(type(count) is int and count >= 0 for count in points.values()):

@@ -143,12 +143,14 @@ def test_parts_add_up(files: Files) -> None:
 
 def test_a_part_that_is_not_there(files: Files, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        part_of(files(), {"algorithms": ["IQL", "iqk"], "tasks": ["x"], "seeds": ["11"]})
+        part_of(files(), {"algorithms": ["IQL", "iqk"], "tasks": ["x"], "seeds": ["11", "1,3"]})
     assert caught.value.problems == [
         f"--algorithms iqk: there is none of this name in {tmp_path}/two.yaml; did you mean IQL?; "
         "there are no memory, IQL",
         f"--tasks x: there is none of this name in {tmp_path}/two.yaml; there are climbing, penalty",
         f"--seeds 11: there is none of this name in {tmp_path}/two.yaml; did you mean 1?; there are 3, 1",
+        f"--seeds 1,3: there is none of this name in {tmp_path}/two.yaml; there are 3, 1; several with spaces "
+        "between them",
     ]
 
 

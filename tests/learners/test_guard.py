@@ -156,4 +156,5 @@ def test_a_full_disk_costs_the_saved_networks_only(
     monkeypatch.setattr(th, "save", full)
     run.save(a, 20, learner, logger)  # type: ignore[arg-type]
     assert [path.name for path in (tmp_path / "models" / "token").iterdir() if path.is_dir()] == ["10"]
-    assert "the networks are not saved" in caplog.text and logger.records["checkpoint"].endswith("10")
+    assert "the networks of step 20 are not saved" in caplog.text and "is the disk full?" in caplog.text
+    assert logger.records["checkpoint"].endswith("10")

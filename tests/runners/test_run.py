@@ -155,6 +155,14 @@ def test_updates_are_counted(tmp_path: Path, loggers: Loggers, monkeypatch: pyte
     assert on[-1] == 3 * (loggers[1].progressed[-1][1] // 4)
 
 
+def test_a_run_without_any_update_says_so(tmp_path: Path, loggers: Loggers, caplog: pytest.LogCaptureFixture) -> None:
+    run.run(None, small(tmp_path, t_max=40, batch_size=20), LOG)
+    assert "no update was made: batch_size=20 episodes are needed to learn from, " in caplog.text
+    caplog.clear()
+    run.run(None, small(tmp_path, t_max=100), LOG)
+    assert "no update" not in caplog.text
+
+
 def test_a_learner_with_upstreams_contract_alone(
     tmp_path: Path, loggers: Loggers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,11 +126,25 @@ def test_the_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._tried("GPU", doctor._gpu) == ("GPU", "ok", "GPU number 0, GPU number 1")
 
 
-@pytest.mark.parametrize("package", ["yaml", "pydantic"])
-def test_a_package_that_every_command_needs(tmp_path: Path, package: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        ("main.py --check", "yaml"),
+        ("main.py --check", "pydantic"),
+        ("main.py --config=qmix --env-config=matrix with t_max=5", "sacred"),
+        ("compare.py --help", "rich"),
+        ("track.py ls", "numpy"),
+    ],
+)
+def test_a_package_that_is_needed(tmp_path: Path, command: str, package: str) -> None:
+    """As without the virtual environment: one line says what to do."""
     (tmp_path / "sitecustomize.py").write_text(HIDE.format(hidden={package}))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "src" / "main.py"), "--check"]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
-    assert ran.returncode == 1
-    assert ran.stderr == f"error: the package {package} is not installed; in this folder: pip install -e .\n"
+    file, *words = command.split()
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "src" / file), *words],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert ran.returncode == 1 and ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith(f"error: the package {package} is not installed for {sys.executable} (")
+    assert "source .venv/bin/activate" in ran.stderr

@@ -165,6 +165,7 @@ def test_composing_twice_shares_nothing(compose: Callable[..., dict]) -> None:
         ("gamma=high", ["gamma = 'high'", "a number"]),
         ("t_max=0", ["t_max = 0", ">= 1"]),
         ("t_max=1.5", ["t_max = 1.5", "a whole number"]),
+        ("t_max=2e4", ["t_max = 20000.0", "a whole number", ", written without fraction or exponent: 20000"]),
         ("double_q=1", ["double_q = 1", "true or false"]),
         ("batch_size=true", ["batch_size = True", "a whole number"]),
         ("hypernet_layers=3", ["hypernet_layers = 3", "from 1 to 2"]),

@@ -86,8 +86,19 @@ def test_lines_name_a_simulator_that_could_be_mistaken(capsys: pytest.CaptureFix
     assert "SMAX" not in capsys.readouterr().err
 
 
+def test_a_value_of_long_ago_is_shown_with_its_step(caplog: pytest.LogCaptureFixture) -> None:
+    logger = Logger(logging.getLogger("test"))
+    for key, t in (("loss", 36), ("grad_norm", 2600), ("old", 2599), ("test_return_mean", 2888), ("episode", 2800)):
+        logger.log_stat(key, 0.5, t)
+    caplog.set_level(logging.INFO)
+    logger.print_recent_stats()
+    words = caplog.text.split()
+    assert [words[words.index(key) + 2] for key in ("loss", "old")] == ["@36", "@2,599"] and caplog.text.count("@") == 2
+
+
 def test_table_is_aligned() -> None:
-    values = {"loss": 0.5, "return_mean": 0.1234567, "epsilon": 10.0, "steps": 123456.0}
+    numbers = {"loss": 0.5, "return_mean": 0.1234567, "epsilon": 10.0, "steps": 123456.0}
+    values = {key: number(value) for key, value in numbers.items()}
     assert table(values, 80).splitlines() == [
         "  epsilon  10.00   return_mean  0.1235",
         "  loss    0.5000   steps       123,456",
