@@ -11,7 +11,7 @@ MMSA = ["lbf/runs/MMSA", "pipeline/runs/MMSA,_pipeline", "exploration/runs/MMSA,
 QMIX = ["lbf/runs/QMIX", "pipeline/runs/QMIX,_pipeline", "shared/runs/epsilon_over_50k_steps"]
 PARTS = (
     "horizon_* no_roll-out no_world* no_KL* no_state* joint_SALE SALE_of* *gradient* roll-outs* embeddings* "
-    "learning_rate_of_SALE* targets_and*"
+    "learning_rate_of_SALE* targets_and* SALE_128* alpha* a_tenth* no_reward* world_model_128* roll-out_embedding*"
 ).split()
 WITH_SALE = [f"{one}/runs/{part}" for one in ("ablations", "decisions") for part in PARTS]
 WITH_SALE += ["exploration/runs/SALE_alone,_epsilon_over_50k"]
@@ -51,9 +51,10 @@ def main() -> None:
     for what, curve in (("no KL balancing", "ablations/runs/no_KL_balancing"), ("lambda 0", "one_step/runs/MMSA")):
         p, p13 = (ttest_ind(x, means(curve), equal_var=False).pvalue for x in (three, mmsa))
         print(f"MMSA against {what}: p {p:.2f}, with its 13 runs {p13:.4f}")
-    for variant in ("joint_SALE", "SALE_of_hidden_states", "learning_rate_of_SALE_0.001"):
+    for variant in ("joint_SALE", "SALE_of_hidden_states", "learning_rate_of_SALE_0.001", "SALE_128_wide"):
         compare(f"{variant}, MMSA", means(f"ablations/runs/{variant}", f"decisions/runs/{variant}"), mmsa)
-    compare("joint_SALE, seeds from 11, MMSA", means("ablations/runs/joint_SALE"), mmsa)
+    for variant in ("joint_SALE", "SALE_128_wide"):
+        compare(f"{variant}, seeds from 11, MMSA", means(f"ablations/runs/{variant}"), mmsa)
     compare("one-step targets, MMSA, QMIX", means("one_step/runs/MMSA"), means("one_step/runs/QMIX"))
 
 
