@@ -323,7 +323,7 @@ def save(args: SimpleNamespace, t_env: int, learner: Any, logger: Logger) -> Non
         part.rename(folder)
     except (OSError, RuntimeError) as error:  # torch's for a full disk
         shutil.rmtree(part, ignore_errors=True)
-        why = "is the disk full?" if isinstance(error, RuntimeError) else error.strerror
-        log.warning("the networks of step %s are not saved, the run goes on: %s (%s)", f"{t_env:,}", error, why)
+        hint = " (is the disk full?)" if isinstance(error, RuntimeError) else ""  # torch's do not say
+        log.warning("the networks of step %s are not saved, the run goes on: %s%s", f"{t_env:,}", error, hint)
     else:
         logger.record(checkpoint=str(folder))

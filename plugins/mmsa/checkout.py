@@ -270,11 +270,11 @@ def _said(error: ErrorDetails) -> str:
     message = _must(error)
     if not key:  # of several keys together; the message names them
         return message
+    name = ".".join((*groups, key))
     if error["type"] == "extra_forbidden":
         group: Any = MMSAConfig.model_fields[groups[0]].annotation
-        near = nearest(".".join((*groups, key)), {".".join((*groups, one)) for one in group.model_fields})
-        return f"{'.'.join((*groups, key))}: unknown key{near}"
-    return f"{'.'.join((*groups, key))}={error['input']!r}: {message}"
+        return f"{name}: unknown key{nearest(name, {'.'.join((*groups, one)) for one in group.model_fields})}"
+    return f"{name}={error['input']!r}: {message}"
 
 
 def _must(error: ErrorDetails) -> str:

@@ -24,6 +24,7 @@ MAX_SEED = 2**32 - 1
 FORAGING_STEPS = 50  # after which Level-Based Foraging ends by itself
 LATER = {"scale_inputs": False}  # keys that came after runs were published -> what these did
 LATER_ARGS: dict[str, dict[str, Any]] = {"gymma": {"action_masks": False}}  # the same of an environment's env_args
+GONE = {"scale_state": False}  # removed keys that records have -> the value that does what is done today
 # What is read by one of the host's own parts alone: (its key, its value) -> keys
 READ_BY = {
     ("learner", "q_learner"): ("td_lambda", "double_q"),
@@ -35,7 +36,6 @@ READ_BY = {
     ("agent_output_type", "pi_logits"): ("mask_before_softmax",),
     ("mixer", "qmix"): ("mixing_embed_dim", "hypernet_layers", "hypernet_embed"),
 }  # fmt: skip
-GONE = {"scale_state": False}  # removed keys that records have -> the value that does what is done today
 
 
 class HostConfig(BaseModel):
