@@ -147,7 +147,7 @@ def show_plan(loaded: Loaded, out: Path, runs: Sequence[Run], jobs: int, console
 
 
 # --- Runs and report ---
-def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console: Console) -> int:
+def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str], pool: Pool, console: Console) -> int:
     """All runs and the report; the exit status."""
     overview = Overview(runs, str(loaded), console)
     try:
@@ -160,7 +160,7 @@ def run_all(loaded: Loaded, out: Path, runs: Sequence[Run], pool: Pool, console:
     failed = [f"failed twice: {run}: {text}" for run, text in outcome.failed.items()]
     retried = [(run, text) for run, text in outcome.retried.items() if run not in outcome.failed]
     failed += [f"crashed once, then finished: {run}: {text}" for run, text in retried]
-    reported = conclude(loaded, out, runs, failed, console)
+    reported = conclude(loaded, out, runs, words, failed, console)
     return 1 if outcome.failed else reported
 
 
@@ -206,14 +206,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not Path(sources_of(loaded, out, runs)[0]).is_dir():
                 nothing = f"{out}: nothing of {loaded} was run there yet: leave --report out"
                 raise ConfigError([nothing, *miscounted(runs)])
-            return conclude(loaded, out, runs, (), console)
+            return conclude(loaded, out, runs, words, (), console)
         pool = make_pool(options, runs)
         catch_signals()  # Ray sets its own
         if options.dry_run:
             show_plan(loaded, out, runs, pool.slots, console)
             pool.stop()
             return 0
-        return run_all(loaded, out, runs, pool, console)
+        return run_all(loaded, out, runs, words, pool, console)
     except ConfigError as error:
         return refuse(error)
     except KeyboardInterrupt:

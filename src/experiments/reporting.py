@@ -27,20 +27,28 @@ PUBLISHED = (  # of a report
 )  # fmt: skip
 
 
-def conclude(loaded: Loaded, out: Path, runs: Sequence[Run], problems: Sequence[str], console: Console) -> int:
+def conclude(
+    loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str], problems: Sequence[str], console: Console
+) -> int:
     """Says how far the experiment is, and reports on what there is; 1 where there is no report, or a run that is
-    finished has no whole record."""
+    finished has no whole record.
+
+    The report of a part, or of what `words` make other runs than the file's own, has a folder of its own.
+    """
     finished = [(run, record) for run in runs if (record := records.find(run).finished) is not None]
     damaged = [f"finished, but damaged: {run}: {fault}" for run, record in finished for fault in records.faults(record)]
     problems = [*problems, *miscounted(runs)]
     say(console, "\n".join([f"{loaded}: {len(finished)} of {len(runs)} runs are finished", *damaged, *problems]))
-    title = (loaded.title or loaded.name) + (f" (part: {loaded.part})" if loaded.part else "")
+    place, title = out / "report", loaded.title or loaded.name
+    what = (f"part {loaded.part}" if loaded.part else "", changes(loaded, out, runs, words))
+    if variant := " ".join(filter(None, what)):
+        place, title = place / folder_of(variant), f"{title} ({variant})"
     sources = sources_of(loaded, out, runs)
     try:
         out.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are published ones
         with locked(out / "report.lock"):  # two at once would write into each other's files
             references, ranked = loaded.experiment.reference, bool(loaded.searched)
-            page = report(sources, out / "report", title, runs, problems, references, ranked=ranked)
+            page = report(sources, place, title, runs, problems, references, ranked=ranked)
         say(console, f"report: {page}")
         return 1 if damaged else 0
     except Exception as error:

@@ -286,10 +286,13 @@ def test_a_part_of_an_experiment(stage: Stage, reported: list, capsys: pytest.Ca
     assert compare.main([*words[:2], words[2], "--report", *words[3:]]) == 0
     for call in reported:
         assert call.runs == ("loaded", str(ours[0].folder)) and len(call.planned) == 1
-        assert call.planned[0]["log_interval"] == 7 and "part: --algorithms VDN --seeds 2" in call.title
+        assert call.planned[0]["log_interval"] == 7
+        assert call.title == "Two learners on a game (part --algorithms VDN --seeds 2)"
+        assert call.out == stage.out / "report/part_--algorithms_VDN_--seeds_2", "the whole's report is lost"
     assert compare.main(stage.words) == 0 and all_once(stage.runs)
     assert "2 of 4 runs done" in capsys.readouterr().out, "the part does not add up to the whole"
     assert reported[-1].runs == ("loaded", str(stage.out / "runs")) and len(reported[-1].planned) == 4
+    assert reported[-1].out == stage.out / "report"
 
 
 # --- published runs ---
@@ -839,6 +842,9 @@ def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.
     assert not any((run.folder / "run.log").exists() for run in stage.runs), "it has run something"
     assert compare.main([*stage.words, "--report", "with", "lr=0.1"]) == 0
     assert reported[1].planned[0]["lr"] == 0.1
+    assert reported[1].out == stage.out / "report/with_lr=0.1", "the report of the file's own runs is lost"
+    assert compare.main([*stage.words, "--seeds", "2", "--report", "with", "lr=0.1"]) == 0
+    assert reported[2].out == stage.out / "report/part_--seeds_2_with_lr=0.1"
 
 
 def test_a_search_is_ranked_not_compared(stage: Stage, reported: list) -> None:
