@@ -198,7 +198,8 @@ def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path) -> None:
 
 
 def say_end(config: Mapping[str, Any], folder: Path, backend: str, status: int) -> None:
-    """How the run in this folder ended, and the command with which it can go on."""
+    """How the run in this folder ended, and the command with which it can go on, or what would have kept what it
+    learnt."""
     outcome = "done" if status == 0 else "stopped" if status > 128 else "failed"
     simulator = f" [{backend_note(backend)}]" if simulator_suffix(config) else ""
     curve = folder / "learning_curve.png"
@@ -207,3 +208,5 @@ def say_end(config: Mapping[str, Any], folder: Path, backend: str, status: int) 
         trust = [word for _, name in named_code(config) for word in ("--trust", name)]
         command = shlex.join(["python", "src/main.py", "--resume", str(folder), *trust])
         print(f"to go on: {command}", flush=True)
+    if not (status or config["evaluate"] or config["save_model"] or has_checkpoints(folder)):
+        print("networks: not kept; save_model=True saves them, keep_finished=True keeps the last checkpoint", flush=True)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import main
-from utils.checkpoints import Checkpoints
+from utils.checkpoints import MANIFEST, Checkpoints
 from utils.sacred_run import results_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -187,6 +187,22 @@ def test_runs_that_end_early(
     (record,) = tree.glob("results/sacred/vdn/*/1/run.json")
     assert json.loads(record.read_text())["status"] == recorded
     assert ("it broke" in capsys.readouterr().err) == (recorded == "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("lr=0.1", True), ("save_model=True", False), ("keep_finished=True", False)]
+)
+def test_a_finished_run_says_what_would_have_kept_its_networks(
+    word: str, said: bool, capsys: pytest.CaptureFixture[str], tree: Path, fake_run: Callable[..., None]
+) -> None:
+    def run(_run: Any, config: Any, log: Any, *, checkpoints: Checkpoints, **_: Any) -> None:
+        (checkpoints.folder / "10").mkdir(parents=True)
+        (checkpoints.folder / "10" / MANIFEST).touch()
+
+    fake_run(run)
+    assert main.main([*RUN, "with", word]) == 0
+    output = capsys.readouterr().out
+    assert "done: " in output and ("save_model=True saves them, keep_finished=True keeps" in output) == said
 
 
 def test_a_signal_while_checkpoints_are_removed_changes_nothing(
