@@ -207,11 +207,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         mongo = address(url, key) if url or options.mongo is not None else None
         if options.resume is not None and options.resume != "last":
             return resume(options, mongo)
-        config = compose(options.config, options.env_config, overrides(options.words))
+        words = overrides(options.words)
+        config = compose(options.config, options.env_config, words)
         if options.print_config:
             print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
             return 0
-        say_unread(config, overrides(options.words))
+        say_unread(config, words)
         if options.resume is not None:
             return resume_last(config, options, mongo)
         return train(config, (options.config, options.env_config), mongo)
