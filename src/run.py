@@ -214,7 +214,7 @@ def keeper(
             about = {"t_env": runner.t_env, "device": args.device, "unique_token": args.unique_token}
             written = checkpoints.save(parts, buffer, **about)
         except (OSError, CollectorError, CheckpointError) as error:
-            log.warning("no checkpoint at step %s, the run goes on without: %s", f"{runner.t_env:,}", error)
+            log.warning("no checkpoint at step %s: %s", f"{runner.t_env:,}", error)
         else:
             size = f"{written.size / 1e6:.1f} MB in {written.seconds:.2f} s"
             log.info("checkpoint at step %s: %s", f"{runner.t_env:,}", size)

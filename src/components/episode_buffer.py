@@ -282,7 +282,8 @@ class ReplayBuffer:
 
         With `sequence_length` a stretch of each: its transitions count in the loss, and up to `burn_in` steps before
         them only rebuild the hidden state (field `burn_in`). Each transition of an episode is equally likely to be in
-        the stretch, so stretches at an episode's ends may be shorter.
+        the stretch, so stretches at an episode's ends are shorter: of one that is a little longer than a stretch half
+        is drawn in the mean, of one that is no longer the whole.
         """
         if not self.can_sample(batch_size):
             raise ValueError(f"{batch_size} episodes asked of a buffer that holds {len(self._lengths)}")

@@ -110,10 +110,13 @@ def require(config: Mapping[str, Any]) -> None:
 
 
 def _can_be_shown(env: str) -> bool:
-    """Whether it opens a window: gymnasium's own, or an environment from elsewhere that has a method for it."""
+    """Whether it opens a window: gymnasium's own, or an environment from elsewhere that has a method for it. Of what a
+    function makes, only the window tells."""
     if env in BUILT_IN:
         return env == "gymma"
     made = REGISTRY[env]
+    if not isinstance(made, type):
+        return True
     methods = ("render", "show")
     return any(getattr(made, name, None) not in (None, getattr(MultiAgentEnv, name)) for name in methods)
 

@@ -32,7 +32,7 @@ RWARE_LISTING = (
     ("rware-tiny-2ag-v2", "2 robots in the smallest warehouse (default)"),
     (
         "rware-SIZE-Nag[-easy|-hard]-v2",
-        "pattern: SIZE tiny, small, medium or large, N 1-19 robots; requests double or half",
+        "pattern: SIZE tiny, small, medium or large, N 1-19 robots; requests double or half (2 robots or more)",
     ),
 )
 MPE_LISTING = (
@@ -73,9 +73,11 @@ class GymmaArgs(BaseModel):
     @classmethod
     def _known(cls, key: str) -> str:
         try:
-            find_spec(key)
+            spec = find_spec(key)
         except MissingBackendError as error:
             raise ValueError(str(error)) from error
+        if spec.kwargs.get("request_queue_size") == 0:  # half a request for each robot, and one robot
+            raise ValueError(f"{key} requests nothing, so that no reward can come: take 2 robots or more, or no -hard")
         return key
 
     @field_validator("max_player_level", "action_masks")
@@ -311,6 +313,12 @@ class GymmaEnv(MultiAgentEnv):
             self.backend = f"{package} {version(package)}"
         except PackageNotFoundError:
             self.backend = package
+        if common_reward and (opponents := getattr(raw, "opponents", [])):
+            self.banner = (
+                f"{key} has opposing teams, and with common_reward=True all agents share one reward, so that "
+                f"{', '.join(opponents)} and the others learn to help each other. common_reward=False gives each agent "
+                "its own, which --config=iql and --config=ippo learn from."
+            )
         self.info = {"key": key, "episode_limit": self.episode_limit}
         if max_player_level is not None:
             self.info["max_player_level"] = max_player_level
@@ -355,9 +363,12 @@ class GymmaEnv(MultiAgentEnv):
         if isinstance(rewards, list | tuple) or np.ndim(rewards):
             if len(rewards) != self.n_agents:
                 raise self._of_another_form("the reward", rewards)
-            if not self._common:
-                return [float(r) for r in rewards]
-            total = float(sum(rewards))
+            try:
+                if not self._common:
+                    return [float(r) for r in rewards]
+                total = float(sum(rewards))
+            except TypeError:  # each one's is an array
+                raise self._of_another_form("the reward", rewards) from None
             return total / self.n_agents if self._mean else total
         return float(rewards) if self._common else [float(rewards)] * self.n_agents
 
@@ -415,6 +426,7 @@ class GymmaEnv(MultiAgentEnv):
         return picture
 
     def show(self) -> None:
+        self._env.unwrapped.render_mode = "human"
         self._env.render()
 
     def close(self) -> None:

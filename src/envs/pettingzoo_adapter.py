@@ -13,6 +13,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+OPPONENTS = ("adversary", "leadadversary", "eve")  # how MPE calls the agents of one of two opposing teams
+
 
 class ParallelAsTuple(gymnasium.Env):
     """A parallel environment of PettingZoo as a gymnasium environment with Tuple spaces.
@@ -27,6 +29,7 @@ class ParallelAsTuple(gymnasium.Env):
     def __init__(self, make: Callable[..., Any], **arguments: Any) -> None:
         self._env = make(**arguments)
         self._names = list(self._env.possible_agents)
+        self.opponents = [name for name in self._names if name.startswith(OPPONENTS)]
         self.package = type(self._env.unwrapped).__module__.split(".")[0]  # whose version a run records
         self.observation_space = gymnasium.spaces.Tuple([self._env.observation_space(name) for name in self._names])
         self.action_space = gymnasium.spaces.Tuple([self._env.action_space(name) for name in self._names])

@@ -284,6 +284,16 @@ def close(env: MultiAgentEnv) -> None:
         warnings.warn(f"{name} cannot be closed ({type(error).__name__}: {error})", RuntimeWarning, stacklevel=2)
 
 
+def made(make: EnvFactory) -> MultiAgentEnv:
+    """What it makes; EnvContractError where that is no environment of ours."""
+    env = make()
+    if not isinstance(env, MultiAgentEnv):
+        raise EnvContractError(
+            f"{type(env).__module__}.{type(env).__name__} is no envs.multiagentenv.MultiAgentEnv: derive it from that"
+        )
+    return env
+
+
 def check_dims(dims: dict[str, Any], name: str) -> dict[str, int]:
     for key in _INFO_KEYS:
         value = dims.get(key)
@@ -301,7 +311,7 @@ class SerialVectorEnv(VectorEnv):
         envs: list[MultiAgentEnv] = []
         try:
             for make in factories:
-                envs.append(make())
+                envs.append(made(make))
             dims = check_dims(envs[0].get_env_info(), type(envs[0]).__name__)
         except BaseException:
             for env in envs:

@@ -14,14 +14,14 @@ import struct
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
 
 from .multiagentenv import EPISODE_LOST, EnvContractError, MultiAgentEnv
-from .vector import Ended, EnvFactory, EnvGroup, VectorEnv, arrays_in, check_dims, close, layout_of, n_bytes
+from .vector import Ended, EnvFactory, EnvGroup, VectorEnv, arrays_in, check_dims, close, layout_of, made, n_bytes
 
 MOST_LOST = 3  # times in a row that a worker process is started anew before the run stops
 
@@ -53,7 +53,7 @@ class WorkerVectorEnv(VectorEnv):
         seeds: Sequence[int] | None = None,
         timeout: float | None = None,
     ) -> None:
-        probe = factories[0]()  # sizes and configuration errors, before any process is started
+        probe = made(factories[0])  # sizes and configuration errors, before any process is started
         try:
             dims = check_dims(probe.get_env_info(), type(probe).__name__)
         finally:
@@ -174,7 +174,8 @@ class WorkerVectorEnv(VectorEnv):
         if self._lost[worker] > MOST_LOST:
             self.close()
             raise EnvWorkerError(f"{how}; it was started anew {MOST_LOST} times in a row")
-        warnings.warn(f"{how}; it is started anew, its episodes are played again", RuntimeWarning, stacklevel=4)
+        instead = "it is started anew, and other episodes are played in place of its own"
+        warnings.warn(f"{how}; {instead}", RuntimeWarning, stacklevel=4)
         self._pipes[worker].close()
         self._pipes[worker], self._processes[worker] = self._start(worker)
         try:
@@ -233,13 +234,15 @@ def _work(
     group = None
     try:
         for make in factories:
-            envs.append(make())
+            envs.append(made(make))
             if (got := check_dims(envs[-1].get_env_info(), type(envs[-1]).__name__)) != dims:
                 raise EnvContractError(f"environment {first + len(envs) - 1} has sizes {got}, the first has {dims}")
         group = EnvGroup(envs, arrays, first, common_reward, seeds)
-        pipe.send((True, None))
+        with _main_process():
+            pipe.send((True, None))
         while True:
-            command, argument = pipe.recv()
+            with _main_process():
+                command, argument = pipe.recv()
             answer: Any = None
             if command == "close":
                 break
@@ -249,15 +252,30 @@ def _work(
                 group.reset(argument)
             elif command == "show":
                 envs[0].show()
-            pipe.send((True, answer))
-    except (EOFError, BrokenPipeError):
-        pass  # the main process is gone
+            with _main_process():
+                pipe.send((True, answer))
+    except _MainGone:
+        pass
     except Exception:
         place = group.where() if group is not None else f"environment {first + len(envs)}, construction"
-        pipe.send((False, f"in {place}, worker process {os.getpid()}:\n{traceback.format_exc()}"))
+        with contextlib.suppress(OSError):
+            pipe.send((False, f"in {place}, worker process {os.getpid()}:\n{traceback.format_exc()}"))
     finally:
         for env in envs:
             close(env)
+
+
+class _MainGone(Exception):
+    """The main process is no longer there. (An environment whose own process broke down raises the pipe's errors.)"""
+
+
+@contextlib.contextmanager
+def _main_process() -> Iterator[None]:
+    """_MainGone where nobody is at the other end of the pipe."""
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        raise _MainGone from error
 
 
 def lead_group() -> None:

@@ -45,9 +45,7 @@ class QLearner(Learner):
         # 1. Values of the actions taken, and 2. their targets
         chosen, targets, mask = self.values(batch)
 
-        # 3. Squared error over the transitions, those of a burn-in left out
-        if "burn_in" in batch.scheme:
-            mask = mask * (1 - batch["burn_in"][:, :-1].float())
+        # 3. Squared error over the transitions
         weight = mask.expand_as(chosen)
         td_error = (chosen - targets) * weight
         total = weight.sum()
@@ -74,18 +72,21 @@ class QLearner(Learner):
             self.logger.log_stat("target_mean", ((targets * weight).sum() / per_agent).item(), t_env)
 
     def values(self, batch: EpisodeBatch) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """Values of the actions taken and their targets (B, T-1, C), and the mask (B, T-1, 1) of the transitions."""
-        mask = transition_mask(batch["filled"])
+        """Values of the actions taken and their targets (B, T-1, C), and the mask (B, T-1, 1) of the transitions that
+        are learnt from, those of a burn-in left out."""
+        mask = learnt = transition_mask(batch["filled"])
+        if "burn_in" in batch.scheme:
+            learnt = mask * (1 - batch["burn_in"][:, :-1].float())
         q = unroll(self.mac, batch)  # (B, T, N, A)
         chosen = q[:, :-1].gather(3, batch["actions"][:, :-1]).squeeze(3)  # (B, T-1, N)
         if self.mixer is not None:
             chosen = self.mixer(chosen, batch["state"][:, :-1])
         with th.no_grad():
-            targets = self._targets(batch, q, mask, batch["avail_actions"])
-        return chosen, targets, mask
+            targets = self._targets(batch, q, mask, learnt)
+        return chosen, targets, learnt
 
-    def _targets(self, batch: EpisodeBatch, q: th.Tensor, mask: th.Tensor, avail: th.Tensor) -> th.Tensor:
-        unavailable = avail[:, 1:] == 0
+    def _targets(self, batch: EpisodeBatch, q: th.Tensor, mask: th.Tensor, learnt: th.Tensor) -> th.Tensor:
+        unavailable = batch["avail_actions"][:, 1:] == 0
         target_q = unroll(self.target_mac, batch)[:, 1:]  # (B, T-1, N, A)
         judge = q[:, 1:] if self.args.double_q else target_q
         best = judge.masked_fill(unavailable, _UNAVAILABLE).argmax(3, keepdim=True)
@@ -98,7 +99,7 @@ class QLearner(Learner):
             batch["reward"][:, :-1], batch["terminated"][:, :-1], values, mask, self.args.gamma, self.args.td_lambda
         )
         if self.return_stats is not None:
-            self.return_stats.update(targets, mask)
+            self.return_stats.update(targets, learnt)
             targets = self.return_stats.normalise(targets)
         return targets
 

@@ -209,4 +209,4 @@ def say_end(config: Mapping[str, Any], folder: Path, backend: str, status: int) 
         command = shlex.join(["python", "src/main.py", "--resume", str(folder), *trust])
         print(f"to go on: {command}", flush=True)
     if not (status or config["evaluate"] or config["save_model"] or has_checkpoints(folder)):
-        print("networks: not kept; save_model=True saves them, keep_finished=True keeps the last checkpoint", flush=True)
+        print("no networks kept: save_model=True saves them, keep_finished=True keeps the last checkpoint", flush=True)

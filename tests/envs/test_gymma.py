@@ -154,12 +154,23 @@ def test_one_reward_may_be_an_array_without_axes(ragged: str, paid: Any) -> None
 
 
 @pytest.mark.parametrize("common_reward", [True, False])
-@pytest.mark.parametrize("paid", [{"a": 1.0}, [1.0], (1.0, 2.0, 3.0)])
+@pytest.mark.parametrize("paid", [{"a": 1.0}, [1.0], (1.0, 2.0, 3.0), [np.ones(1), np.ones(1)], np.ones((2, 2))])
 def test_rewards_of_another_form_are_refused(ragged: str, common_reward: bool, paid: Any) -> None:
     env = GymmaEnv(ragged, seed=1, common_reward=common_reward)
-    words = re.escape(f"the reward is {paid}; it must be one value, or a list of one an agent")
+    words = re.escape(f"the reward is {paid!r}; it must be one value, or a list of one an agent")
     with pytest.raises(EnvContractError, match=words):
         env._reward(paid)
+
+
+def test_a_window_is_asked_for(ragged: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are arrays; a window, as of gymnasium's newer environments, opens in no other mode."""
+    env, modes = GymmaEnv(ragged, seed=1), []
+    raw = env._env.unwrapped
+    monkeypatch.setattr(type(raw), "render", lambda self: modes.append(self.render_mode) or np.zeros((2, 2, 3)))
+    env.reset()
+    env.render()
+    env.show()
+    assert modes == ["rgb_array", "human"]
 
 
 def test_arguments_that_make_other_spaces_are_named() -> None:
@@ -398,6 +409,14 @@ def test_mpe(key: str, make: dict[str, Any], sizes: tuple[int, int], actions: li
         assert truncated == all(cut.values()) == (step == 24)
 
 
+@needs_mpe
+def test_opposing_teams_that_share_a_reward_are_warned_of() -> None:
+    tag = "pz-mpe-simple-tag-v3"
+    banner = GymmaEnv(tag).banner
+    assert f"{tag} has opposing teams" in banner and "adversary_0, adversary_1, adversary_2 and the others" in banner
+    assert not GymmaEnv(tag, common_reward=False).banner and not GymmaEnv("pz-mpe-simple-spread-v3").banner
+
+
 class LeavingAgents:
     """PettingZoo's parallel form: agent b leaves after two steps, a ends after four, as `how` says."""
 
@@ -457,6 +476,7 @@ def test_arguments_with_which_no_episode_begins_are_refused_before_anything_is_w
     [
         ({"key": "pz-mpe-simple-spred-v3"}, "pz-mpe-simple-spread-v3"),
         ({"key": "rware-tiny-2ag-v1"}, "rware-tiny-2ag-v2"),
+        ({"key": "rware-tiny-1ag-hard-v2"}, "requests nothing, so that no reward can come: take 2 robots or more"),
         ({"key": "vmas-balance"}, "--env-config=vmas"),
         ({"key": "matrixgames:penalty-100-nostate-v0"}, "--env-config=matrix"),
         ({"key": "pz-mpe-simple-spread-v3", "make": {"max_cycles": 9}}, "max_cycles.*time_limit"),

@@ -82,6 +82,12 @@ def test_what_upstreams_or_older_environments_return(method: str, made: Any, wor
         vector.step(ACTIONS[:1], ON[:1])
 
 
+@pytest.mark.parametrize("make", [SerialVectorEnv, partial(WorkerVectorEnv, n_workers=1)])
+def test_what_is_no_environment_of_ours(make: Any) -> None:
+    with pytest.raises(EnvContractError, match="pathlib.*Path is no envs.multiagentenv.MultiAgentEnv: derive it"):
+        make([Path])
+
+
 def test_what_was_built_before_one_that_fails_is_closed() -> None:
     built = [ToyEnv(), ToyEnv()]
     rest = iter(built)

@@ -44,8 +44,10 @@ def test_workers_give_the_same_values(common_reward: bool, make: Any, play: Any)
         workers.reset()
 
 
-def test_an_error_in_a_worker_is_told_and_ends_all() -> None:
-    vector = WorkerVectorEnv(toys("raise"), 2)
+@pytest.mark.parametrize("fault", ["raise", "pipe"])
+def test_an_error_in_a_worker_is_told_and_ends_all(fault: str) -> None:
+    """Also one that the end of the main process would be seen by."""
+    vector = WorkerVectorEnv(toys(fault), 2)
     pids = vector.worker_pids
     vector.reset()
     with pytest.raises(EnvWorkerError, match="environment 2 (.|\n)*step 3(.|\n)*toy fault"):

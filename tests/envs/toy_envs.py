@@ -20,8 +20,8 @@ ACTIONS = np.zeros((4, 2), np.int64)
 class ToyEnv(MultiAgentEnv):
     """Two agents, three actions, the step as observation; ends after `length` steps.
 
-    fault: at the third step "raise", "exit" the process, "hang" or pay "nan"; give a wrong "shape" or no "mask" at
-    reset; "stillborn" exits at construction.
+    fault: at the third step "raise", lose its own "pipe", "exit" the process, "hang" or pay "nan"; give a wrong "shape"
+    or no "mask" at reset; "stillborn" exits at construction.
     """
 
     n_agents = 2
@@ -42,6 +42,8 @@ class ToyEnv(MultiAgentEnv):
         if self.t == 3:
             if self.fault == "raise":
                 raise KeyError("toy fault")
+            if self.fault == "pipe":
+                raise EOFError("toy fault")
             if self.fault == "exit":
                 os._exit(7)
             if self.fault == "hang":

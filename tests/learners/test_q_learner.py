@@ -92,20 +92,26 @@ def test_padded_steps_do_not_matter(mixer: str | None, standardise_returns: bool
         th.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
-def test_burn_in_steps_are_left_out_of_the_loss() -> None:
-    learner, logger, a = build(mixer="qmix", td_lambda=0.0)
+def burnt_in(a: Any) -> EpisodeBatch:
+    """A batch the first two steps of whose first episode only rebuild the hidden state."""
     plain = random_batch(a, LENGTHS, ENDS)
     scheme = plain.scheme | {"burn_in": {"vshape": (1,), "dtype": th.uint8}}
     fields = {key: plain[key] for key in scheme if key not in ("burn_in", "actions_onehot")}
     fields["burn_in"] = th.zeros_like(plain["terminated"])
     fields["burn_in"][0, :2] = 1
-    batch = EpisodeBatch(scheme, plain.groups, 4, plain.max_seq_length, data=fields, preprocess=plain.preprocess)
+    return EpisodeBatch(scheme, plain.groups, 4, plain.max_seq_length, data=fields, preprocess=plain.preprocess)
+
+
+def test_burn_in_steps_are_left_out_of_the_loss() -> None:
+    learner, logger, a = build(mixer="qmix", td_lambda=0.0)
+    batch = burnt_in(a)
+    paid = batch["reward"].clone()
     # The reward of a step in the burn-in does not matter, that of the first step after it does.
     losses = []
     for step, bonus in ((0, 0.0), (1, 7.0), (2, 7.0)):
         learner, logger, _ = build(mixer="qmix", td_lambda=0.0)
-        fields["reward"] = plain["reward"].clone()
-        fields["reward"][0, step] += bonus
+        batch["reward"].copy_(paid)
+        batch["reward"][0, step] += bonus
         learner.train(batch, 10, 1)
         losses.append(logger.stats["loss"][-1][1])
     assert losses[0] == losses[1] != losses[2]
@@ -178,6 +184,15 @@ def test_standardised_returns(mixer: str | None, columns: int) -> None:
     assert learner.return_stats.mean.shape == (columns,)
     assert learner.return_stats.mean.tolist() == pytest.approx([rewards.mean().item()] * columns)
     assert learner.return_stats.var.tolist() == pytest.approx([rewards.var(unbiased=False).item()] * columns, rel=1e-5)
+
+
+def test_returns_of_a_burn_in_are_not_in_their_statistics() -> None:
+    learner, _, a = build(mixer="vdn", standardise_returns=True, td_lambda=0.0, gamma=0.0)
+    batch = burnt_in(a)
+    learner.train(batch, 10, 1)
+    rewards = th.cat([batch["reward"][b, 2 * (b == 0) : length] for b, length in enumerate(LENGTHS)])
+    assert learner.return_stats.count == len(rewards) == sum(LENGTHS) - 2
+    assert learner.return_stats.mean.item() == pytest.approx(rewards.mean().item())
 
 
 @pytest.mark.parametrize(("mixer", "columns"), [(None, 3), ("vdn", 1)])

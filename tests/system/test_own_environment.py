@@ -124,7 +124,11 @@ def test_it_is_shown_if_it_has_a_method_for_it(own: Path, monkeypatch: pytest.Mo
     composed = config.compose("qmix", str(own / "corridor.yaml"), words)
     with pytest.raises(ValueError, match="render=True: corridor cannot be shown"):
         envs.require(composed)
-    monkeypatch.setattr(envs.REGISTRY["corridor"], "render", lambda self: None, raising=False)
+    made = envs.REGISTRY["corridor"]
+    monkeypatch.setitem(envs.REGISTRY, "corridor", lambda **arguments: made(**arguments))
+    envs.require(composed)  # of what a function makes, only the window tells
+    monkeypatch.setitem(envs.REGISTRY, "corridor", made)
+    monkeypatch.setattr(made, "render", lambda self: None, raising=False)
     envs.require(composed)
 
 
