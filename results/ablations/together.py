@@ -1,4 +1,4 @@
-"""All published runs of coop foraging at the defaults together, and how many a difference wants: Welch's t-tests."""
+"""Published runs of coop foraging at the defaults together, and how many a difference wants: Welch's t-tests."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 RESULTS = Path(__file__).resolve().parent.parent
+COOP, SECOND = "2s-8x8-2p-2f-coop", "2s-10x10-3p-3f"
 MMSA = ["lbf/runs/MMSA", "pipeline/runs/MMSA,_pipeline", "exploration/runs/MMSA,_epsilon_over_50k"]
 QMIX = ["lbf/runs/QMIX", "pipeline/runs/QMIX,_pipeline", "shared/runs/epsilon_over_50k_steps"]
 PARTS = (
@@ -18,9 +19,9 @@ WITH_SALE += ["exploration/runs/SALE_alone,_epsilon_over_50k"]
 WITHOUT_SALE = ["ablations/runs/no_SALE", "lbf/runs/VDN"]
 
 
-def means(*curves: str, seeds: str = "*") -> list[float]:
+def means(*curves: str, seeds: str = "*", task: str = COOP) -> list[float]:
     """The mean over the curve of each published run."""
-    place = f"2s-8x8-2p-2f-coop/{seeds}/sacred/*/*/*/metrics.json"
+    place = f"{task}/{seeds}/sacred/*/*/*/metrics.json"
     runs = [json.loads(run.read_text()) for curve in curves for run in RESULTS.glob(f"{curve}/{place}")]
     return [np.mean(run["test_return_mean"]["values"]) for run in runs]
 
@@ -55,6 +56,8 @@ def main() -> None:
         compare(f"{variant}, MMSA", means(f"ablations/runs/{variant}", f"decisions/runs/{variant}"), mmsa)
     for variant in ("joint_SALE", "SALE_128_wide"):
         compare(f"{variant}, seeds from 11, MMSA", means(f"ablations/runs/{variant}"), mmsa)
+    wide = "ablations/runs/SALE_128_wide"
+    compare(f"SALE_128_wide on {SECOND}, MMSA", means(wide, task=SECOND), means("lbf/runs/MMSA", task=SECOND))
     compare("one-step targets, MMSA, QMIX", means("one_step/runs/MMSA"), means("one_step/runs/QMIX"))
 
 
