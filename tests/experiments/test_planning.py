@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,6 +171,8 @@ def test_a_run_knows_its_threads(files: Files, second: str) -> None:
     assert {run.threads for run in runs} == {3}
     assert [default_jobs(runs, cores) for cores in (1, 3, 8, 9)] == [1, 1, 2, 3]
     assert default_jobs(runs) >= 1
+    mixed: list[Any] = [SimpleNamespace(threads=1), SimpleNamespace(threads=4)]
+    assert default_jobs(mixed, 8) == 2, "the hungriest ones may be at work together"
 
 
 # --- bad files ---

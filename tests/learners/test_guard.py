@@ -52,10 +52,12 @@ def test_such_an_update_changes_nothing_and_is_counted(kind: str, value: float) 
     learner.train(batch(kind, learner), 1, 1)
     before = copy.deepcopy(learner.state_dict())
     assert learner.guard.skipped == 0 and before["training_steps"] >= 1
-    learner.train(batch(kind, learner, value), 2, 1)
+    logged = {name: list(points) for name, points in learner.logger.stats.items()}
+    learner.train(batch(kind, learner, value), learner.args.learner_log_interval + 2, 1)
+    assert learner.logger.stats == logged, "metrics of an update that was not made"
     after = learner.state_dict()
     assert learner.guard.skipped == 1 and not list(changes(before, after))
-    learner.train(batch(kind, learner), 3, 1)
+    learner.train(batch(kind, learner), learner.args.learner_log_interval + 3, 1)
     assert learner.guard.in_a_row == 0 and list(changes(before, learner.state_dict()))
 
 

@@ -41,6 +41,17 @@ def test_seeds_are_one_curve(lay: Any) -> None:
     assert names(groups) == [(LBF, "qmix", [1, 2, 3])] and not groups.left_out and not groups.notes
 
 
+def test_runs_without_a_seed_repeat_none(lay: Any) -> None:
+    assert names(group(lay(*((sr.configuration(seed=None), {}) for _ in range(2))))) == [(LBF, "qmix", [None, None])]
+
+
+@pytest.mark.parametrize(("t_max", "whole"), [(1100, True), (1101, False)])
+def test_a_run_is_whole_up_to_one_interval_after_its_last_test(lay: Any, t_max: int, whole: bool) -> None:
+    """The last test is at step 1000, the interval 100."""
+    groups = group(lay((sr.configuration(t_max=t_max), {"metrics": sr.tests(1, range(0, 1001, 100))})))
+    assert [out.reason.split(":")[0] for out in groups.left_out] == ([] if whole else ["cut off"])
+
+
 def test_other_configurations_are_other_curves(lay: Any) -> None:
     groups = group(
         lay(

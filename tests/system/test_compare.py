@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -22,11 +23,12 @@ from rich.console import Console
 from support import sacred_runs as sr
 
 import compare
-from experiments import attempts, ray_pool, records, reporting, scheduler
+from experiments import attempts, forecast, ray_pool, records, reporting, scheduler
 from experiments.attempts import Attempt, Result
 from experiments.planning import Run, load_experiment, plan
 from utils import config
 from utils.naming import task_of
+from utils.progress import duration
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = ROOT / "tests" / "support" / "stand_in.py"
@@ -695,6 +697,30 @@ def test_overview(stage: Stage) -> None:
     assert overview.line() == "0 of 4 runs done · 1 running · 0 failed · 12% of the steps · 1 min 10 s left"
 
 
+def test_the_time_left_is_that_of_what_this_call_runs(stage: Stage) -> None:
+    """Neither what was finished before nor what has failed, nor an older record of the run that goes on."""
+    time = [0.0]
+    skipped, failed, going, waiting = stage.runs
+    overview = scheduler.Overview(stage.runs, "pair", clock=lambda: time[0])
+    overview.outcome.skipped.append(skipped)
+    overview.begin()
+    assert overview.time_left() == ""
+    overview.outcome.failed[failed] = "it broke"
+    info = record(going, "INTERRUPTED") / "info.json"
+    info.write_text(json.dumps({"loss_T": [900], "loss": [1.0]}))
+    os.utime(info.with_name("run.json"), (1, 1))
+    overview.starting(going)
+    overview.going.append(going)
+    time[0] = 10.0
+    overview.refresh()
+    assert overview.time_left() == "", "steps of a record that this attempt has not touched"
+    os.utime(info.with_name("run.json"))
+    time[0] += 2 * scheduler.REFRESH
+    overview.refresh()
+    per_step = time[0] / 900
+    assert overview.time_left() == duration(per_step * (100 + waiting.config["t_max"]))
+
+
 def test_overview_on_a_terminal(stage: Stage) -> None:
     terminal = Console(force_terminal=True, width=140, file=io.StringIO())
     overview = scheduler.Overview(stage.runs, "pair", terminal)
@@ -713,6 +739,8 @@ def test_dry_run(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert "estimated time: 20 s for 2 of them; unknown for the other 2" in out  # VDN's figure: 2 x 1000 steps at 50/s
     lines = {line.split()[0]: line.split() for line in out.splitlines() if "game" in line}
     assert lines["VDN"][-1] == "file" and "50" in lines["VDN"] and "unknown" in lines["IQL"]
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "9"]) == 0
+    assert "estimated time: 20 s for 2 of them" in capsys.readouterr().out, "sooner than its longest run"
 
 
 def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
@@ -722,6 +750,18 @@ def test_dry_run_measures_finished_runs(stage: Stage, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert "4 runs, 1 done, 3 to run" in out and "estimated time: 20 s\n" in out  # 10 + 2 x 5 s
     assert out.count("finished runs") == 2
+    loaded = load_experiment(str(stage.file))
+    long = plan(loaded, stage.out, ["t_max=720000"])  # VDN at 100 steps/s: two hours a run
+    speeds = forecast.speeds(long)
+    hours = list(forecast.table(long, {long[0]}, speeds).columns[7].cells)
+    assert speeds["VDN", "game"].steps == pytest.approx(100) and hours[0] == "2.00", "of a finished run, too"
+
+
+def test_records_are_in_the_order_of_their_numbers(stage: Stage) -> None:
+    first = record(stage.runs[0], "INTERRUPTED")
+    for number in ("10", "2"):
+        shutil.copytree(first, first.with_name(number))
+    assert [one.folder.name for one in records.records(stage.runs[0].folder)] == ["1", "2", "10"]
 
 
 def test_dry_run_measures_published_runs(stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,30 @@ def test_wandb_learns_that_a_run_has_failed() -> None:
     assert seen == [0, 1]
 
 
+def test_wandb_has_a_row_for_each_step() -> None:
+    rows: list[dict[str, float]] = []
+    tracker = WandB.__new__(WandB)
+    tracker.run, tracker.row = SimpleNamespace(log=rows.append), {}
+    for key, t in (("loss", 1), ("return_mean", 1), ("test_return_mean", 2), ("test_return_mean", 2)):
+        tracker.log(key, 0.5, t)
+    tracker.flush()
+    test = {"env_step": 2, "test_return_mean": 0.5}
+    assert rows == [{"env_step": 1, "loss": 0.5, "return_mean": 0.5}, test, test]
+
+
+@pytest.mark.parametrize(("resumed_at", "resume"), [(None, None), (10, "allow")])
+def test_wandb_goes_on_with_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed_at: int | None, resume: str | None
+) -> None:
+    asked: list[dict[str, Any]] = []
+    run = SimpleNamespace(define_metric=lambda *args, **rest: None)
+    fake = SimpleNamespace(init=lambda **words: asked.append(words) or run, Settings=lambda **words: None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    settings = config(use_wandb=True, local_results_path=str(tmp_path))
+    WandB(settings, "run"), WandB(settings, "run", resumed_at)
+    assert asked[0]["id"] == asked[1]["id"] and asked[1]["resume"] == resume
+
+
 def test_the_group_is_that_of_a_curve() -> None:
     """What the report averages is one group, what it keeps apart are two."""
     settings = {"env": "gymma", "env_args": {"key": "Foraging"}}

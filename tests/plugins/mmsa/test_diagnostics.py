@@ -92,6 +92,14 @@ def test_horizon_and_missing_decoders() -> None:
     assert {name for name in found if "loop" in name} == {"open_loop_1", "open_loop_2"}
 
 
+def test_rewards_that_never_change_correlate_with_nothing() -> None:
+    learner = build()
+    batch = batch_of(learner)
+    batch["reward"].fill_(1.0)
+    found = measure(learner, learner.losses(batch))
+    assert "reward_imagined" in found and "reward_correlation" not in found
+
+
 def test_they_are_of_the_networks_before_the_step() -> None:
     learner = build(target_update_interval_or_tau=1)
     batch = batch_of(learner)
@@ -185,6 +193,17 @@ def test_reliance_is_that_of_a_plain_loop(error: float) -> None:
                 errors[name] += ((mixer(q[row], th.cat([own_state, e])) - target) ** 2).item()
     for name in ("state", "rollout", "future"):
         assert found[f"td_other_{name}"] == pytest.approx(errors[name] / errors["real"], rel=1e-4)
+
+
+def test_reliance_where_there_is_no_error_at_all() -> None:
+    learner = build()
+    _, stats, seen = learner.losses(batch_of(learner))
+    networks = learner.online.mixer, learner.online.rollout
+    with th.no_grad():
+        context = th.cat([seen.data.state, learner.online.rollout(stats["states"])], dim=1)
+        goal = learner.online.mixer(stats["q_taken"], context).squeeze(1)[stats["src"]]
+    found = reliance(*networks, stats["q_taken"], seen.data.state, stats["states"], goal, stats["src"])
+    assert all(np.isfinite(value) for value in found.values())
 
 
 def test_what_the_time_alone_decides_is_seen_where_all_episodes_are_as_long() -> None:

@@ -748,6 +748,18 @@ def test_networks_of_another_kind_are_refused_by_its_key(
     close(values(second), before, rtol=0, atol=0)
 
 
+def test_what_another_host_or_version_did_not_save_is_not_missed() -> None:
+    """The host standardises rewards where its scheme says so; a key that decides the kind may be younger."""
+    learner, other = build(1, standardise_rewards=True), build(2, standardise_rewards=True)
+    assert other.standardise is not None, "the plugin does it itself"
+    learner.log_stats_t = 77
+    state = learner.state_dict() | {"standardise": None}
+    state["kind"] = {key: value for key, value in state["kind"].items() if key != "obs_last_action"}
+    other.load_state_dict(state)
+    close(values(other), values(learner), rtol=0, atol=0)
+    assert other.log_stats_t == 77
+
+
 def test_nothing_is_saved_twice(tmp_path: Path) -> None:
     learner = build(1)
     learner.save_models(str(tmp_path))
