@@ -445,6 +445,7 @@ def test_only_recording_may_differ() -> None:
     less = {key: value for key, value in base.items() if key != "gamma"}
     assert identity.differences(less, base) == ["gamma is not there, the plan has 0.99"]
     assert identity.differences(base, less) == ["gamma is 0.99, the plan does not have it"]
+    assert identity.differences(base | {"other": None}, base) == ["other is None, the plan does not have it"]
 
 
 def test_nothing_that_decides_a_result_is_ignored() -> None:

@@ -79,6 +79,22 @@ def test_runs_of_upstream_whose_configuration_lacks_our_keys(tmp_path: Path) -> 
     assert "qmix" in page.read_text() and " thread" not in page.read_text().split('id="runs"')[1].split("</details>")[0]
 
 
+def test_tasks_of_another_metric_are_another_suite(tmp_path: Path) -> None:
+    both = sr.tests(0.5, metric="test_battle_won_mean") | sr.tests(9)
+    for key, metrics in (("a", both), ("b", sr.tests(1))):
+        sr.write(tmp_path / key, sr.record(sr.configuration(env_args={"key": key}), metrics))
+    tasks = [sc.score_task(task) for task in group(load_runs([str(tmp_path)])).tasks]
+    assert [suite.metric for suite in sc.suites(tasks)] == ["test_battle_won_mean", "test_return_mean"]
+
+
+def test_a_comparison_has_the_seeds_of_the_smaller_side(tmp_path: Path) -> None:
+    for name, seed in (("mmsa", 1), ("mmsa", 2), ("qmix", 1)):
+        sr.write(tmp_path / f"{name}{seed}", sr.record(sr.configuration(name, seed), sr.tests(1)))
+    (task,) = group(load_runs([str(tmp_path)])).tasks
+    (row,) = sc.comparisons(sc.score_task(task), "mmsa")
+    assert row.area.runs == row.chance_final.runs == 1
+
+
 def test_words_of_a_run_are_no_markup(made: tuple[Path, list[RunRecord]]) -> None:
     page = (made[0] / "index.html").read_text()
     assert "<b>MMSA" not in page and "&lt;b&gt;MMSA&lt;/b&gt; $x_" in page and "A &amp; B" in page

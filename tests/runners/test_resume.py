@@ -319,6 +319,39 @@ def test_so_many_are_kept_with_no_episode_too_many(world: World) -> None:
     assert {path.name for path in (folder / "replay").iterdir()} == named
 
 
+class NoEpisodes:
+    """A replay buffer of which nothing is to be written."""
+
+    oldest = 0
+
+    def pieces(self, *args: Any) -> Any:
+        return iter(())
+
+
+def saved(folder: Path) -> Path:
+    """The first checkpoint, at step 5, of a run without episodes."""
+    checkpoints = Checkpoints(folder)
+    checkpoints.lock()
+    try:
+        return checkpoints.save({}, NoEpisodes(), t_env=5, device="cpu", unique_token="x").path
+    finally:
+        checkpoints.unlock()
+
+
+@pytest.mark.parametrize("name", ["000001-5.part", "000007-3.part"])
+def test_what_a_killed_process_left_is_removed_and_in_nobodys_way(tmp_path: Path, name: str) -> None:
+    (tmp_path / "c" / name).mkdir(parents=True)
+    (tmp_path / "c" / name / "state.pt").touch()
+    assert (saved(tmp_path / "c") / "manifest.json").is_file() and not list((tmp_path / "c").glob("*.part"))
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda number: synced.add(os.fstat(number).st_ino))
+    path = saved(tmp_path / "c")
+    assert {file.stat().st_ino for file in (path, *path.iterdir())} <= synced
+
+
 def test_episodes_are_written_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers: list[int] = []
     write = Checkpoints._write_piece

@@ -579,6 +579,15 @@ def test_a_report_of_nothing_names_no_record(stage: Stage, capsys: pytest.Captur
 
 
 # --- interrupted, killed, two at once ---
+def test_a_run_that_does_not_end_is_killed(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "GRACE", 0.2)
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None and process.stdout.readline() == b"up\n"
+    attempts.stop([Attempt(stage.runs[0], process, tmp_path / "log", 0)])
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_killed_and_started_again(stage: Stage) -> None:
     stage.wait_for_orders()
     first = stage.compare("--jobs", "2")

@@ -249,6 +249,48 @@ def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sorted(path.name for path in cut_off.parent.iterdir() if path.name.isdecimal()) == ["1", "2"]
 
 
+def test_the_last_one_is_the_newest(cut_off: Path) -> None:
+    for number in ("2", "10"):
+        shutil.copytree(cut_off, cut_off.with_name(number))
+    found, _ = resume.last(cut_off.parent, read(cut_off, "config"))
+    assert found is not None and found.folder.name == "10"
+    found.checkpoints.unlock()
+
+
+def test_a_run_that_was_cut_off_after_its_last_step_goes_on(cut_off: Path) -> None:
+    """In its last test: its checkpoint is at t_max or beyond."""
+    assert main.main(["--resume", str(cut_off)]) == 0
+    (cut_off / "run.json").write_text(json.dumps(read(cut_off, "run") | {"status": "RUNNING", "stop_time": None}))
+    assert main.main(["--resume", str(cut_off)]) == 0 and read(cut_off, "run")["status"] == "COMPLETED"
+
+
+def test_a_checkpoint_finds_all_points_in_the_record(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, save = [], Checkpoints.save
+
+    def saves(self: Checkpoints, parts: Any, *args: Any, **about: Any) -> Any:
+        written = save(self, parts, *args, **about)
+        lines = map(json.loads, (self.folder.parent / "metrics.jsonl").read_text().splitlines())
+        recorded = sum(len(series["steps"]) for line in lines for series in line.values())
+        counts.append((recorded, sum(parts["logger"].points.values())))
+        return written
+
+    monkeypatch.setattr(Checkpoints, "save", saves)
+    assert main.main([*RUN, "with", *SMALL]) == 0
+    assert len(counts) > 1 and all(recorded == known > 0 for recorded, known in counts)
+
+
+def test_a_disk_that_is_full_from_the_start(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any, **about: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sacred.observers.FileStorageObserver.started_event", full)
+    assert main.main([*RUN, "with", *SMALL]) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and "Traceback" not in said
+
+
 def test_the_last_one_is_recorded_as_the_command_line_says(cut_off: Path) -> None:
     words = "save_model=True keep_finished=False learner_log_interval=50 env_timeout=null label=other".split()
     assert main.main(["--resume=last", *RUN, "with", *SMALL, *words]) == 0

@@ -6,9 +6,11 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from utils import mongo, recording
 from utils.config import ConfigError
 from utils.logging import Logger
 from utils.mongo import Column, Snapshot, Store, address, run_uid
-from utils.recording import Delivery, ResumedFolder, RunFolder
+from utils.recording import Delivery, Heartbeat, ResumedFolder, RunFolder
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901)
 SECRET = "s3cret%40"
@@ -390,6 +392,33 @@ def test_pauses_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert enough.wait(60)
     experiment.end()
     assert seen[:5] == [0.01, 0.02, 0.04, 0.05, 0.05]
+
+
+def test_heartbeats_do_not_overlap() -> None:
+    """Else points could be in the journal in another order."""
+    inside, most = [0], [0]
+
+    def emit() -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)
+        inside[0] -= 1
+
+    heartbeat = Heartbeat(SimpleNamespace(_emit_heartbeat=emit))
+    threads = [threading.Thread(target=heartbeat.beat) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+def test_an_empty_file_has_chunks_of_a_size(tmp_path: Path, wire: Wire, db: Any) -> None:
+    """GridFS knows no chunks of 0 bytes."""
+    (tmp_path / "empty.log").touch()
+    artifacts = [("empty.log", tmp_path / "empty.log")]
+    Store(db.client, db.name).save(Snapshot("uid", {"status": "RUNNING"}, {}, artifacts=artifacts))
+    assert db["fs.files"].find_one()["chunkSize"] == 1
 
 
 def test_a_wrong_password(tmp_path: Path, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
