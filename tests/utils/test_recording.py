@@ -372,18 +372,26 @@ def test_a_server_that_was_never_there(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_pauses_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the shortest one on, and once more from there at the run's end, which is not to wait for a long one."""
+    monkeypatch.setattr(recording, "LAST_PATIENCE", 60.0)
+    monkeypatch.setattr(recording, "UPLOAD_PATIENCE", 1.0)
     enough = threading.Event()
     seen: list[float | None] = []
+    last: list[float | None] = []
 
     class Pauses(threading.Event):
+        def __init__(self, waits: list[float | None]) -> None:
+            super().__init__()
+            self.waits = waits
+
         def wait(self, timeout: float | None = None) -> bool:
-            seen.append(timeout)
+            self.waits.append(timeout)
             if len(seen) == 5:
                 enough.set()
             return super().wait(0.001)
 
     def started(self: Delivery, *args: Any, **kwargs: Any) -> None:
-        self.ending = Pauses()
+        self.ending, self.given_up = Pauses(seen), Pauses(last)
         begin(self, *args, **kwargs)
 
     begin = Delivery.started_event
@@ -391,7 +399,7 @@ def test_pauses_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = Experiment(tmp_path / "runs", "mongodb://127.0.0.1:1/lab?serverSelectionTimeoutMS=10")
     assert enough.wait(60)
     experiment.end()
-    assert seen[:5] == [0.01, 0.02, 0.04, 0.05, 0.05]
+    assert seen[:5] == [0.01, 0.02, 0.04, 0.05, 0.05] and last[0] == 0.01
 
 
 def test_heartbeats_do_not_overlap() -> None:
