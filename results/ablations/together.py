@@ -14,9 +14,14 @@ PARTS = (
     "horizon_* no_roll-out no_world* no_KL* no_state* joint_SALE SALE_of* *gradient* roll-outs* embeddings* "
     "learning_rate_of_SALE* targets_and* SALE_128* alpha* a_tenth* no_reward* world_model_128* roll-out_embedding*"
 ).split()
-WITH_SALE = [f"{one}/runs/{part}" for one in ("ablations", "decisions") for part in PARTS]
+FROM_11 = ("ablations", "sale_width")  # experiments whose seeds no setting was chosen on
+WITH_SALE = [f"{one}/runs/{part}" for one in (*FROM_11, "decisions") for part in PARTS]
 WITH_SALE += ["exploration/runs/SALE_alone,_epsilon_over_50k"]
 WITHOUT_SALE = ["ablations/runs/no_SALE", "lbf/runs/VDN"]
+
+
+def _curves(name: str, *experiments: str) -> list[str]:
+    return [f"{one}/runs/{name}" for one in experiments]
 
 
 def means(*curves: str, seeds: str = "*", task: str = COOP) -> list[float]:
@@ -53,11 +58,11 @@ def main() -> None:
         p, p13 = (ttest_ind(x, means(curve), equal_var=False).pvalue for x in (three, mmsa))
         print(f"MMSA against {what}: p {p:.2f}, with its 13 runs {p13:.4f}")
     for variant in ("joint_SALE", "SALE_of_hidden_states", "learning_rate_of_SALE_0.001", "SALE_128_wide"):
-        compare(f"{variant}, MMSA", means(f"ablations/runs/{variant}", f"decisions/runs/{variant}"), mmsa)
+        compare(f"{variant}, MMSA", means(*_curves(variant, *FROM_11, "decisions")), mmsa)
     for variant in ("joint_SALE", "SALE_128_wide"):
-        compare(f"{variant}, seeds from 11, MMSA", means(f"ablations/runs/{variant}"), mmsa)
-    wide = "ablations/runs/SALE_128_wide"
-    compare(f"SALE_128_wide on {SECOND}, MMSA", means(wide, task=SECOND), means("lbf/runs/MMSA", task=SECOND))
+        compare(f"{variant}, seeds from 11, MMSA", means(*_curves(variant, *FROM_11)), mmsa)
+    wide = means(*_curves("SALE_128_wide", *FROM_11), task=SECOND)
+    compare(f"SALE_128_wide on {SECOND}, MMSA", wide, means("lbf/runs/MMSA", task=SECOND))
     compare("one-step targets, MMSA, QMIX", means("one_step/runs/MMSA"), means("one_step/runs/QMIX"))
 
 
