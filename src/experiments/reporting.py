@@ -39,10 +39,12 @@ def conclude(
     damaged = [f"finished, but damaged: {run}: {fault}" for run, record in finished for fault in records.faults(record)]
     problems = [*problems, *miscounted(runs)]
     say(console, "\n".join([f"{loaded}: {len(finished)} of {len(runs)} runs are finished", *damaged, *problems]))
-    place, title = out / "report", loaded.title or loaded.name
-    what = (f"part {loaded.part}" if loaded.part else "", changes(loaded, out, runs, words))
-    if variant := " ".join(filter(None, what)):
-        place, title = place / folder_of(variant), f"{title} ({variant})"
+    try:
+        changed = changes(loaded, out, runs, words)
+    except ConfigError:  # the file alone is no plan, but with the words it was one
+        changed = f"with {' '.join(words)}"
+    variant = " ".join(filter(None, (f"part {loaded.part}" if loaded.part else "", changed)))
+    place, title = of_variant(out / "report", loaded, variant)
     sources = sources_of(loaded, out, runs)
     try:
         out.mkdir(parents=True, exist_ok=True)  # it is not there where all runs are published ones
@@ -149,9 +151,7 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
             f"{out}: no run of {loaded.name} is finished there, and none is published: there is nothing to publish"
         )
         raise ConfigError([*(problems or [nothing]), *miscounted(runs)])
-    place, title = loaded.published, loaded.title or loaded.name
-    if changed := changes(loaded, out, runs, words):
-        place, title = place / folder_of(changed), f"{title} ({changed})"
+    place, title = of_variant(loaded.published, loaded, changes(loaded, out, runs, words))
     sources = [shown_path(folder) for folder in published]  # as results.csv has them
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(config.ROOT):
         references, ranked = loaded.experiment.reference, bool(loaded.searched)
@@ -169,8 +169,17 @@ def publish(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]
     return 1 if problems else 0
 
 
+def of_variant(place: Path, loaded: Loaded, variant: str) -> tuple[Path, str]:
+    """The folder and the title of a report: below `place` where it is not on all of the file's own runs."""
+    title = loaded.title or loaded.name
+    return (place / folder_of(variant), f"{title} ({variant})") if variant else (place, title)
+
+
 def changes(loaded: Loaded, out: Path, runs: Sequence[Run], words: Sequence[str]) -> str:
-    """What the words change of what the file's own runs learn, as "with gamma=0.9 lr=0.25"; "" where nothing."""
+    """What the words change of what the file's own runs learn, as "with gamma=0.9 lr=0.25"; "" where nothing.
+
+    :raises ConfigError: where the file without them is no plan.
+    """
     changed: dict[str, Any] = {}
     for run, own in zip(runs, plan(loaded, out) if words else runs, strict=True):
         changed |= identity.changes(run.config, own.config)

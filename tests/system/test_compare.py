@@ -896,6 +896,14 @@ def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.
     assert reported[2].out == stage.out / "report/part_--seeds_2_with_lr=0.1"
 
 
+def test_a_report_of_a_file_that_is_no_plan_without_the_words(stage: Stage, reported: list) -> None:
+    record(stage.runs[0], "COMPLETED", lr=0.1)
+    stage.file.write_text(FILE.replace("overrides: {use_cuda", "overrides: {lr: -1, use_cuda"))
+    assert compare.main([*stage.words, "--report"]) == 2
+    assert compare.main([*stage.words, "--report", "with", "lr=0.1"]) == 0
+    assert reported[0].out == stage.out / "report/with_lr=0.1"
+
+
 def test_a_search_is_ranked_not_compared(stage: Stage, reported: list) -> None:
     search = stage.file.with_name("search.yaml")
     rest = FILE.partition("tasks:")[2]
