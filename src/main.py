@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="continue an interrupted run (the folder of its record) from its last checkpoint; with t_max=N for "
         "longer. --resume=last, together with the arguments of a new run: continue the newest interrupted run with "
-        "this configuration, or start a new one if there is none",
+        "this configuration, or start a new one if there is none; one that is finished with this seed stays",
     )
     parser.add_argument("--out", metavar="FILE", help="the film of --watch: .gif or .mp4 (default: watch.gif in RUN)")
     parser.add_argument("--episodes", metavar="N", type=int, help="episodes that --watch plays (default: 1)")
@@ -140,16 +140,20 @@ def resume(options: argparse.Namespace, mongo: Address | None) -> int:
 
 
 def resume_last(config: dict[str, Any], options: argparse.Namespace, mongo: Address | None) -> int:
-    """--resume=last: continues the newest interrupted run with this configuration, or starts a new one."""
+    """--resume=last: continues the newest interrupted run with this configuration, or starts a new one, unless there
+    is a finished one with this seed."""
     from utils.logging import get_logger
 
     require_environment(config)
     folder = _sacred_run().results_folder(config)
-    resumed, problems = import_module("utils.resume").last(folder, config, options.trust or ())
-    if resumed is not None:
-        return train(resumed.config, resumed.files, mongo, resumed)
+    found, problems = import_module("utils.resume").last(folder, config, options.trust or ())
+    if found is not None and not isinstance(found, Path):
+        return train(found.config, found.files, mongo, found)
     for problem in problems:
         get_logger().warning("%s", problem)
+    if found is not None:
+        get_logger().info("%s is this run, finished: nothing to do (without --resume=last it is run again)", found)
+        return 0
     get_logger().info("no interrupted run with this configuration can be continued: a new one is started")
     return train(config, (options.config, options.env_config), mongo)
 

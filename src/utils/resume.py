@@ -132,10 +132,11 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     return Resumed(folder, config, changed, checkpoints, saved, points, _files(info), problems)
 
 
-def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | None, list[str]]:
+def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | Path | None, list[str]]:
     """The newest cut-off run of this configuration in the folder `runs`, if one can go on, and why others cannot.
 
-    Of the keys that may change it takes this configuration's values.
+    Of the keys that may change it takes this configuration's values. Where the newest one is finished, it is the
+    folder of that: with the same seed it would be the same run again. Without a seed a new run is another one.
     Code that the configuration itself names is trusted: checking it has imported that already.
     """
     problems: list[str] = []
@@ -144,8 +145,10 @@ def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> 
     for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         record = records.record(folder)
         planned = {**config, "seed": record.config.get("seed")} if config["seed"] is None else config
-        if record.status == records.COMPLETED or differences(record.config, planned):
+        if differences(record.config, planned) or (record.status == records.COMPLETED and config["seed"] is None):
             continue
+        if record.status == records.COMPLETED:
+            return folder, problems
         wanted = {key: config[key] for key in MAY_CHANGE if config[key] != record.config.get(key)}
         try:
             return prepare(str(folder), words_of(wanted), trusted), problems

@@ -249,11 +249,26 @@ def test_the_last_one(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sorted(path.name for path in cut_off.parent.iterdir() if path.name.isdecimal()) == ["1", "2"]
 
 
+def test_the_last_one_is_finished(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that is started again trains once; without a seed each start is another run."""
+    record = tree / "results/sacred/vdn" / KEY / "1"
+    again = ["--resume=last", *RUN, "with", *SMALL]
+    assert main.main(again) == 0
+    made = {path: path.stat().st_mtime_ns for path in record.rglob("*")}
+    capsys.readouterr()
+    assert main.main([*again, "log_interval=50"]) == 0
+    assert f"{record.relative_to(tree)} is this run, finished" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in record.rglob("*")} == made
+    assert not record.with_name("2").exists()
+    assert main.main([*again, "seed=null"]) == 0
+    assert read(record.with_name("2"), "run")["status"] == "COMPLETED"
+
+
 def test_the_last_one_is_the_newest(cut_off: Path) -> None:
     for number in ("2", "10"):
         shutil.copytree(cut_off, cut_off.with_name(number))
     found, _ = resume.last(cut_off.parent, read(cut_off, "config"))
-    assert found is not None and found.folder.name == "10"
+    assert isinstance(found, resume.Resumed) and found.folder.name == "10"
     found.checkpoints.unlock()
 
 
