@@ -77,7 +77,6 @@ def run(
             runner.t_env = int(folder.name)
         if args.evaluate:
             test(args, runner)
-            logger.log_stat("episode", 0, runner.t_env)
             logger.print_recent_stats()
         else:
             train(args, runner, buffer, learner, logger, checkpoints, saved, stop)
@@ -278,14 +277,23 @@ def announce(args: SimpleNamespace, runner: Any, buffer: ReplayBuffer, logger: L
         bar = "!" * 100
         log.warning("\n%s\n%s\n%s", bar, textwrap.fill(env.banner, 100), bar)
     log.info("environment: %s, backend %s, %d at once", task_name(vars(args)), env.backend, runner.batch_size)
+    if args.evaluate:
+        episodes = rollouts_of_a_test(args, runner) * runner.batch_size
+        log.info("device: %s; evaluate=True: %d test episodes, nothing is learnt", args.device, episodes)
+        return
     log.info("device: %s; update-to-data: %s", args.device, ratio)
     log.info("replay buffer: up to %.1f MB, %d episodes", size / 1e6, args.buffer_size)
 
 
 def test(args: SimpleNamespace, runner: Any) -> None:
     """test_nepisode episodes; the runner logs them."""
-    for _ in range(-(-args.test_nepisode // runner.batch_size)):
+    for _ in range(rollouts_of_a_test(args, runner)):
         runner.run(test_mode=True)
+
+
+def rollouts_of_a_test(args: SimpleNamespace, runner: Any) -> int:
+    """How many rollouts have test_nepisode episodes, or as few more as can be."""
+    return -(-args.test_nepisode // runner.batch_size)
 
 
 def dump(args: SimpleNamespace, batch: EpisodeBatch, learner: Any, checkpoints: Checkpoints | None) -> str:

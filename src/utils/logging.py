@@ -137,11 +137,11 @@ class Logger:
         """The last value of every metric, as a table in the log; with its step, where more than a tenth of the steps so
         far came after it."""
         last = {key: history[-1] for key, history in self.stats.items()}
-        episode = last.pop("episode", (0, 0.0))[1]
+        episode = last.pop("episode", (0, None))[1]
         t_env = max((history[-1][0] for history in self.stats.values()), default=0)
-        head = f"step {t_env:,} · episode {episode:,.0f}"
+        head = f"step {t_env:,}" + ("" if episode is None else f" · episode {episode:,.0f}")
         if self.display is not None:
-            self.display.update(t_env, int(episode), self.latest, quiet=True)
+            self.display.update(t_env, int(episode or 0), self.latest, quiet=True)
             head = self.display.line(with_stats=False)
         cells = {key: number(value) + (f" @{t:,}" if t < 0.9 * t_env else "") for key, (t, value) in last.items()}
         self.console_logger.info("%s\n%s", head, table(cells))

@@ -185,7 +185,9 @@ def under_git() -> bool:
 
 
 def add_artifacts(_run: Any, config: Mapping[str, Any], folder: Path) -> None:
-    """The learning curve, and the last saved networks if asked, for every record of the run."""
+    """The learning curve of a training, and the last saved networks if asked, for every record of the run."""
+    if config["evaluate"]:
+        return
     from reports.figures import learning_curve  # matplotlib, after the training
 
     with record_lock:

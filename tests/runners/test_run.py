@@ -255,7 +255,9 @@ def test_what_is_said_and_recorded_at_the_start(
     assert records["update_to_data"] == "one update for every 10 environment steps"
 
 
-def test_checkpoint_is_tested_or_trained_on(tmp_path: Path, loggers: Loggers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_is_tested_or_trained_on(
+    tmp_path: Path, loggers: Loggers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     run.run(None, small(tmp_path, mixer="qmix", save_model=True, save_model_interval=100), LOG)
     folder = next(tmp_path.glob("models/*"))
     steps = sorted(int(path.name) for path in folder.iterdir() if path.is_dir())
@@ -267,7 +269,9 @@ def test_checkpoint_is_tested_or_trained_on(tmp_path: Path, loggers: Loggers, mo
     load = QLearner.load_models
     monkeypatch.setattr(QLearner, "load_models", lambda self, path: (learners.append(self), load(self, path)))
     common = {"mixer": "qmix", "checkpoint_path": str(folder), "load_step": steps[0] + 1}
-    run.run(None, small(tmp_path, evaluate=True, **common), LOG)
+    with caplog.at_level(logging.INFO):
+        run.run(None, small(tmp_path, evaluate=True, test_nepisode=5, **common), LOG)
+    assert "5 test episodes, nothing is learnt" in caplog.text and "update-to-data" not in caplog.text
     run.run(None, small(tmp_path, t_max=steps[0] + 50, **common), LOG)
     evaluated, trained = loggers[1:]
     assert {t for values in evaluated.stats.values() for t, _ in values} == {steps[0]}

@@ -17,7 +17,8 @@ import yaml
 
 import main
 from utils.checkpoints import MANIFEST, Checkpoints
-from utils.sacred_run import results_folder
+from utils.config import compose
+from utils.sacred_run import add_artifacts, results_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "Foraging-5x5-2p-1f-v3"
@@ -221,6 +222,18 @@ def test_a_signal_while_checkpoints_are_removed_changes_nothing(
     (record,) = tree.glob("results/sacred/vdn/*/1/run.json")
     assert json.loads(record.read_text())["status"] == "COMPLETED"
     assert not (record.parent / "checkpoints").exists() and "done: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_a_single_test_is_no_curve(tmp_path: Path, evaluate: bool) -> None:
+    config = compose("vdn", "gymma", ["seed=1", f"env_args.key={KEY}"]) | {"evaluate": evaluate}
+    added: list[str] = []
+    run = SimpleNamespace(
+        info={"test_return_mean": [0.5], "test_return_mean_T": [10]},
+        add_artifact=lambda path, **_: added.append(Path(path).name),
+    )
+    add_artifacts(run, config, tmp_path)
+    assert added == ([] if evaluate else ["learning_curve.png"]) == [path.name for path in tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
