@@ -442,9 +442,10 @@ def _layer(kind: str, name: str | None) -> tuple[Path, dict[str, Any]]:
 def load_layer(path: Path) -> dict[str, Any]:
     """What a configuration file lays over those before it."""
     content = load_yaml(path)
-    module = content.get("env_module")
-    if isinstance(module, str) and module.endswith(".py"):  # a file beside the YAML, wherever the run is started
-        content["env_module"] = shown_path(path.parent / module)  # the same in every checkout
+    for key in ("plugin", "env_module"):
+        name = content.get(key)
+        if isinstance(name, str) and name.endswith(".py"):  # a file beside the YAML, wherever the run is started
+            content[key] = shown_path(path.parent / name)  # the same in every checkout
     return content
 
 

@@ -1,4 +1,5 @@
-"""Plugins: a package that an algorithm's YAML names, or a module that an environment's names, fills the registries."""
+"""Plugins: a package or file that an algorithm's YAML names, or a module that an environment's names, fills the
+registries."""
 
 from __future__ import annotations
 
@@ -27,15 +28,24 @@ class PluginError(Exception):
 
 
 def import_plugin(name: str) -> ModuleType:
-    """The plugin's package, this checkout's if it has one. It offers `Config`, a pydantic model, and `register()`."""
+    """The plugin: a Python file (as of register_environment), or a package, this checkout's if it has one.
+
+    It offers `Config`, a pydantic model, and `register()`.
+    """
+    if name.endswith(".py"):
+        return _checked(_import_file(file_of(name)), name)
     own = ROOT / "plugins"
     if os.path.isfile(own / name / "__init__.py") and str(own) not in sys.path[:1]:  # before one that is installed
         sys.path.insert(0, str(own))
-    cure = f"put the folder that holds {name}/ on PYTHONPATH, or {name}/ itself into {own}"
-    plugin = _import_name(name, f"there is no package {name!r}; " + ("pip install -e ." if name == "mmsa" else cure))
-    missing = [part for part in ("Config", "register") if not hasattr(plugin, part)]
-    if missing:
-        raise PluginError(f"the package {name!r} is no plugin: it has no {' and no '.join(missing)}")
+    cure = f"put the folder that holds {name}/ on PYTHONPATH, or {name}/ itself into {own}, or name a file: {name}.py"
+    missing = f"there is no package {name!r}; " + ("pip install -e ." if name == "mmsa" else cure)
+    return _checked(_import_name(name, missing), name)
+
+
+def _checked(plugin: ModuleType, name: str) -> ModuleType:
+    lacking = " and no ".join(part for part in ("Config", "register") if not hasattr(plugin, part))
+    if lacking:
+        raise PluginError(f"{name!r} is no plugin: it has no {lacking}; examples/my_mixer.py shows one")
     return plugin
 
 
@@ -82,7 +92,8 @@ def _register(module: ModuleType, name: str) -> None:
 
 
 def file_of(module: str) -> Path:
-    """The file that env_module names: this checkout's, wherever the run is started, else from the working directory."""
+    """The file that plugin or env_module names: this checkout's, wherever the run is started, else from the working
+    directory."""
     own = ROOT / module
     return own if os.path.isfile(own) else Path(module)
 

@@ -45,7 +45,7 @@ class HostConfig(BaseModel):
 
     # what is run
     name: Name
-    plugin: Name | None
+    plugin: Annotated[str, Field(min_length=1)] | None
     label: str
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None
     t_max: Positive

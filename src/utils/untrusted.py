@@ -84,25 +84,23 @@ def refuse_code(config: Mapping[str, Any], source: Path, trusted: Sequence[str])
 
 def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, name) of all that checking this configuration would import, of what is not this checkout's own."""
-    plugin = config.get("plugin")
-    if isinstance(plugin, str) and plugin not in {
-        path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")
-    }:
-        yield "plugin", plugin
-    module = config.get("env_module")
-    if isinstance(module, str) and module and hosts.file_of(module).resolve() not in _own_modules():
-        yield "env_module", module
+    packages = {path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")}
+    for key, own in (("plugin", packages), ("env_module", set())):
+        code = config.get(key)
+        if isinstance(code, str) and code and code not in own and hosts.file_of(code).resolve() not in _own_files(key):
+            yield key, code
     env_args = config.get("env_args")
-    key = env_args.get("key") if isinstance(env_args, dict) else None
-    if config.get("env") == "gymma" and isinstance(key, str):
-        package = key.rpartition(":")[0]  # package:id imports the package
+    task = env_args.get("key") if isinstance(env_args, dict) else None
+    if config.get("env") == "gymma" and isinstance(task, str):
+        package = task.rpartition(":")[0]  # package:id imports the package
         if package and package not in PACKAGES.values():
             yield "env_args.key", package
 
 
-def _own_modules() -> set[Path]:
-    """What env_module may name unasked: the files that our environments and examples name, and our benchmarks."""
-    files = [*configs.available("envs").values(), *(configs.ROOT / "examples").glob("*.yaml")]
-    names = ((path.parent, configs.load_yaml(path).get("env_module")) for path in files)
+def _own_files(key: str) -> set[Path]:
+    """What plugin or env_module may name unasked: the files that our YAML files name, and our benchmarks."""
+    listed = [path for kind in ("envs", "algs") for path in configs.available(kind).values()]
+    files = [*listed, *(configs.ROOT / "examples").glob("*.yaml")]
+    names = ((path.parent, configs.load_yaml(path).get(key)) for path in files)
     named = {(folder / name).resolve() for folder, name in names if isinstance(name, str)}
     return named | {path.resolve() for path in (configs.ROOT / "benchmarks").glob("*.py")}

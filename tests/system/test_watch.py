@@ -326,7 +326,7 @@ def test_published_runs_keep_no_networks(capsys: pytest.CaptureFixture[str]) -> 
     assert "published runs have none" in refused(capsys, published)
 
 
-@pytest.mark.parametrize("how", ["plugin", "env_module", "env_module file", "key"])
+@pytest.mark.parametrize("how", ["plugin", "plugin file", "env_module", "env_module file", "key"])
 def test_code_that_a_record_names_is_not_imported(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -334,12 +334,13 @@ def test_code_that_a_record_names_is_not_imported(
     evil = tmp_path / "watch_evil.py"
     evil.write_text("from pathlib import Path\nPath('executed').touch()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    name = str(evil) if how == "env_module file" else "watch_evil"
+    name = str(evil) if how.endswith("file") else "watch_evil"
     env_args = json.loads((run / "config.json").read_text())["env_args"]
     change(
         run,
         **{
             "plugin": {"plugin": name},
+            "plugin file": {"plugin": name},
             "env_module": {"env_module": name},
             "env_module file": {"env_module": name},
             "key": {"env_args": {**env_args, "key": f"{name}:{KEY}"}},
@@ -397,7 +398,9 @@ def test_half_a_film_is_not_left(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_examples_and_own_plugins_are_known() -> None:
-    assert list(untrusted.named_code({"plugin": "mmsa", "env_module": str(ROOT / "examples" / "my_env.py")})) == []
+    for plugin in ("mmsa", "examples/my_mixer.py"):
+        own = {"plugin": plugin, "env_module": str(ROOT / "examples" / "my_env.py")}
+        assert list(untrusted.named_code(own)) == []
     found = list(untrusted.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
     assert found == [("plugin", "../mmsa"), ("env_args.key", "os")]
 
