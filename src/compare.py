@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "--reference",
         metavar="ALGORITHM",
         nargs="+",
-        help="with --report RUNS: those to compare with each other one (MMSA)",
+        help="with --report RUNS: the algorithms or curves to compare with each other one (MMSA)",
     )
     for key in PART:
         text = f"only these {key} of the experiment or search; all parts together are the whole"

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ def report(
 ) -> Path:
     """The page on these runs; those of `runs` that are missing are named there.
 
-    Without such a plan the references must be among the algorithms that have runs; MMSA where none is named.
+    Without such a plan the references must be among the algorithms that have runs, or their curves; MMSA where none is
+    named.
     """
     from reports.report import write_report
     from reports.runs import Planned, load_runs
@@ -105,7 +106,10 @@ def report(
     loaded = load_runs(sources, damaged)
     planned = [Planned.of(run.config) for run in runs]
     if not planned:
-        references = references_among(sorted({run.algorithm for run in loaded}), references)
+        from reports.grouping import group
+
+        curves = {curve.name: curve.algorithm for task in group(loaded).tasks for curve in task.curves}
+        references = references_among(curves, references)
     return write_report(
         loaded,
         out,
@@ -192,16 +196,25 @@ def folder_of(text: str) -> str:
     return name if len(name) <= 120 else f"{name[:111]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def references_among(algorithms: Sequence[str], named: Sequence[str]) -> Sequence[str]:
-    """The named algorithms, or MMSA; ConfigError where a named one is not there, in any case of letters."""
-    there, lower = ", ".join(algorithms), [name.lower() for name in algorithms]
+def references_among(curves: Mapping[str, str], named: Sequence[str]) -> Sequence[str]:
+    """The named algorithms or curves, or MMSA; ConfigError where a named one is not there, in any case of letters.
+
+    :param curves: name -> algorithm.
+    """
+    from reports.scores import is_reference
+
+    known = sorted(set(curves.values())) + [name for name in sorted(curves) if name not in curves.values()]
     for name in named:
-        if name.lower() not in lower:
-            near = nearest(name, algorithms)
-            raise ConfigError(f"--reference {name}: no run's algorithm is called so{near}; there are {there}")
-    if not named and "mmsa" not in lower and len(algorithms) > 1:
-        print(f"nothing is compared, since no run's algorithm is called MMSA: --reference takes one of {there}")
-    return named or ["MMSA"]
+        if name.lower() not in map(str.lower, known):
+            near = nearest(name, known)
+            there = ", ".join(known)
+            raise ConfigError(f"--reference {name}: no run's algorithm or curve is called so{near}; there are {there}")
+    references = named or ["MMSA"]
+    own = [sum(is_reference(*curve, name) for curve in curves.items()) for name in references]
+    if len(curves) > 1 and not any(0 < count < len(curves) for count in own):
+        why = f"all curves are of {references[0]}" if any(own) else "no run's algorithm is called MMSA"
+        print(f"nothing is compared, since {why}: --reference takes one of {', '.join(curves if any(own) else known)}")
+    return references
 
 
 def say(console: Console, text: str) -> None:

@@ -55,7 +55,7 @@ def write_report(
 
     :param runs: as reports.runs.load_runs gives them.
     :param planned: what an experiment wanted; what differs from it or is missing is listed.
-    :param references: the algorithms (labels or names, in any case) that are compared with each other one.
+    :param references: the algorithms (labels or names, in any case), or curves, that are compared with each other one.
     :param problems: what else a reader must know, as damaged records and runs that failed; listed as it is.
     :param wall_clock: draw curves against it, too; it means little where machines differ or have other work.
     :param ranked: tables have the best final score first, as wanted of a search; else they are in the order of names.
@@ -118,7 +118,7 @@ class _Report:
         }
         self.names: set[str] = set()  # of figure files
         curves = {curve.name: curve.algorithm for task in self.groups.tasks for curve in task.curves}
-        self.look = plots.styles(sorted(curves, key=lambda name: (self._rank(curves[name]), name)))
+        self.look = plots.styles(sorted(curves, key=lambda name: (self._rank(name, curves[name]), name)))
         self.anchors = {
             (task.title, curve.name): (f"runs-{i}-{j}", f"{curve.name} on {task.title}")
             for i, task in enumerate(self.groups.tasks)
@@ -128,7 +128,7 @@ class _Report:
     def write(self) -> Path:
         self._csv(self.out / "results.csv")
         tasks = [self._task(task) for task in self.tasks]
-        there = {self._rank(curve.algorithm) for _, curve in self._curves()}
+        there = {self._rank(curve.name, curve.algorithm) for _, curve in self._curves()}
         context = {
             "title": self.title,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -165,9 +165,9 @@ class _Report:
     def _curves(self) -> list[tuple[Task, Curve]]:
         return [(task, curve) for task in self.groups.tasks for curve in task.curves]
 
-    def _rank(self, algorithm: str) -> int:
+    def _rank(self, curve: str, algorithm: str) -> int:
         """Its place among the references, or behind them."""
-        own = (rank for rank, name in enumerate(self.references) if scores.is_reference(algorithm, name))
+        own = (rank for rank, name in enumerate(self.references) if scores.is_reference(curve, algorithm, name))
         return next(own, len(self.references))
 
     # --- sections ---

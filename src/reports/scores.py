@@ -255,9 +255,10 @@ def profile(scores: np.ndarray, taus: np.ndarray) -> Band:
 
 
 def comparisons(scored: TaskScores | Suite, reference: str) -> list[Comparison]:
-    """Each curve of the reference against each curve of another algorithm."""
-    own = [score for score in scored.scores if is_reference(score.algorithm, reference)]
-    others = [score for score in scored.scores if not is_reference(score.algorithm, reference)]
+    """Each curve of the reference, or the one that it names, against each other one."""
+    own, others = list[Score](), list[Score]()
+    for score in scored.scores:
+        (own if is_reference(score.name, score.algorithm, reference) else others).append(score)
     rows = [_compare(a, b, scored.grid) for a in own for b in others]
     if isinstance(scored, Suite) and scored.scaled:  # where the scale has its 0 depends on who is in the report
         rows = [row._replace(area=Estimate(math.nan, runs=row.area.runs)) for row in rows]
@@ -282,8 +283,9 @@ def _compare(a: Score, b: Score, grid: np.ndarray) -> Comparison:
     return Comparison(a.name, b.name, area, chance_area, chance_final, level, steps, others, limit, ratio)
 
 
-def is_reference(algorithm: str, reference: str) -> bool:
-    return algorithm.lower() == reference.lower()
+def is_reference(curve: str, algorithm: str, reference: str) -> bool:
+    """Whether the reference is the curve's algorithm, or the curve alone, in any case of letters."""
+    return reference.lower() in (curve.lower(), algorithm.lower())
 
 
 def steps_words(row: Comparison) -> str:

@@ -160,8 +160,13 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         problems.append("a damaged record")
         return tuple(map(Recorded, ("loaded", *sources)))
 
+    def group(runs: Sequence[Recorded]) -> SimpleNamespace:
+        curves = [SimpleNamespace(name=run.algorithm, algorithm=run.algorithm) for run in runs]
+        return SimpleNamespace(tasks=[SimpleNamespace(curves=curves)])
+
     for name, module in (
         ("reports.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
+        ("reports.grouping", SimpleNamespace(group=group)),
         ("reports.report", SimpleNamespace(write_report=write_report)),
     ):
         monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
@@ -868,13 +873,27 @@ def test_report_only(stage: Stage, reported: list, tmp_path: Path) -> None:
 def test_a_report_without_a_reference_says_so(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--report", ".", "--out", "page"]
     assert compare.main([*words, "--reference", "vdn", "qmixx"]) == 2 and not reported
-    said = "--reference qmixx: no run's algorithm is called so; did you mean QMIX?; there are QMIX, VDN"
+    said = "--reference qmixx: no run's algorithm or curve is called so; did you mean QMIX?; there are QMIX, VDN"
     assert said in capsys.readouterr().err
     assert compare.main(words) == 0
     said = "nothing is compared, since no run's algorithm is called MMSA: --reference takes one of QMIX, VDN\n"
     assert capsys.readouterr().out.startswith(said) and reported[0].references == ["MMSA"]
     assert compare.main([*words, "--reference", "vdn"]) == 0
     assert "compared" not in capsys.readouterr().out and reported[1].references == ["vdn"]
+
+
+def test_two_settings_of_one_algorithm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(6):
+        lr, seed = 0.001 if number < 3 else 0.0005, number % 3
+        written = sr.record(sr.configuration("mmsa", seed=seed, lr=lr), sr.tests(1000 * lr))
+        sr.write(tmp_path / f"runs/{number}", written)
+    words = ["--report", str(tmp_path / "runs"), "--out", str(tmp_path / "page")]
+    assert compare.main(words) == 0
+    said = "nothing is compared, since all curves are of MMSA: --reference takes one of mmsa lr=0.0005, mmsa lr=0.001\n"
+    assert capsys.readouterr().out.startswith(said)
+    assert compare.main([*words, "--reference", "MMSA lr=0.001"]) == 0
+    assert "compared" not in capsys.readouterr().out
+    assert "| mmsa lr=0.001 | mmsa lr=0.0005 | 2.000 [" in (tmp_path / "page/table.md").read_text()
 
 
 def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
