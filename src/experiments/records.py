@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.planning import Run
+from experiments.planning import Run, published_folder
 from reports.grouping import incomplete
 from reports.runs import JOURNAL, folders_below, load_runs, pauses, seconds_between, time_of
 from utils.config import ConfigError
@@ -133,19 +133,28 @@ def faults(record: Record) -> list[str]:
 
 def seconds_per_step(run: Run, plan: Sequence[Run]) -> tuple[float, str] | None:
     """The mean of finished runs of the same algorithm and task with the same settings but for seed and length, and
-    which runs these are: those that were made here; where there are none, published ones, maybe of another machine."""
+    which runs these are: those that were made here; where there are none, published ones, maybe of another machine,
+    the plan's own before those of any experiment."""
     like = [other for other in plan if (other.algorithm, other.task) == (run.algorithm, run.task)]
-    own = [(other, other.folder) for other in like]
-    kept = [(other, folder) for other in like for folder in (other.published, *other.shared)]
-    for source, places in (("finished runs", own), ("published runs", kept)):
+    own = (one for other in like for one in _of_this_simulator(other, other.folder))
+    folders = ((other, folder) for other in like for folder in (other.published, *other.shared))
+    kept = (one for other, folder in folders for one in _of_this_simulator(other, folder))
+    places = {"finished runs": own, "published runs": kept, "published runs of other experiments": _anywhere(run)}
+    for source, found in places.items():
         times = []
-        for record in (record for other, folder in places for record in _of_this_simulator(other, folder)):
-            wanted = {**run.config, **{key: record.config.get(key) for key in ("seed", "t_max")}}
-            if record.status == COMPLETED and not differences(record.config, wanted) and (seconds := record.seconds):
-                times.append(seconds / record.config["t_max"])
+        for one in found:
+            wanted = {**run.config, **{key: one.config.get(key) for key in ("seed", "t_max")}}
+            if one.status == COMPLETED and not differences(one.config, wanted) and (seconds := one.seconds):
+                times.append(seconds / one.config["t_max"])
         if times:
             return sum(times) / len(times), source
     return None
+
+
+def _anywhere(run: Run) -> Iterator[Record]:
+    """All published records of the run's algorithm and task, of whatever settings."""
+    inner = Path("runs", "*", "*", "*", "sacred", run.config["name"], task_folder(task_of(run.config)), "*", "run.json")
+    return (record(path.parent) for path in published_folder("*").parent.glob(f"*/{inner}"))
 
 
 def _newest(journal: Path) -> list[float]:

@@ -791,6 +791,24 @@ def test_dry_run_measures_published_runs(stage: Stage, checkout: Path, capsys: p
     assert "published runs" not in out and "estimated time: 10 s for 1 of them" in out
 
 
+def test_dry_run_measures_published_runs_of_other_experiments(
+    stage: Stage, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run, changes in (
+        (stage.runs[0], {"seed": 7}),
+        (stage.runs[1], {"lr": 0.5}),
+    ):  # VDN; IQL, set otherwise
+        elsewhere = checkout / "results/another/runs" / run.folder.relative_to(stage.out / "runs")
+        whole_record(run, elsewhere, **changes)
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "4 runs, 0 done" in out and out.count("published runs of other experiments") == 1
+    assert "estimated time: 40 s for 2 of them; unknown for the other 2" in out  # 1000 steps in 20 s
+    whole_record(stage.runs[0], stage.runs[0].published)
+    assert compare.main([*stage.words, "--dry-run", "--jobs", "1"]) == 0
+    assert "of other experiments" not in capsys.readouterr().out
+
+
 def test_dry_run_takes_variants_for_as_fast(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     """Another algorithm of the same config file on the same task, as its speed is known."""
     stage.file.write_text(FILE.replace("tasks:\n", "  VDN, lr: {config: vdn, overrides: {lr: 0.1}}\ntasks:\n"))
