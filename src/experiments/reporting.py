@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def report(
         from reports.grouping import group
 
         curves = {curve.name: curve.algorithm for task in group(loaded).tasks for curve in task.curves}
-        references = references_among(curves, references)
+        references = references_among(curves, {run.algorithm for run in loaded}, references)
     return write_report(
         loaded,
         out,
@@ -196,14 +196,15 @@ def folder_of(text: str) -> str:
     return name if len(name) <= 120 else f"{name[:111]}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def references_among(curves: Mapping[str, str], named: Sequence[str]) -> Sequence[str]:
+def references_among(curves: Mapping[str, str], algorithms: Collection[str], named: Sequence[str]) -> Sequence[str]:
     """The named algorithms or curves, or MMSA; ConfigError where a named one is not there, in any case of letters.
 
-    :param curves: name -> algorithm.
+    :param curves: name -> algorithm, of complete runs.
+    :param algorithms: of all runs.
     """
     from reports.scores import is_reference
 
-    known = sorted(set(curves.values())) + [name for name in sorted(curves) if name not in curves.values()]
+    known = [*sorted(algorithms), *(name for name in sorted(curves) if name not in algorithms)]
     for name in named:
         if name.lower() not in map(str.lower, known):
             near = nearest(name, known)

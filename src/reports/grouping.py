@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reports.runs import Planned, RunRecord
-from utils.commands import flat
-from utils.identity import NOT_COMPARED, differences
+from utils.identity import NOT_COMPARED, comparable, differences
 from utils.naming import REWARD, shown, suffix
-from utils.schema import as_today
 
 METRICS = ("test_battle_won_mean", "test_return_mean", "test_total_return_mean")  # the first that a task's runs have
 ENVIRONMENT = {"env", *REWARD}  # with env_args: other values make another task
@@ -171,7 +169,7 @@ def _left_out(run: RunRecord, reason: str) -> LeftOut:
 
 
 def _compared(run: RunRecord) -> dict[str, str]:
-    config = {key: shown(_number(value)) for key, value in flat(as_today(run.config)) if key not in NOT_COMPARED}
+    config = {key: shown(_number(value)) for key, value in comparable(run.config) if key not in NOT_COMPARED}
     return config | {"host": _host(run)}
 
 

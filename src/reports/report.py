@@ -99,7 +99,8 @@ class _Report:
         wall_clock: bool,
         ranked: bool,
     ) -> None:
-        self.runs, self.out, self.title, self.references, self.problems = runs, out, title, references, problems
+        self.runs, self.out, self.title, self.problems = runs, out, title, problems
+        self.references = list({name.lower(): name for name in reversed(references)}.values())[::-1]  # each once
         self.groups: Groups = group(runs, planned)
         self.planned = planned
         self.axes = [axis for axis in scores.AXES if wall_clock or axis != "seconds"]
@@ -114,7 +115,7 @@ class _Report:
             *(suite for suite in self.suites if len(suite.tasks) > 1),
         ]
         self.comparisons = {
-            (id(own), reference): scores.comparisons(own, reference) for own in scored for reference in references
+            (id(own), name): scores.comparisons(own, name) for own in scored for name in self.references
         }
         self.names: set[str] = set()  # of figure files
         curves = {curve.name: curve.algorithm for task in self.groups.tasks for curve in task.curves}
@@ -128,11 +129,15 @@ class _Report:
     def write(self) -> Path:
         self._csv(self.out / "results.csv")
         tasks = [self._task(task) for task in self.tasks]
-        there = {self._rank(curve.name, curve.algorithm) for _, curve in self._curves()}
+        there = {
+            name
+            for name in self.references
+            if any(scores.is_reference(curve.name, curve.algorithm, name) for _, curve in self._curves())
+        }
         context = {
             "title": self.title,
             "made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            "compared": [(name, rank in there, self._all_compared(name)) for rank, name in enumerate(self.references)],
+            "compared": [(name, name in there, self._all_compared(name)) for name in self.references],
             "n_read": len(self.runs),
             "n_used": sum(len(curve.runs) for _, curve in self._curves()),
             "n_planned": len(self.planned),

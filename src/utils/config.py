@@ -27,6 +27,7 @@ from utils.schema import HostConfig, cross_checks
 ROOT = hosts.ROOT
 COMMAND_LINE = "the command line"
 MAX_BYTES = 2**20  # of one YAML file
+FILES = ("plugin", "env_module")  # keys that may name a Python file
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 _LEAVE_OUT = "leave it out, or declare it in the Config of a plugin whose code reads it"
 # Keys of upstream's own files that there are not here, and what takes their place
@@ -321,8 +322,8 @@ def check(config: dict[str, Any], sources: Mapping[Path_, str] | None = None) ->
 def _register(config: Mapping[str, Any], report: _Report) -> tuple[ModuleType | None, bool]:
     """Fills the registries with what the plugin and the environment's module have: the plugin, and False where it could
     not be, so that nobody knows its keys."""
-    plugin, registered = None, True
-    if isinstance(config.get("plugin"), str):
+    plugin, registered = None, config.get("plugin") != ""
+    if isinstance(config.get("plugin"), str) and config["plugin"]:
         try:
             plugin = hosts.import_plugin(config["plugin"])
             hosts.register_plugin(config["plugin"])
@@ -442,7 +443,7 @@ def _layer(kind: str, name: str | None) -> tuple[Path, dict[str, Any]]:
 def load_layer(path: Path) -> dict[str, Any]:
     """What a configuration file lays over those before it."""
     content = load_yaml(path)
-    for key in ("plugin", "env_module"):
+    for key in FILES:
         name = content.get(key)
         if isinstance(name, str) and name.endswith(".py"):  # a file beside the YAML, wherever the run is started
             content[key] = shown_path(path.parent / name)  # the same in every checkout
@@ -464,6 +465,8 @@ def _merge(
 
 def _override(config: dict[str, Any], text: str, sources: dict[Path_, str], source: str) -> None:
     path, value = parse_override(text, source)
+    if len(path) == 1 and path[0] in FILES and isinstance(value, str) and value.endswith(".py"):
+        value = shown_path(hosts.file_of(value).absolute())  # found again from any working directory
     parent = config
     for depth, key in enumerate(path[:-1], start=1):
         inner = parent.setdefault(key, {})

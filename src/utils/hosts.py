@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from pydantic import BaseModel
+
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRIES = {  # config key -> module whose REGISTRY holds its values
     "learner": "learners",
@@ -43,9 +45,12 @@ def import_plugin(name: str) -> ModuleType:
 
 
 def _checked(plugin: ModuleType, name: str) -> ModuleType:
-    lacking = " and no ".join(part for part in ("Config", "register") if not hasattr(plugin, part))
+    config = getattr(plugin, "Config", None)
+    lacking = [] if isinstance(config, type) and issubclass(config, BaseModel) else ["Config (a pydantic model)"]
+    lacking += [] if callable(getattr(plugin, "register", None)) else ["register()"]
     if lacking:
-        raise PluginError(f"{name!r} is no plugin: it has no {lacking}; examples/my_mixer.py shows one")
+        without = " and no ".join(lacking)
+        raise PluginError(f"{name!r} is no plugin: it has no {without}; examples/my_mixer.py shows one")
     return plugin
 
 
@@ -69,7 +74,7 @@ def register_environment(module: str) -> None:
     else:
         missing = f"there is no installed module {module!r}; name a file: env_module=path/to/my_env.py"
         imported = _import_name(module, missing)
-    if not hasattr(imported, "register"):
+    if not callable(getattr(imported, "register", None)):
         raise PluginError(f"{module!r} adds no environment: it has no register(); examples/my_env.py shows one")
     if imported.register is importlib.import_module("envs").register:
         raise PluginError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from utils.commands import flat
+from utils.config import FILES
 from utils.schema import as_today
 
 # where, how and how often a run is recorded
@@ -41,6 +43,13 @@ def changes(config: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
     return {key: now[key] for key in _differing(was, now) if key in now}
 
 
+def comparable(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys as they are called today; of a file of code beyond the checkout its name, wherever it lies."""
+    for key, value in flat(as_today(config)):
+        beyond = key in FILES and isinstance(value, str) and os.path.isabs(value)
+        yield key, os.path.basename(value) if beyond else value
+
+
 def _differing(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     missing = object()
     return [
@@ -52,4 +61,4 @@ def _differing(was: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys, as JSON knows the values."""
-    return {key: json.loads(json.dumps(value, default=str)) for key, value in flat(as_today(config))}
+    return {key: json.loads(json.dumps(value, default=str)) for key, value in comparable(config)}

@@ -28,6 +28,10 @@ CHECKPOINTS = "checkpoints"  # in the run's folder
 MAY_CHANGE = sorted(NOT_LEARNT - {"label", "local_results_path"} | {"t_max"})
 
 
+class BusyError(ConfigError):
+    """Another process has the run."""
+
+
 class Resumed(NamedTuple):
     """A run that may go on. Its checkpoints are locked: unlock them at the end."""
 
@@ -79,7 +83,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     :param name: the folder of the run's record.
     :param overrides: key=value, of keys that may change.
     :param trusted: names of plugins and modules beyond this checkout that the record may import.
-    :raises ConfigError: with why it cannot go on.
+    :raises ConfigError: with why it cannot go on; BusyError where another process has it.
     """
     folder = find_run("--resume", name)
     if not (folder / "run.json").is_file():
@@ -108,7 +112,7 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
     try:
         checkpoints.lock()
     except CheckpointError as error:
-        raise ConfigError(str(error)) from None
+        raise BusyError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"{folder / CHECKPOINTS}: its lock cannot be taken: {error.strerror}") from None
     try:
@@ -135,9 +139,11 @@ def prepare(name: str, overrides: Sequence[str] = (), trusted: Sequence[str] = (
 def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> tuple[Resumed | Path | None, list[str]]:
     """The newest cut-off run of this configuration in the folder `runs`, if one can go on, and why others cannot.
 
-    Of the keys that may change it takes this configuration's values. Where the newest one is finished, it is the
+    Of the keys that may change it takes this configuration's values. Where the newest training is finished, it is the
     folder of that: with the same seed it would be the same run again. Without a seed a new run is another one.
     Code that the configuration itself names is trusted: checking it has imported that already.
+
+    :raises BusyError: where another process trains it, with this seed.
     """
     problems: list[str] = []
     trusted = [*trusted, *(name for _, name in named_code(config))]
@@ -145,13 +151,20 @@ def last(runs: Path, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> 
     for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
         record = records.record(folder)
         planned = {**config, "seed": record.config.get("seed")} if config["seed"] is None else config
-        if differences(record.config, planned) or (record.status == records.COMPLETED and config["seed"] is None):
+        finished = record.status == records.COMPLETED
+        if differences(record.config, planned) or finished and (config["seed"] is None or config["evaluate"]):
             continue
-        if record.status == records.COMPLETED:
-            return folder, problems
+        if finished:
+            other = [key for key in sorted(NOT_LEARNT & {*config}) if config[key] != record.config.get(key)]
+            without = [f"{key} = {record.config.get(key)!r} there" for key in other if key != "local_results_path"]
+            return folder, problems + ([f"{folder} stays as it is: {', '.join(without)}"] if without else [])
         wanted = {key: config[key] for key in MAY_CHANGE if config[key] != record.config.get(key)}
         try:
             return prepare(str(folder), words_of(wanted), trusted), problems
+        except BusyError as error:
+            if config["seed"] is not None:
+                raise BusyError(f"--resume=last: {error}; with the same seed it would be trained twice") from None
+            problems += error.problems
         except ConfigError as error:
             problems += error.problems
     return None, problems

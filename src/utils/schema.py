@@ -19,6 +19,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _NAME = "a word of letters, digits, _ . and - that begins with a letter or _"
+Code = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f]*$")]  # a module's or a file's name
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", description=_NAME)]  # of a registry entry, a folder
 MAX_SEED = 2**32 - 1
 FORAGING_STEPS = 50  # after which Level-Based Foraging ends by itself
@@ -45,14 +46,14 @@ class HostConfig(BaseModel):
 
     # what is run
     name: Name
-    plugin: Annotated[str, Field(min_length=1)] | None
+    plugin: Code | None
     label: str
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None
     t_max: Positive
 
     # environment
     env: Name
-    env_module: Annotated[str, Field(min_length=1)] | None
+    env_module: Code | None
     env_args: dict[str, Any]
     common_reward: bool
     reward_scalarisation: Literal["sum", "mean"]

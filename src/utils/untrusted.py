@@ -87,7 +87,7 @@ def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     packages = {path.parent.name for path in configs.ROOT.glob("plugins/*/__init__.py")}
     for key, own in (("plugin", packages), ("env_module", set())):
         code = config.get(key)
-        if isinstance(code, str) and code and code not in own and hosts.file_of(code).resolve() not in _own_files(key):
+        if isinstance(code, str) and code and code not in own and not _is_own_file(key, code):
             yield key, code
     env_args = config.get("env_args")
     task = env_args.get("key") if isinstance(env_args, dict) else None
@@ -97,10 +97,14 @@ def named_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "env_args.key", package
 
 
-def _own_files(key: str) -> set[Path]:
-    """What plugin or env_module may name unasked: the files that our YAML files name, and our benchmarks."""
+def _is_own_file(key: str, name: str) -> bool:
+    """Whether plugin or env_module may name it unasked: a file that our YAML files name, or one of our benchmarks."""
     listed = [path for kind in ("envs", "algs") for path in configs.available(kind).values()]
     files = [*listed, *(configs.ROOT / "examples").glob("*.yaml")]
-    names = ((path.parent, configs.load_yaml(path).get(key)) for path in files)
-    named = {(folder / name).resolve() for folder, name in names if isinstance(name, str)}
-    return named | {path.resolve() for path in (configs.ROOT / "benchmarks").glob("*.py")}
+    named = ((path.parent, configs.load_yaml(path).get(key)) for path in files)
+    own = {(folder / file).resolve() for folder, file in named if isinstance(file, str)}
+    own |= {path.resolve() for path in (configs.ROOT / "benchmarks").glob("*.py")}
+    try:
+        return hosts.file_of(name).resolve() in own
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+        return False

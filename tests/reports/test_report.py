@@ -469,6 +469,21 @@ def test_several_references(tmp_path: Path) -> None:
     assert len(names) == 2 and {name.rpartition("_")[2] for name in names} == {"VDN.png", "mmsa.png"}
 
 
+def test_references_that_overlap(tmp_path: Path) -> None:
+    for number, lr in enumerate((0.001, 0.002)):
+        sr.write(tmp_path / f"{number}", sr.record(sr.configuration("qmix", lr=lr), sr.tests(lr)))
+    sr.write(tmp_path / "2", sr.record(sr.configuration("vdn"), sr.tests(0.1)))
+    named = ["QMIX", "qmix", "qmix lr=0.001"]
+    page = write_report(load_runs([str(tmp_path)]), tmp_path / "out", references=named).read_text()
+    assert "No complete run is called" not in page and page.count(" against the others</h2>") == 2
+    table = (tmp_path / "out/table.md").read_text()
+    rows = re.findall(r"^\| ([\w .=]+) \| ([\w .=]+) \| [\d.]+ \|", table.partition("| against |")[2], re.M)
+    assert rows == [
+        ("qmix lr=0.001", "vdn"), ("qmix lr=0.002", "vdn"),
+        ("qmix lr=0.001", "qmix lr=0.002"), ("qmix lr=0.001", "vdn"),
+    ]  # fmt: skip
+
+
 def test_a_curve_that_gets_there_in_some_samples_only(tmp_path: Path) -> None:
     for number, (name, end) in enumerate((("mmsa", 1), ("mmsa", 1), ("mmsa", 0.2), *(("qmix", 0.75),) * 3)):
         sr.write(tmp_path / f"{number}", sr.record(sr.configuration(name, seed=number), sr.tests(end)))

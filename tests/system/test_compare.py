@@ -914,6 +914,14 @@ def test_two_settings_of_one_algorithm(tmp_path: Path, capsys: pytest.CaptureFix
     assert "| mmsa lr=0.001 | mmsa lr=0.0005 | 2.000 [" in (tmp_path / "page/table.md").read_text()
 
 
+def test_a_reference_that_has_no_whole_run_yet(tmp_path: Path) -> None:
+    for name, status in (("qmix", "COMPLETED"), ("mmsa", "RUNNING")):
+        sr.write(tmp_path / f"runs/{name}", sr.record(sr.configuration(name), sr.tests(0.5), status=status))
+    words = ["--report", str(tmp_path / "runs"), "--out", str(tmp_path / "page"), "--reference", "mmsa"]
+    assert compare.main(words) == 0
+    assert "No complete run is called mmsa" in (tmp_path / "page/index.html").read_text()
+
+
 def test_a_report_of_what_there_is(stage: Stage, reported: list, capsys: pytest.CaptureFixture[str]) -> None:
     record(stage.runs[0], "COMPLETED")
     record(stage.runs[1], "INTERRUPTED")

@@ -343,12 +343,15 @@ def test_batches_of_new_episodes_for_a_plugins_learner(
     assert len(wrong) == 3 and all("with env_steps_per_update=batch" in problem for problem in wrong), wrong
 
 
+CONFIG = "from pydantic import BaseModel as Config\n"
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
         ("def register(:", r"'mine_\w+' cannot be imported: SyntaxError: "),
-        ("Config = 1\ndef register(): import components.standarize_stream", "standarize_stream'; what code written"),
-        ("Config = 1\ndef register(): import no_such_thing", r"register\(\) of 'mine_\w+': .*'no_such_thing'$"),
+        (f"{CONFIG}def register(): import components.standarize_stream", "standarize_stream'; what code written"),
+        (f"{CONFIG}def register(): import no_such_thing", r"register\(\) of 'mine_\w+': .*'no_such_thing'$"),
     ],
 )  # fmt: skip
 def test_a_plugin_that_cannot_be_imported(

@@ -14,7 +14,7 @@ import pytest
 import torch as th
 
 from modules import mixers
-from utils import config, hosts
+from utils import config, hosts, identity
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples/my_mixer.yaml"
@@ -65,9 +65,13 @@ def test_its_keys_are_checked_like_any_other_s(own: Path) -> None:
 
 def test_what_can_be_wrong_with_the_file(own: Path) -> None:
     assert "there is no file" in problem(own, f"plugin={own / 'weighted_mixr.py'}")
-    (own / "weighted_empty.py").write_text("def register(): pass")
-    said = problem(own, f"plugin={own / 'weighted_empty.py'}")
-    assert "it has no Config" in said and "examples/my_mixer.py shows one" in said
+    for number, text in enumerate(("def register(): pass", "class Config: pass\nregister = 5", "Config = 1")):
+        path = own / f"weighted_{number}.py"
+        path.write_text(text)
+        said = problem(own, f"plugin={path}")
+        assert "it has no Config (a pydantic model)" in said and "examples/my_mixer.py shows one" in said
+        assert ("and no register()" in said) == (number > 0)
+    assert "plugin = ''" in problem(own, "plugin=")
     (own / "weighted_lacking.py").write_text("import notthere")
     assert "weighted_lacking.py cannot be imported: ModuleNotFoundError" in problem(
         own, f"plugin={own / 'weighted_lacking.py'}"
@@ -81,6 +85,22 @@ def test_the_example_in_this_checkout_is_the_same_in_every_checkout(own: Path, m
     monkeypatch.chdir(own)
     composed = config.compose(os.path.relpath(EXAMPLE), "matrix", ["env_args.key=climbing"])
     assert composed["plugin"] == "examples/my_mixer.py" and composed["mixer_width"] == 32
+
+
+def test_a_file_that_the_command_line_names_is_found_again_from_anywhere(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own)
+    composed = config.compose("vdn", "matrix", ["env_args.key=climbing", "plugin=weighted_mixer.py", "mixer=weighted"])
+    assert composed["plugin"] == str(own / "weighted_mixer.py")
+
+
+def test_where_the_file_lies_makes_no_other_run() -> None:
+    here, there = ({"plugin": f"/{folder}/mixer.py", "lr": 0.1} for folder in ("a", "b"))
+    assert identity.differences(here, there) == []
+    (difference,) = identity.differences(here, here | {"plugin": "/a/other.py"})
+    assert difference == "plugin is 'mixer.py', the plan has 'other.py'"
+    assert identity.differences(here, here | {"plugin": "mixer"})
 
 
 def test_the_mixer_is_the_stated_function(own: Path) -> None:

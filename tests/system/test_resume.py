@@ -257,11 +257,33 @@ def test_the_last_one_is_finished(tree: Path, capsys: pytest.CaptureFixture[str]
     made = {path: path.stat().st_mtime_ns for path in record.rglob("*")}
     capsys.readouterr()
     assert main.main([*again, "log_interval=50"]) == 0
-    assert f"{record.relative_to(tree)} is this run, finished" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{record.relative_to(tree)} is this run, finished" in said
+    assert f"{record.relative_to(tree)} stays as it is: log_interval = 100 there" in said
     assert {path: path.stat().st_mtime_ns for path in record.rglob("*")} == made
     assert not record.with_name("2").exists()
     assert main.main([*again, "seed=null"]) == 0
     assert read(record.with_name("2"), "run")["status"] == "COMPLETED"
+
+
+def test_the_last_one_is_trained_by_another_process(cut_off: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job that begins before the one in whose place it comes has ended."""
+    going = Checkpoints(cut_off / "checkpoints")
+    going.lock()
+    said = refused(capsys, "--resume=last", *RUN, "with", *SMALL, "keep_finished=True")
+    assert "another process has this run" in said and "it would be trained twice" in said
+    assert not cut_off.with_name("2").exists()
+    assert main.main(["--resume=last", *RUN, "with", *SMALL, "keep_finished=True", "seed=null"]) == 0
+    going.unlock()
+    assert read(cut_off.with_name("2"), "run")["status"] == "COMPLETED"
+
+
+def test_an_evaluation_is_never_finished(cut_off: Path) -> None:
+    """There may be newer networks."""
+    record, config = cut_off / "run.json", read(cut_off, "config") | {"evaluate": True}
+    (cut_off / "config.json").write_text(json.dumps(config))
+    record.write_text(json.dumps(read(cut_off, "run") | {"status": "COMPLETED"}))
+    assert resume.last(cut_off.parent, config) == (None, [])
 
 
 def test_the_last_one_is_the_newest(cut_off: Path) -> None:

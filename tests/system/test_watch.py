@@ -401,6 +401,8 @@ def test_examples_and_own_plugins_are_known() -> None:
     for plugin in ("mmsa", "examples/my_mixer.py"):
         own = {"plugin": plugin, "env_module": str(ROOT / "examples" / "my_env.py")}
         assert list(untrusted.named_code(own)) == []
+    for name in ("a\0.py", "a" * 5000 + ".py"):
+        assert list(untrusted.named_code({"plugin": name})) == [("plugin", name)]
     found = list(untrusted.named_code({"plugin": "../mmsa", "env": "gymma", "env_args": {"key": "os:x"}}))
     assert found == [("plugin", "../mmsa"), ("env_args.key", "os")]
 
