@@ -23,7 +23,7 @@ try:
 
     from reports import statistics
     from reports.grouping import METRICS
-    from reports.runs import RunRecord, facts_of, load_runs, numbers, read_files, time_of
+    from reports.runs import Damaged, RunRecord, facts_of, load_runs, numbers, read_files, time_of
     from utils.cli import leave, refuse
     from utils.config import ConfigError, Parser, nearest
     from utils.logging import number
@@ -83,31 +83,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def from_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number}: a whole number from 1 is wanted")
-    return number
+    if not re.fullmatch(r"0*[1-9]\d*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 is wanted")
+    return int(text)
 
 
 # --- choosing ---
 def chosen(options: argparse.Namespace) -> list[RunRecord]:
     """The runs that the options name; ConfigError where there is none. Damaged records are named on standard error."""
     sources = options.runs or [FOLDER]
+    parts = [divided(source) for source in sources]
     problems: list[str] = []
-    runs: list[RunRecord] = []
-    for source in sources:
-        base, wanted = divided(source)
-        found = load_runs([base], problems)
-        runs += [run for run in found if not wanted or run.source.endswith(f" run {wanted}")]
+    found = load_runs(list(dict.fromkeys(base for base, _ in parts)), problems)
+    stored = {base: f"{address(base, 'RUN').shown} run " for base, _ in parts if is_mongo(base)}
+    named = {stored[base] + wanted for base, wanted in parts if wanted}
+    whole = tuple(stored[base] for base, wanted in parts if base in stored and not wanted)
+    runs = [run for run in found if not is_mongo(run.source) or run.source in named or run.source.startswith(whole)]
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
-    unique = list({run.source: run for run in runs}.values())
-    kept = [run for run in unique if fits(run, options)]
+    kept = [run for run in runs if fits(run, options)]
     if not kept:
-        statuses, wanted, hint = sorted({run.status for run in unique}), options.status or "", ""
+        statuses, wanted, hint = sorted({run.status for run in runs}), options.status or "", ""
         if statuses and not any(wanted.lower() in status.lower() for status in statuses):
             hint = f"; their status is {' or '.join(statuses)}{nearest(wanted, statuses)}"
-        raise ConfigError(f"{' '.join(map(hide, sources))}: none of {len(unique)} runs is as wanted{hint}")
+        raise ConfigError(f"{' '.join(map(hide, sources))}: none of {len(runs)} runs is as wanted{hint}")
     return kept
 
 
@@ -162,8 +161,14 @@ def row(run: RunRecord) -> list[str]:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _printable(text: str) -> str:
+    """Of a record from elsewhere: no character that a terminal would obey."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def show(runs: Sequence[RunRecord]) -> None:
@@ -209,13 +214,15 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
             return 1
     folders = [Path(run.source) for run in runs if not is_mongo(run.source)]
     for folder in folders:
-        refuse_going(folder)
+        with not_going(folder, "nothing was deleted"):
+            pass
     for deleted, folder in enumerate(folders):
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            problem = f"{folder} cannot be deleted: {error.strerror or error}"
-            raise ConfigError(f"{problem}; {deleted} of these {len(runs)} runs were deleted before it") from None
+        before = f"{deleted} of these {len(runs)} runs were deleted before it"
+        with not_going(folder, before):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise ConfigError(f"{folder} cannot be deleted: {error.strerror or error}; {before}") from None
     for source in sources:
         if is_mongo(source):
             where = address(divided(source)[0], "RUN")
@@ -227,24 +234,27 @@ def rm(runs: Sequence[RunRecord], sources: Sequence[str], yes: bool) -> int:
     return 0
 
 
-def refuse_going(folder: Path) -> None:
-    """ConfigError where a process is still training the run in this folder."""
+@contextmanager
+def not_going(folder: Path, done: str) -> Iterator[None]:
+    """Inside, no process trains the run in this folder. ConfigError where one does; it says what was `done`, too."""
     from utils.checkpoints import CheckpointError, Checkpoints  # imports torch, which the other commands do without
     from utils.resume import CHECKPOINTS
 
     if not (folder / CHECKPOINTS).is_dir():
+        yield
         return
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     try:
         checkpoints.lock()
     except CheckpointError as error:
-        raise ConfigError(f"{error}: stop it first; nothing was deleted") from None
+        raise ConfigError(f"{error}: stop it first; {done}") from None
     except OSError as error:
-        if error.errno in NO_LOCKS:
-            return
-        unknown = f"{folder}: whether a process has this run cannot be told: {error}; nothing was deleted"
-        raise ConfigError(unknown) from None
-    checkpoints.unlock()
+        if error.errno not in NO_LOCKS:
+            raise ConfigError(f"{folder}: whether a process has this run cannot be told: {error}; {done}") from None
+    try:
+        yield
+    finally:
+        checkpoints.unlock()
 
 
 def sync(runs: Sequence[RunRecord], url: str) -> int:
@@ -256,7 +266,7 @@ def sync(runs: Sequence[RunRecord], url: str) -> int:
             try:
                 snapshot = snapshot_of(Path(run.source))
                 new = store.save(snapshot)
-            except OSError as error:  # of a file that somebody else may not read
+            except (OSError, Damaged) as error:  # OSError: of a file that somebody else may not read
                 print(f"left out: {run.source}: {error}", file=sys.stderr)
                 status = 1
             else:
@@ -265,17 +275,23 @@ def sync(runs: Sequence[RunRecord], url: str) -> int:
 
 
 def snapshot_of(folder: Path) -> Snapshot:
-    """The record in this folder, as it is to stand in a database; without damaged metrics, which `chosen` has named."""
+    """The record in this folder, as it is to stand in a database; without damaged metrics, which `chosen` has named.
+
+    :raises Damaged: where it cannot be read.
+    """
     run, config, info, metrics = read_files(folder, [])
     columns: dict[str, Column] = {}
     for name, entry in metrics.items():
         try:
             steps, values, times = entry["steps"], numbers(entry["values"]), entry.get("timestamps") or []
+            if len(steps) == len(values) and len(times) in (0, len(steps)):
+                columns[name] = Column(steps, values, [parse_time(time) for time in times])
         except (AttributeError, KeyError, TypeError, ValueError):
             continue
-        if len(steps) == len(values) and len(times) in (0, len(steps)):
-            columns[name] = Column(steps, values, [parse_time(time) for time in times])
-    return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), columns, *files_of(folder, run))
+    try:
+        return Snapshot(run_uid(run, config), document(run, config, facts_of(info)), columns, *files_of(folder, run))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"this is no record of a run ({type(error).__name__}: {error})") from None
 
 
 @contextmanager

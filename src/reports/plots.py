@@ -248,5 +248,5 @@ def _legend(figure: Any, look: Styles, seeds: Mapping[str, int]) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Dollars are dollars, no mathematics."""
-    return text.replace("$", r"\$")
+    """Dollars are dollars, no mathematics; what no font and no file can have is escaped."""
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")

@@ -323,7 +323,7 @@ class _Report:
         return {"id": self.anchors[task.title, curve.name][0], "task": task, "curve": curve, "rows": rows}
 
     def _figure(self, figure: Any, name: str, text: str) -> _Figure:
-        safe = re.sub(r"[^\w.+\-]+", "_", name).strip("_.")[:120]
+        safe = re.sub(r"[^\w.+\-]+", "_", name).strip("_.").encode()[:200].decode(errors="ignore")  # of 255 bytes
         while safe in self.names:
             safe += "_"
         self.names.add(safe)

@@ -144,7 +144,7 @@ def _from_folder(folder: Path, problems: list[str]) -> Iterator[tuple[str, RunRe
             continue
         try:
             record = _read_folder(path, damaged)
-        except _Damaged as error:
+        except Damaged as error:
             damaged.append(f"{path}: {error}")
             continue
         count += 1
@@ -179,18 +179,18 @@ class Files(NamedTuple):
 def read_files(path: Path, problems: list[str]) -> Files:
     """The record in this folder. Damage that leaves something of it is described in `problems`.
 
-    :raises _Damaged: without run.json and config.json.
+    :raises Damaged: without run.json and config.json.
     """
     run, config = _json(path / "run.json"), _json(path / "config.json")
     info: Mapping[str, Any] = {}
     metrics: Mapping[str, Any] | None = None
     try:
         info = _json(path / "info.json") if (path / "info.json").exists() else {}
-    except _Damaged as error:
+    except Damaged as error:
         problems.append(f"{path}: {error}; what it says of backend and versions is missing")
     try:
         metrics = read_metrics(path)
-    except _Damaged as error:
+    except Damaged as error:
         problems.append(f"{path}: {error}; its curves are read from info.json, without times")
     if metrics is None:  # info.json has every value as well, only no times
         metrics = {
@@ -219,7 +219,7 @@ def read_metrics(folder: Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:  # the run has ended, maybe just now
         return _json(folder / "metrics.json") if (folder / "metrics.json").exists() else None
     except OSError as error:
-        raise _Damaged(f"{JOURNAL} cannot be read ({error})") from None
+        raise Damaged(f"{JOURNAL} cannot be read ({error})") from None
     metrics: dict[str, dict[str, list[Any]]] = {}
     for line in lines:
         try:
@@ -232,11 +232,11 @@ def read_metrics(folder: Path) -> Mapping[str, Any] | None:
                 for key in kept:
                     kept[key].extend(entry[key])
         except (AttributeError, KeyError, TypeError) as error:
-            raise _Damaged(f"{JOURNAL} has a line that is none of a run's: {line[:60]!r} ({error!r})") from None
+            raise Damaged(f"{JOURNAL} has a line that is none of a run's: {line[:60]!r} ({error!r})") from None
     return metrics
 
 
-class _Damaged(Exception):
+class Damaged(Exception):
     """A record that cannot be read; says why."""
 
 
@@ -252,11 +252,11 @@ def _json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _Damaged(f"{path.name} is missing") from None
+        raise Damaged(f"{path.name} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise _Damaged(f"{path.name} cannot be read ({error})") from None
+        raise Damaged(f"{path.name} cannot be read ({error})") from None
     if not isinstance(content, dict):
-        raise _Damaged(f"{path.name} holds no mapping")
+        raise Damaged(f"{path.name} holds no mapping")
     return content
 
 
@@ -291,9 +291,9 @@ def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]
         try:
             config, info = run.get("config"), run.get("info") or {}
             if not isinstance(config, dict) or not isinstance(info, dict):
-                raise _Damaged("it has no configuration")
+                raise Damaged("it has no configuration")
             record = _record(run, config, info, series.get(run["_id"], {}), source, report)
-        except _Damaged as error:
+        except Damaged as error:
             report(str(error))
             continue
         count += 1
@@ -305,11 +305,11 @@ def _from_mongo(url: str, problems: list[str]) -> Iterator[tuple[str, RunRecord]
 
 # --- what both have ---
 def _record(run: Mapping[str, Any], *given: Any) -> RunRecord:
-    """The record; _Damaged where what it holds is no run's."""
+    """The record; Damaged where what it holds is no run's."""
     try:
         return _read(run, *given)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise _Damaged(f"this is no record of a run ({type(error).__name__}: {error})") from None
+        raise Damaged(f"this is no record of a run ({type(error).__name__}: {error})") from None
 
 
 def _read(
@@ -322,7 +322,7 @@ def _read(
 ) -> RunRecord:
     missing = [key for key in ("name", "env") if not isinstance(config.get(key), str)]
     if missing:
-        raise _Damaged(f"this is no run of EPyMARL (no {' and no '.join(missing)} in its configuration)")
+        raise Damaged(f"this is no run of EPyMARL (no {' and no '.join(missing)} in its configuration)")
     start = time_of(run.get("start_time"))
     series, stood_still = {}, pauses(info)
     for name, entry in metrics.items():

@@ -469,6 +469,16 @@ def test_several_references(tmp_path: Path) -> None:
     assert len(names) == 2 and {name.rpartition("_")[2] for name in names} == {"VDN.png", "mmsa.png"}
 
 
+def test_names_that_no_file_and_no_font_can_have(tmp_path: Path) -> None:
+    for label in ("a\udc80b", "ẞ" * 130):
+        config = sr.configuration("qmix", label=label, env_args={"key": "ẞ" * 130})
+        sr.write(tmp_path / f"runs/{len(label)}", sr.record(config, sr.tests(0.5)))
+    runs = load_runs([str(tmp_path / "runs")])
+    write_report(runs, tmp_path / "out", references=["ẞ" * 130])
+    assert "a\\udc80b" in (tmp_path / "out/table.md").read_text()
+    assert list((tmp_path / "out/figures").glob("curves_ẞ*.png"))
+
+
 def test_references_that_overlap(tmp_path: Path) -> None:
     for number, lr in enumerate((0.001, 0.002)):
         sr.write(tmp_path / f"{number}", sr.record(sr.configuration("qmix", lr=lr), sr.tests(lr)))

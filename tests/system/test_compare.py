@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,9 +165,10 @@ def reported(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         curves = [SimpleNamespace(name=run.algorithm, algorithm=run.algorithm) for run in runs]
         return SimpleNamespace(tasks=[SimpleNamespace(curves=curves)])
 
+    monkeypatch.setattr("reports.grouping.group", group)
+    import_module("reports.scores")  # it takes names from the real reports.runs
     for name, module in (
         ("reports.runs", SimpleNamespace(load_runs=load_runs, Planned=SimpleNamespace(of=dict))),
-        ("reports.grouping", SimpleNamespace(group=group)),
         ("reports.report", SimpleNamespace(write_report=write_report)),
     ):
         monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]

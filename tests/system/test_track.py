@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ import track
 from reports import grouping, scores
 from reports.runs import load_runs
 from utils import recording
-from utils.checkpoints import Checkpoints
+from utils.checkpoints import CheckpointError, Checkpoints
 
 RUN = ["--config=vdn", "--env-config=lbf"]
 
@@ -174,6 +175,30 @@ def test_a_run_that_was_killed_is_told_from_one_that_goes_on(runs: Path, capsys:
     assert track.main(["best"]) == 0 and silent in capsys.readouterr().out
 
 
+def test_ls_of_several_sources_leaves_a_damaged_one_out(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "results/sacred/vdn/1/config.json").write_text("{")
+    assert track.main(["ls", "results/sacred/qmix", "results/sacred/vdn"]) == 0
+    output = capsys.readouterr()
+    assert output.out.count("results/sacred/qmix/") == 2 and "left out: results/sacred/vdn/1" in output.err
+
+
+def test_ls_of_single_runs_of_a_database(runs: Path, wire: Wire, db: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 0
+    assert track.main(["ls", f"{wire.url}/sacred#1", f"{wire.url}/sacred#3", "results/sacred/qmix/2"]) == 0
+    listed = capsys.readouterr().out
+    assert [f"run {number}\n" in listed for number in (1, 2, 3)] == [True, False, True]
+    assert "results/sacred/qmix/2\n" in listed
+    assert track.main(["ls", f"{wire.url}/sacred#1", wire.url]) == 0
+    assert f"{wire.url}/sacred run 2\n" in capsys.readouterr().out
+
+
+def test_ls_sends_no_terminal_what_it_would_obey(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sr.write(runs / "results/sacred/iql/1", sr.record(sr.configuration("iql", label="a\x1b[31mRÉD"), sr.tests(0.1)))
+    assert track.main(["ls", "results/sacred/iql"]) == 0
+    out = capsys.readouterr().out
+    assert r"a\x1b[31mRÉD" in out and "\x1b" not in out
+
+
 def test_ls_of_nothing(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert track.main(["ls", "--seed", "9"]) == 2
     assert capsys.readouterr().err.strip().endswith("none of 3 runs is as wanted")
@@ -278,6 +303,21 @@ def test_rm_where_no_lock_can_be_taken(
     assert ("whether a process has this run cannot be told" in capsys.readouterr().err) == bool(left)
 
 
+def test_nobody_resumes_a_run_while_rm_deletes_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs / "results/sacred/vdn/1/checkpoints").mkdir()
+    delete, held = shutil.rmtree, []
+
+    def deletes(folder: Path) -> None:
+        with pytest.raises(CheckpointError, match="another process has this run"):
+            Checkpoints(folder / "checkpoints").lock()
+        held.append(folder)
+        delete(folder)
+
+    monkeypatch.setattr("shutil.rmtree", deletes)
+    assert track.main(["rm", "results/sacred/vdn", "--yes"]) == 0
+    assert len(held) == 1 and len(list(runs.rglob("run.json"))) == 2
+
+
 def test_rm_says_what_it_could_not_delete(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "link").symlink_to("results/sacred/qmix/1")
     assert track.main(["rm", "results/sacred/vdn", "link", "--yes"]) == 2
@@ -365,6 +405,19 @@ def test_sync_goes_on_past_a_file_that_cannot_be_read(
     assert db["runs"].count_documents({}) == 2
 
 
+@pytest.mark.parametrize(
+    "damage", [{"artifacts": [5]}, {"artifacts": 5}, {"experiment": 5}, {"experiment": {"sources": [5]}}]
+)
+def test_sync_goes_on_past_a_record_that_is_none(
+    runs: Path, wire: Wire, db: Any, capsys: pytest.CaptureFixture[str], damage: dict[str, Any]
+) -> None:
+    entry = runs / "results/sacred/qmix/1/run.json"
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | damage))
+    assert track.main(["sync", "results/sacred", "--mongo", wire.url]) == 1
+    assert "left out: results/sacred/qmix/1: this is no record of a run (" in capsys.readouterr().err
+    assert db["runs"].count_documents({}) == 2
+
+
 def test_sync_keeps_what_omniboard_added(runs: Path, wire: Wire, db: Any) -> None:
     assert track.main(["sync", "results/sacred/qmix/1", "--mongo", wire.url]) == 0
     db["runs"].update_one({"_id": 1}, {"$set": {"omniboard": {"tags": ["good"]}}})
@@ -390,7 +443,7 @@ def test_sync_keeps_what_omniboard_added(runs: Path, wire: Wire, db: Any) -> Non
         (["ls", "nowhere"], "no such folder"),
         (["best", "-n", "0"], "argument -n: 0: a whole number from 1 is wanted"),
         (["best", "-n", "-1"], "argument -n: -1: a whole number from 1 is wanted"),
-        (["best", "-n", "x"], "argument -n: invalid"),
+        (["best", "-n", "x"], "argument -n: x: a whole number from 1 is wanted"),
     ],
 )
 def test_wrong_use(runs: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
